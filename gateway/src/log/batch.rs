@@ -1,0 +1,151 @@
+//! The door of the log: a batch of records as a producer hands it in, already encoded, sorted by shard.
+//!
+//! A batch is filled without a lock and copied once; the log gives numbers to whole runs of it at a time.
+
+use super::encode;
+use super::schema::Table;
+use super::shard::Shard;
+use super::stream::Stream;
+use crate::record::{
+    DATA_BYTES_MAX, HEADERS_BYTES_MAX, HashKey, NewRecord, Number, PARTITION_KEY_BYTES_MAX, ShardIndex,
+};
+use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
+
+/// Values above this go to a blob file instead of the journal, in bytes.
+pub const INLINE_BYTES_MAX: usize = 64 << 10;
+
+/// Where a record of a batch went, in the order the records were pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// Will be durable under this number once the ticket is.
+    Stored { shard: ShardIndex, number: Number },
+    /// The producer sent this number before (promise P3): it is kept already, or will be once the ticket is durable.
+    Duplicate { shard: ShardIndex },
+    /// Refused: the stream is full and its policy is `reject`.
+    Full { shard: ShardIndex },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    #[error("the partition key has {0} bytes; 1 to {PARTITION_KEY_BYTES_MAX} are allowed")]
+    Key(usize),
+    #[error("the value has {0} bytes; at most {DATA_BYTES_MAX} are allowed")]
+    Data(usize),
+    #[error("the headers have {0} bytes; at most {HEADERS_BYTES_MAX} are allowed")]
+    Headers(usize),
+    #[error("the stream is being deleted")]
+    Deleted,
+}
+
+/// Records of one shard, in order, encoded one after the other.
+pub(super) struct Part {
+    pub stream: Arc<Stream>,
+    pub shard: Arc<Shard>,
+    pub count: u32,
+    pub payload: u64,
+    pub bytes: BytesMut,
+    /// Producer numbers in the part, with the offset of their record: empty for most.
+    pub producers: Vec<(crate::record::Producer, u32)>,
+}
+
+/// A large value that has to reach its blob file before the batch may enter a group.
+pub(super) struct Large {
+    pub part: usize,
+    /// Where in the part's bytes the blob reference is to be filled in.
+    pub offset: usize,
+    pub data: Bytes,
+}
+
+/// Records on their way in. Records of one batch and shard keep the order they were pushed in.
+#[derive(Default)]
+pub struct Batch {
+    pub(super) parts: Vec<Part>,
+    /// Per record: which part, and which record of that part.
+    pub(super) order: Vec<(u32, u32)>,
+    pub(super) control: Vec<(Table, Bytes, Option<Bytes>)>,
+    pub(super) large: Vec<Large>,
+}
+
+impl Batch {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty() && self.control.is_empty()
+    }
+
+    /// Number of records pushed.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Bytes held, encoded.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.bytes.len()).sum::<usize>()
+            + self.large.iter().map(|l| l.data.len()).sum::<usize>()
+    }
+
+    /// Adds a record to the shard its key hashes to.
+    pub fn push(&mut self, stream: &Arc<Stream>, record: &NewRecord<'_>) -> Result<(), PushError> {
+        self.push_hashed(stream, record.hash(), record)
+    }
+
+    /// The same for a caller who has hashed the key before.
+    pub fn push_hashed(
+        &mut self,
+        stream: &Arc<Stream>,
+        hash: HashKey,
+        record: &NewRecord<'_>,
+    ) -> Result<(), PushError> {
+        if record.key.is_empty() || record.key.len() > PARTITION_KEY_BYTES_MAX {
+            return Err(PushError::Key(record.key.len()));
+        }
+        if record.data.len() > DATA_BYTES_MAX {
+            return Err(PushError::Data(record.data.len()));
+        }
+        let headers: usize = record.headers.iter().map(|h| h.value.len() + 8).sum();
+        if headers > HEADERS_BYTES_MAX {
+            return Err(PushError::Headers(headers));
+        }
+        if stream.is_deleted() {
+            return Err(PushError::Deleted);
+        }
+        let shard = stream.shard_for(hash);
+        let at = match self.parts.iter().position(|part| Arc::ptr_eq(&part.shard, &shard)) {
+            Some(at) => at,
+            None => {
+                self.parts.push(Part {
+                    stream: stream.clone(),
+                    shard,
+                    count: 0,
+                    payload: 0,
+                    bytes: BytesMut::new(),
+                    producers: Vec::new(),
+                });
+                self.parts.len() - 1
+            }
+        };
+        let part = &mut self.parts[at];
+        self.order.push((at as u32, part.count));
+        if let Some(producer) = record.producer {
+            part.producers.push((producer, part.count));
+        }
+        part.count += 1;
+        part.payload += record.data.len() as u64;
+        if record.data.len() > INLINE_BYTES_MAX {
+            let offset = encode::put_with_blob(&mut part.bytes, record);
+            self.large.push(Large { part: at, offset, data: Bytes::copy_from_slice(record.data) });
+        } else {
+            encode::put(&mut part.bytes, record);
+        }
+        Ok(())
+    }
+
+    /// A change of the gateway's own state (sessions, cursors) that becomes durable in the same commit as the records.
+    /// `None` removes the key.
+    pub fn put_state(&mut self, table: Table, key: impl Into<Bytes>, value: Option<Bytes>) {
+        self.control.push((table, key.into(), value));
+    }
+}

@@ -1,0 +1,134 @@
+//! Every figure the gateway shows, in one table. Counted where it happens, rendered for Prometheus by the console.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use std::sync::Arc;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StreamLabel {
+    pub stream: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SinkLabel {
+    pub sink: String,
+    pub stream: String,
+}
+
+/// `part` is where it happened (`mqtt`, `api`, `log`, `uplink`); `reason` is one of a fixed set, never a stranger's text.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    pub part: &'static str,
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OperationLabel {
+    pub operation: &'static str,
+    /// HTTP status.
+    pub status: u16,
+}
+
+macro_rules! metrics {
+    ($( $field:ident: $type:ty = $make:expr, $name:literal, $unit:expr, $help:literal; )*) => {
+        /// All metrics. One per process (or per gateway in a test); parts hold it in an `Arc`.
+        #[derive(Debug)]
+        pub struct Metrics {
+            $( #[doc = $help] pub $field: $type, )*
+            registry: Registry,
+        }
+
+        impl Metrics {
+            pub fn new() -> Arc<Self> {
+                let mut registry = Registry::with_prefix("headwater");
+                $(
+                    let $field: $type = $make;
+                    match $unit {
+                        None => registry.register($name, $help, $field.clone()),
+                        Some(unit) => registry.register_with_unit($name, $help, unit, $field.clone()),
+                    }
+                )*
+                Arc::new(Metrics { $( $field, )* registry })
+            }
+
+            /// Name, type, help: the table in the docs is made from this.
+            pub fn table() -> &'static [(&'static str, &'static str, &'static str)] {
+                &[$( ($name, stringify!($type), $help), )*]
+            }
+        }
+    };
+}
+
+fn latency() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_05, 2.0, 18))
+}
+
+const BYTES: Option<Unit> = Some(Unit::Bytes);
+const SECONDS: Option<Unit> = Some(Unit::Seconds);
+const PLAIN: Option<Unit> = None;
+
+metrics! {
+    // Bytes in.
+    mqtt_connections: Gauge = Gauge::default(), "mqtt_connections", PLAIN, "MQTT connections open now";
+    mqtt_connects: Counter = Counter::default(), "mqtt_connects", PLAIN, "MQTT connections accepted since start";
+    mqtt_subscriptions: Gauge = Gauge::default(), "mqtt_subscriptions", PLAIN, "MQTT subscriptions held now";
+    mqtt_delivered: Counter = Counter::default(), "mqtt_delivered", PLAIN, "Messages sent to MQTT subscribers";
+    rejects: Family<ReasonLabel, Counter> = Family::default(), "rejects", PLAIN, "Input refused, by part and reason";
+    api_requests: Family<OperationLabel, Counter> = Family::default(), "api_requests", PLAIN, "AWS API requests answered";
+    // Bytes kept.
+    records_in: Family<StreamLabel, Counter> = Family::default(), "records_in", PLAIN, "Records made durable";
+    payload_in: Family<StreamLabel, Counter> = Family::default(), "payload_in", BYTES, "Payload bytes made durable";
+    commits: Counter = Counter::default(), "commits", PLAIN, "Groups committed to the journal";
+    commit_latency: Histogram = latency(), "commit_latency", SECONDS, "Write and sync of one group";
+    commit_errors: Counter = Counter::default(), "commit_errors", PLAIN, "Groups that could not be committed";
+    folds: Counter = Counter::default(), "folds", PLAIN, "Folds of the journal into segments";
+    fold_errors: Counter = Counter::default(), "fold_errors", PLAIN, "Folds that failed and are tried again";
+    journal_written: Counter = Counter::default(), "journal_written", BYTES, "Bytes written to the journal";
+    segments_written: Counter = Counter::default(), "segments_written", BYTES, "Bytes written to segments and state";
+    blobs_written: Counter = Counter::default(), "blobs_written", BYTES, "Bytes written to blob files";
+    window_size: Gauge = Gauge::default(), "window_size", BYTES, "Records in memory that are not folded yet";
+    stream_size: Family<StreamLabel, Gauge> = Family::default(), "stream_size", BYTES, "Bytes a stream takes on disk";
+    stream_records: Family<StreamLabel, Gauge> = Family::default(), "stream_records", PLAIN, "Records a stream holds";
+    gap_records: Family<ReasonLabel, Counter> = Family::default(), "gap_records", PLAIN, "Records lost, by reason: see the gap ledger";
+    card_life: Gauge<f64, std::sync::atomic::AtomicU64> = Gauge::default(), "card_life_days", PLAIN, "Days a 32 GB card would last at the rate since start, at 1,000 writes a cell";
+    // Bytes out.
+    sink_records: Family<SinkLabel, Counter> = Family::default(), "sink_records", PLAIN, "Records acknowledged by a sink";
+    sink_payload: Family<SinkLabel, Counter> = Family::default(), "sink_payload", BYTES, "Payload bytes acknowledged by a sink";
+    sink_retries: Family<SinkLabel, Counter> = Family::default(), "sink_retries", PLAIN, "Groups sent again after a failure";
+    sink_dead: Family<SinkLabel, Counter> = Family::default(), "sink_dead", PLAIN, "Records a sink refused for good";
+    sink_backlog: Family<SinkLabel, Gauge> = Family::default(), "sink_backlog", PLAIN, "Records a sink has not acknowledged yet";
+    sink_backlog_size: Family<SinkLabel, Gauge> = Family::default(), "sink_backlog_size", BYTES, "Bytes a sink has not acknowledged yet, estimated";
+    sink_backlog_age: Family<SinkLabel, Gauge> = Family::default(), "sink_backlog_age", SECONDS, "Age of the oldest record a sink has not acknowledged";
+}
+
+impl Metrics {
+    pub fn reject(&self, part: &'static str, reason: &'static str) {
+        self.rejects.get_or_create(&ReasonLabel { part, reason }).inc();
+    }
+
+    /// The Prometheus text exposition of everything.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing into a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renders_what_was_counted() {
+        let metrics = Metrics::new();
+        metrics.reject("mqtt", "malformed");
+        let text = metrics.render();
+        assert!(text.contains(r#"headwater_rejects_total{part="mqtt",reason="malformed"} 1"#), "{text}");
+    }
+}
