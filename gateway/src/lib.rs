@@ -15,6 +15,7 @@
 pub mod clock;
 pub mod log;
 pub mod metrics;
+pub mod mqtt;
 pub mod problem;
 pub mod record;
 pub mod units;
