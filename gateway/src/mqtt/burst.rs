@@ -1,6 +1,5 @@
 //! What goes wrong is counted each time and logged once a burst (pure).
 
-use super::codec::Reason;
 use std::collections::HashMap;
 
 /// A burst ends when this long nothing was logged of its kind, in ms.
@@ -29,10 +28,6 @@ impl Bursts {
         }
         burst.logged_ms = now_ms;
         Some(std::mem::take(&mut burst.kept_back))
-    }
-
-    pub fn note_reason(&mut self, reason: Reason, now_ms: u64) -> Option<u64> {
-        self.note(reason.label(), now_ms)
     }
 }
 

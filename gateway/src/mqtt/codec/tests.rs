@@ -197,7 +197,7 @@ proptest! {
         let mut out = Vec::new();
         prop_assert!(write::publish(&mut out, Version::V4, Qos::ExactlyOnce, id, &message, MAX));
         let mut bytes = BytesMut::from(&out[..]);
-        let oracle4::Packet::Publish(read) = oracle4::read(&mut bytes, MAX).unwrap() else { panic!() };
+        let oracle4::Packet::Publish(read) = oracle4::Packet::read(&mut bytes, MAX).unwrap() else { panic!() };
         prop_assert_eq!((&read.topic[..], &read.payload[..]), (&topic[..], &payload[..]));
         prop_assert!(!write::publish(&mut out, Version::V4, Qos::ExactlyOnce, id, &message, payload.len()));
     }
@@ -253,7 +253,7 @@ proptest! {
         }
         let Ok(Some(found)) = frame(&bytes, MAX) else { return Ok(()) };
         if let Ok(Packet::Publish(ours)) = decode(Version::V4, found.first, &bytes[found.body..found.end]) {
-            let Ok(oracle4::Packet::Publish(theirs)) = oracle4::read(&mut BytesMut::from(&bytes[..]), MAX) else {
+            let Ok(oracle4::Packet::Publish(theirs)) = oracle4::Packet::read(&mut BytesMut::from(&bytes[..]), MAX) else {
                 return Err(TestCaseError::fail("we accept what the oracle refuses"));
             };
             prop_assert_eq!(ours.topic, &theirs.topic);

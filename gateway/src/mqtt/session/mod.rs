@@ -16,7 +16,7 @@ pub use accept::{Accepted, Limits, accept};
 pub use kept::Kept;
 pub use subscriptions::Subscriptions;
 
-use super::codec::{DecodeError, Packet, PacketId, Publish, Qos, Reason, Subscribe, Unsubscribe, Version};
+use super::codec::{DecodeError, Packet, PacketId, Publish, Reason, Subscribe, Unsubscribe, Version};
 use inbound::{Inbound, Seen};
 use outbound::Outbound;
 
@@ -169,11 +169,6 @@ impl Session {
 
 fn has_alias(publish: &Publish<'_>) -> bool {
     !publish.properties.is_empty() && publish.properties.number(super::codec::PropertyId::TopicAlias).is_some()
-}
-
-/// Whether a message of this QoS is answered at all.
-pub fn is_answered(qos: Qos) -> bool {
-    qos != Qos::AtMostOnce
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Traces of one session.
 
 use super::*;
-use crate::mqtt::codec::{Answer, Connect, Properties, Version, decode, frame};
+use crate::mqtt::codec::{Answer, Connect, Properties, Qos, Version, decode, frame};
 
 fn id(n: u16) -> PacketId {
     PacketId::new(n).unwrap()
