@@ -101,14 +101,10 @@ impl Drop for Server {
 }
 
 /// Accepts until told to stop, then waits for its connections. Owns them: when it is aborted they end.
-async fn accept<H: Handler>(
-    listener: TcpListener,
-    limits: Limits,
-    handler: Arc<H>,
-    mut stopped: watch::Receiver<bool>,
-) {
+async fn accept<H: Handler>(listener: TcpListener, limits: Limits, handler: Arc<H>, stopped: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     let builder = builder();
+    let mut stop = stopped.clone();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -121,11 +117,16 @@ async fn accept<H: Handler>(
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
             Some(_) = connections.join_next() => {}
-            _ = stopped.wait_for(|stop| *stop) => break,
+            () = told(&mut stop) => break,
         }
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// Returns when the server is told to stop, or is gone.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 fn builder() -> auto::Builder<TokioExecutor> {
@@ -169,7 +170,7 @@ async fn serve<H: Handler>(
     loop {
         tokio::select! {
             _ = connection.as_mut() => return,
-            _ = stopped.wait_for(|stop| *stop), if !stopping => {
+            () = told(&mut stopped), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }

@@ -52,7 +52,7 @@ pub fn stream_name<'a>(name: &'a Option<Text<'_>>, arn: &'a Option<Text<'_>>) ->
     let in_arn = arn.as_deref().and_then(name_in);
     match (name.as_deref(), in_arn) {
         (Some(name), Some(in_arn)) if name != in_arn => {
-            Err(ApiError::invalid(format!("StreamName {name} and StreamARN {} name two streams.", &**arn.as_ref().map_or("", |a| &**a))))
+            Err(ApiError::invalid(format!("StreamName and StreamARN name two streams: {name} and {in_arn}.")))
         }
         (Some(name), _) => Ok(name),
         (None, Some(name)) => Ok(name),
@@ -80,7 +80,13 @@ mod tests {
     fn an_arn_names_its_stream() {
         assert_eq!(name_in("arn:aws:kinesis:eu-west-1:123456789012:stream/a.b"), Some("a.b"));
         assert_eq!(name_in("arn:aws-cn:kinesis::123456789012:stream/x"), Some("x"));
-        for bad in ["", "x", "arn:aws:s3:::bucket", "arn:aws:kinesis:eu:12:stream/a", "arn:aws:kinesis:eu:123456789012:stream/"] {
+        for bad in [
+            "",
+            "x",
+            "arn:aws:s3:::bucket",
+            "arn:aws:kinesis:eu:12:stream/a",
+            "arn:aws:kinesis:eu:123456789012:stream/",
+        ] {
             assert_eq!(name_in(bad), None, "{bad}");
         }
     }

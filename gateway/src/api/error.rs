@@ -60,8 +60,14 @@ impl Kind {
     pub fn message_member(self) -> &'static str {
         use Kind::*;
         match self {
-            Serialization | UnknownOperation | MissingAuthenticationToken | IncompleteSignature | InvalidSignature
-            | UnrecognizedClient | RequestEntityTooLarge | RequestTimeout => "Message",
+            Serialization
+            | UnknownOperation
+            | MissingAuthenticationToken
+            | IncompleteSignature
+            | InvalidSignature
+            | UnrecognizedClient
+            | RequestEntityTooLarge
+            | RequestTimeout => "Message",
             _ => "message",
         }
     }

@@ -169,7 +169,9 @@ mod tests {
 
     #[test]
     fn numbers_that_are_not_ours_are_refused() {
-        for text in ["", "0", "1", "abc", "-5", "49542195773434886946213697076674881627398989855523340339", &"9".repeat(200)] {
+        for text in
+            ["", "0", "1", "abc", "-5", "49542195773434886946213697076674881627398989855523340339", &"9".repeat(200)]
+        {
             assert_eq!(Sequence::parse(text), Err(NotASequence), "{text}");
         }
     }

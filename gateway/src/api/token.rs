@@ -7,7 +7,7 @@
 use super::keys::Keys;
 use crate::clock::Now;
 use crate::log::Position;
-use crate::record::ShardIndex;
+use crate::record::{ShardIndex, StreamName};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
@@ -39,17 +39,20 @@ enum Use {
 }
 
 /// Where a shard iterator stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Iterator {
-    pub stream: u32,
+    pub stream: StreamName,
+    /// The stream of the name that was there when the iterator was given out.
+    pub stream_id: u32,
     pub shard: ShardIndex,
     pub from: Position,
 }
 
-/// Where ListShards goes on: behind this shard, of a stream as it was when the token was given out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where ListShards goes on: behind this shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardsAfter {
-    pub stream: u32,
+    pub stream: StreamName,
+    pub stream_id: u32,
     pub after: ShardIndex,
 }
 
@@ -91,18 +94,19 @@ impl TokenKey {
             Position::At(number) => (2, number),
             Position::Time(ms) => (3, ms),
         };
-        let mut body = Vec::with_capacity(17);
-        body.extend_from_slice(&iterator.stream.to_be_bytes());
+        let mut body = Vec::with_capacity(17 + iterator.stream.as_str().len());
+        body.extend_from_slice(&iterator.stream_id.to_be_bytes());
         body.extend_from_slice(&iterator.shard.to_be_bytes());
         body.push(kind);
         body.extend_from_slice(&at.to_be_bytes());
+        body.extend_from_slice(iterator.stream.as_str().as_bytes());
         self.seal(Use::Iterator, now, &body)
     }
 
     pub fn read_iterator(&self, now: Issued, text: &str) -> Result<Iterator, TokenError> {
         let body = self.open(Use::Iterator, now, text)?;
         let mut rest = &body[..];
-        let stream = u32::from_be_bytes(take(&mut rest)?);
+        let stream_id = u32::from_be_bytes(take(&mut rest)?);
         let shard = u32::from_be_bytes(take(&mut rest)?);
         let [kind] = take(&mut rest)?;
         let at = u64::from_be_bytes(take(&mut rest)?);
@@ -113,21 +117,20 @@ impl TokenKey {
             3 => Position::Time(at),
             _ => return Err(TokenError::Foreign),
         };
-        Ok(Iterator { stream, shard, from })
+        Ok(Iterator { stream: name(rest)?, stream_id, shard, from })
     }
 
     pub fn shards_after(&self, now: Issued, at: &ShardsAfter) -> String {
-        let body = [at.stream.to_be_bytes(), at.after.to_be_bytes()].concat();
-        self.seal(Use::Shards, now, &body)
+        let numbers = [at.stream_id.to_be_bytes(), at.after.to_be_bytes()].concat();
+        self.seal(Use::Shards, now, &[&numbers, at.stream.as_str().as_bytes()].concat())
     }
 
     pub fn read_shards_after(&self, now: Issued, text: &str) -> Result<ShardsAfter, TokenError> {
         let body = self.open(Use::Shards, now, text)?;
         let mut rest = &body[..];
-        Ok(ShardsAfter {
-            stream: u32::from_be_bytes(take(&mut rest)?),
-            after: u32::from_be_bytes(take(&mut rest)?),
-        })
+        let stream_id = u32::from_be_bytes(take(&mut rest)?);
+        let after = u32::from_be_bytes(take(&mut rest)?);
+        Ok(ShardsAfter { stream: name(rest)?, stream_id, after })
     }
 
     pub fn streams_after(&self, now: Issued, name: &str) -> String {
@@ -181,6 +184,11 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
+fn name(bytes: &[u8]) -> Result<StreamName, TokenError> {
+    let name = std::str::from_utf8(bytes).map_err(|_| TokenError::Foreign)?;
+    StreamName::new(name).map_err(|_| TokenError::Foreign)
+}
+
 fn take<const N: usize>(from: &mut &[u8]) -> Result<[u8; N], TokenError> {
     let (head, rest) = from.split_first_chunk::<N>().ok_or(TokenError::Foreign)?;
     *from = rest;
@@ -203,14 +211,16 @@ mod tests {
         TokenKey::new(gateway, &Keys::default())
     }
 
-    const HERE: Iterator = Iterator { stream: 3, shard: 7, from: Position::At(99) };
+    fn here() -> Iterator {
+        Iterator { stream: StreamName::new("s").unwrap(), stream_id: 3, shard: 7, from: Position::At(99) }
+    }
 
     #[test]
     fn an_iterator_lives_five_minutes_and_survives_a_restart() {
         let clock = Clock::manual(1, WALL);
-        let text = key("g").iterator(at(&clock), &HERE);
+        let text = key("g").iterator(at(&clock), &here());
         clock.advance(300_000);
-        assert_eq!(key("g").read_iterator(at(&clock), &text), Ok(HERE));
+        assert_eq!(key("g").read_iterator(at(&clock), &text), Ok(here()));
         clock.advance(1);
         assert!(matches!(key("g").read_iterator(at(&clock), &text), Err(TokenError::Expired(_))));
     }
@@ -218,9 +228,9 @@ mod tests {
     #[test]
     fn a_jump_of_the_wall_clock_expires_nothing() {
         let clock = Clock::manual(1, WALL);
-        let text = key("g").iterator(at(&clock), &HERE);
+        let text = key("g").iterator(at(&clock), &here());
         clock.jump_wall(86_400_000);
-        assert_eq!(key("g").read_iterator(at(&clock), &text), Ok(HERE));
+        assert_eq!(key("g").read_iterator(at(&clock), &text), Ok(here()));
         let after_reboot = Clock::manual(2, WALL + 86_400_000);
         assert!(matches!(key("g").read_iterator(at(&after_reboot), &text), Err(TokenError::Expired(_))));
     }
@@ -228,7 +238,7 @@ mod tests {
     #[test]
     fn a_token_of_another_gateway_or_for_another_use_is_refused() {
         let now = at(&Clock::manual(1, WALL));
-        let text = key("g").iterator(now, &HERE);
+        let text = key("g").iterator(now, &here());
         assert_eq!(key("h").read_iterator(now, &text), Err(TokenError::Foreign));
         assert_eq!(key("g").read_shards_after(now, &text), Err(TokenError::Foreign));
         assert_eq!(key("g").read_streams_after(now, &key("g").streams_after(now, "a-b")), Ok("a-b".into()));
@@ -238,7 +248,7 @@ mod tests {
         #[test]
         fn a_token_with_any_bit_changed_is_refused(bit in 0usize..400) {
             let now = at(&Clock::manual(1, WALL));
-            let mut bytes = STANDARD.decode(key("g").iterator(now, &HERE)).unwrap();
+            let mut bytes = STANDARD.decode(key("g").iterator(now, &here())).unwrap();
             let bit = bit % (bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert_eq!(key("g").read_iterator(now, &STANDARD.encode(bytes)), Err(TokenError::Foreign));
