@@ -36,6 +36,8 @@ const HEADERS_BYTES_MAX: u32 = 32 << 10;
 const H1_BUFFER_BYTES_MAX: usize = 128 << 10;
 /// A client that takes less of its answer than this between two looks at it is not reading, in bytes.
 const WRITTEN_BYTES_MIN: u64 = 16 << 10;
+/// How many times its bound of a body that is too large is read and thrown away, to answer it.
+const DISCARD_TIMES: usize = 4;
 /// How long a body or an answer waits for room in the budget before its sender is told to come again.
 const BUDGET_WAIT: Duration = Duration::from_secs(1);
 
@@ -375,7 +377,7 @@ pub struct BodyLimits {
 pub async fn read_body(mut body: Incoming, limits: BodyLimits, budget: &Budget) -> Result<(Bytes, Charge), BodyError> {
     let announced = body.size_hint().lower();
     if announced > limits.bytes_max as u64 {
-        return Err(BodyError::TooLarge(limits.bytes_max));
+        return Err(too_large(body, limits).await);
     }
     let mut charge = Charge::default();
     let read = async {
@@ -383,7 +385,7 @@ pub async fn read_body(mut body: Incoming, limits: BodyLimits, budget: &Budget) 
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
             if all.len() + data.len() > limits.bytes_max {
-                return Err(BodyError::TooLarge(limits.bytes_max));
+                return Ok(None);
             }
             budget.raise(&mut charge, (all.len() + data.len()) * limits.cost).await?;
             if all.is_empty() {
@@ -392,8 +394,29 @@ pub async fn read_body(mut body: Incoming, limits: BodyLimits, budget: &Budget) 
             }
             all.extend_from_slice(&data);
         }
-        Ok(all.freeze())
+        Ok::<_, BodyError>(Some(all.freeze()))
     };
-    let bytes = timeout(limits.within, read).await.map_err(|_| BodyError::Slow)??;
-    Ok((bytes, charge))
+    match timeout(limits.within, read).await.map_err(|_| BodyError::Slow)?? {
+        Some(bytes) => Ok((bytes, charge)),
+        None => Err(too_large(body, limits).await),
+    }
 }
+
+/// Takes some of what is too large off the wire first: a client that is still sending would see a broken connection
+/// instead of the answer that says why.
+async fn too_large(mut body: Incoming, limits: BodyLimits) -> BodyError {
+    let discard = async {
+        let mut discarded = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            discarded += frame.data_ref().map_or(0, Bytes::len);
+            if discarded > limits.bytes_max.saturating_mul(DISCARD_TIMES) {
+                break;
+            }
+        }
+    };
+    let _ = timeout(limits.within, discard).await;
+    BodyError::TooLarge(limits.bytes_max)
+}
+
+#[cfg(test)]
+mod tests;
