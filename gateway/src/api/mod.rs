@@ -21,6 +21,8 @@ mod operations;
 mod sequence;
 mod shape;
 mod sigv4;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use config::ApiConfig;

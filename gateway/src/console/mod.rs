@@ -6,6 +6,8 @@
 
 mod config;
 mod pages;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use config::ConsoleConfig;
