@@ -11,6 +11,7 @@
 mod ack;
 mod batch;
 mod cursor;
+pub mod disk;
 mod encode;
 mod error;
 mod read;
