@@ -230,7 +230,7 @@ mod tests {
         pages.extend_from_slice(&[1; PAGE_BYTES]);
         pages.extend_from_slice(&[2; PAGE_BYTES]);
         file.write_at(0, pages.as_slice()).unwrap();
-        file.write_at(2 * PAGE_BYTES as u64, &[3u8; PAGE_BYTES].to_vec()).unwrap();
+        file.write_at(2 * PAGE_BYTES as u64, &[3; PAGE_BYTES + 1][1..]).unwrap();
         file.sync().unwrap();
         let mut some = [0; 10];
         file.read_at(PAGE_BYTES as u64 - 5, &mut some).unwrap();
