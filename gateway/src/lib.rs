@@ -18,3 +18,4 @@ pub mod metrics;
 pub mod problem;
 pub mod record;
 pub mod units;
+pub mod wire;
