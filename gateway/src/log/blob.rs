@@ -69,7 +69,8 @@ impl Blobs {
                 answered.await.map_err(|_| AppendError::Closed)?
             }
         };
-        let refs = written.map_err(|error| AppendError::Failed(format!("a large value could not be written: {error}")))?;
+        let refs =
+            written.map_err(|error| AppendError::Failed(format!("a large value could not be written: {error}")))?;
         for (large, blob) in batch.large.iter().zip(refs) {
             let part = &mut batch.parts[large.part];
             encode::fill_blob(&mut part.bytes[large.offset..large.offset + encode::BLOB_REF_BYTES], &blob);
@@ -156,7 +157,8 @@ impl BlobFiles {
             let Ok(stream) = u32::from_str_radix(&name, 16) else { continue };
             let dir = dir_of(stream);
             for file_name in self.disk.list(&dir)? {
-                let Some(file) = file_name.strip_suffix(".blob").and_then(|hex| u32::from_str_radix(hex, 16).ok()) else {
+                let Some(file) = file_name.strip_suffix(".blob").and_then(|hex| u32::from_str_radix(hex, 16).ok())
+                else {
                     continue;
                 };
                 let next = inner.next_file.entry(stream).or_default();

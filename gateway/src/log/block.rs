@@ -185,7 +185,8 @@ pub struct Block {
 impl Block {
     pub fn open(stored: &[u8]) -> Result<Block, BlockError> {
         let head = read_head(stored)?;
-        let raw = zstd::bulk::decompress(&stored[HEAD_BYTES..], head.raw_len as usize).map_err(|_| BlockError::Damaged)?;
+        let raw =
+            zstd::bulk::decompress(&stored[HEAD_BYTES..], head.raw_len as usize).map_err(|_| BlockError::Damaged)?;
         match raw.len() == head.raw_len as usize {
             true => Ok(Block { head, raw: raw.into() }),
             false => Err(BlockError::Damaged),

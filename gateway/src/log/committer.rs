@@ -82,12 +82,20 @@ pub struct Door {
 pub enum Waiting {
     Nothing,
     /// Raw bytes gathered, in how many batches.
-    Group { bytes: usize },
+    Group {
+        bytes: usize,
+    },
     Closed,
 }
 
 impl Door {
-    pub fn new(next_group: u64, producers: Producers, blobs: Blobs, group_bytes_max: usize, stamp: super::stamp::Stamps) -> Door {
+    pub fn new(
+        next_group: u64,
+        producers: Producers,
+        blobs: Blobs,
+        group_bytes_max: usize,
+        stamp: super::stamp::Stamps,
+    ) -> Door {
         let gathering = Gathering {
             group: Group::new(next_group),
             producers,
@@ -95,7 +103,14 @@ impl Door {
             closed: false,
             last_error: String::new(),
         };
-        Door { gathering: Mutex::new(gathering), work: Condvar::new(), room: Notify::new(), blobs, group_bytes_max, stamp }
+        Door {
+            gathering: Mutex::new(gathering),
+            work: Condvar::new(),
+            room: Notify::new(),
+            blobs,
+            group_bytes_max,
+            stamp,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Gathering> {
@@ -107,7 +122,11 @@ impl Door {
     }
 
     /// See [`super::Appender::append`].
-    pub async fn append(&self, batch: &mut Batch, waiter: &Arc<Waiter>) -> Result<(Ticket, Vec<Placement>), AppendError> {
+    pub async fn append(
+        &self,
+        batch: &mut Batch,
+        waiter: &Arc<Waiter>,
+    ) -> Result<(Ticket, Vec<Placement>), AppendError> {
         if !batch.large.is_empty() {
             self.blobs.write(batch).await?;
         }
@@ -239,8 +258,7 @@ impl Door {
         let gathering = self.lock();
         match gathering.waiting() {
             Waiting::Nothing => {
-                let (gathering, _) =
-                    self.work.wait_timeout(gathering, bound).unwrap_or_else(PoisonError::into_inner);
+                let (gathering, _) = self.work.wait_timeout(gathering, bound).unwrap_or_else(PoisonError::into_inner);
                 gathering.waiting()
             }
             waiting => waiting,

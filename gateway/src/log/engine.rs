@@ -300,7 +300,9 @@ impl Engine {
                         }
                     }
                 }
-                Err(error) => tracing::error!(stream = %stream.name, segment = id, %error, "a damaged segment could not be salvaged"),
+                Err(error) => {
+                    tracing::error!(stream = %stream.name, segment = id, %error, "a damaged segment could not be salvaged")
+                }
             }
         }
     }

@@ -99,12 +99,17 @@ impl Engine {
             let folds = self.fold_stream(&stream, target, must, ratio, &mut producers)?;
             done.blocks += folds.iter().map(|fold| fold.blocks.len() as u64).sum::<u64>();
             done.bytes += folds.iter().flat_map(|fold| &fold.blocks).map(|(_, block)| block.len() as u64).sum::<u64>();
-            folded_group = folds.iter().filter_map(|fold| fold.stays).map(|stays| stays - 1).fold(folded_group, u64::min);
+            folded_group =
+                folds.iter().filter_map(|fold| fold.stays).map(|stays| stays - 1).fold(folded_group, u64::min);
             rows.extend(self.write_segment(&stream, &folds, target)?);
             freed.extend(folds.into_iter().filter(|fold| !fold.blocks.is_empty()).map(|fold| (fold.shard, fold.last)));
         }
         for ((stream, _), (_, producer)) in &producers {
-            rows.push((Table::Producers, producer::mark_key(*stream, producer.id), Some(producer::mark_to_bytes(producer))));
+            rows.push((
+                Table::Producers,
+                producer::mark_key(*stream, producer.id),
+                Some(producer::mark_to_bytes(producer)),
+            ));
         }
         let committed = self.committed_at(folded_group);
         self.write_state(rows, &committed, clean)?;
@@ -201,7 +206,13 @@ impl Engine {
     }
 
     /// Begins with the shard's last block when that is under-filled and the new records follow it.
-    fn take_up_tail(&self, stream: &Stream, shard: &Shard, next: Number, builder: &mut Builder) -> Result<(), FoldError> {
+    fn take_up_tail(
+        &self,
+        stream: &Stream,
+        shard: &Shard,
+        next: Number,
+        builder: &mut Builder,
+    ) -> Result<(), FoldError> {
         let Some(newest) = self.segment_to_write(stream) else { return Ok(()) };
         let follows = newest.extent.shards.get(&shard.index).is_some_and(|extent| extent.last + 1 == next);
         if !follows {
@@ -312,7 +323,12 @@ pub struct StateCopy {
 }
 
 impl ShardFold {
-    fn finish(&mut self, builder: &mut Builder, zstd: &mut zstd::bulk::Compressor<'_>, ratio: &mut f64) -> Result<(), FoldError> {
+    fn finish(
+        &mut self,
+        builder: &mut Builder,
+        zstd: &mut zstd::bulk::Compressor<'_>,
+        ratio: &mut f64,
+    ) -> Result<(), FoldError> {
         let raw = builder.raw_len();
         let (head, block) = builder.finish(zstd).map_err(SegmentError::Io)?;
         if raw >= RAW_MIN / 2 {

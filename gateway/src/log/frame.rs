@@ -254,7 +254,7 @@ fn head_checksum(head: &[u8]) -> u64 {
 
 /// Bytes of header and table together, from the first bytes of a page; `None` if no header can be there.
 pub fn head_len(page: &[u8]) -> Option<usize> {
-    let count = u32_at(page, 72)? as usize;
+    let count = u32_at(page, 64)? as usize;
     let magic = u32_at(page, 0)?;
     (magic == MAGIC && count <= ENTRIES_MAX).then_some(HEADER_BYTES + count * ENTRY_BYTES)
 }
@@ -291,7 +291,7 @@ pub fn read_head(head: &[u8]) -> Result<Header, FrameError> {
         body_len: u32_at(48)?,
         raw_len: u32_at(52)?,
         body_checksum: u64_at(56)?,
-        control_len: u32_at(76)?,
+        control_len: u32_at(68)?,
         compressed: u32_at(4)? as u16 & COMPRESSED != 0,
         checksum,
         entries,
@@ -419,7 +419,8 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<(Header, Contents), FrameError> {
         let header = read_head(bytes)?;
-        let body = bytes.get(header.head_len()..header.head_len() + header.body_len as usize).ok_or(FrameError::Body)?;
+        let body =
+            bytes.get(header.head_len()..header.head_len() + header.body_len as usize).ok_or(FrameError::Body)?;
         let contents = read_body(&header, body)?;
         Ok((header, contents))
     }

@@ -52,7 +52,15 @@ impl Journal {
         disk.sync_dir(DIR)?;
         disk.sync_dir("")?;
         let files = (0..FILES).map(|index| disk.open(&path(index), Mode::ExistingDirect)).collect::<io::Result<_>>()?;
-        Ok(Journal { files, file_bytes, head: 0, tail: 0, epoch: 0, prev: Link::default(), buffer: AlignedBuf::default() })
+        Ok(Journal {
+            files,
+            file_bytes,
+            head: 0,
+            tail: 0,
+            epoch: 0,
+            prev: Link::default(),
+            buffer: AlignedBuf::default(),
+        })
     }
 
     pub fn capacity(&self) -> u64 {
@@ -370,9 +378,11 @@ impl Walk<'_> {
         let last_group = self.waiting.as_ref().map_or(self.scan.last_group, |frame| frame.header.group);
         self.journal.search(pos + PAGE as u64, limit, &mut read, &mut |place, header| {
             let later = header.pos == place && header.group > last_group;
-            if later && self.journal.read(place).is_ok_and(|frame| {
-                frame.is_ok_and(|(header, body)| xxhash_rust::xxh3::xxh3_64(&body) == header.body_checksum)
-            }) {
+            if later
+                && self.journal.read(place).is_ok_and(|frame| {
+                    frame.is_ok_and(|(header, body)| xxhash_rust::xxh3::xxh3_64(&body) == header.body_checksum)
+                })
+            {
                 next = Some(place);
             }
             next.is_some()

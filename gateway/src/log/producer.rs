@@ -147,7 +147,10 @@ mod tests {
         assert!(matches!(producers.admit(1, &numbered(5)), Admission::New { before: None }));
         assert!(matches!(producers.admit(1, &numbered(5)), Admission::Duplicate));
         assert!(matches!(producers.admit(1, &numbered(4)), Admission::Duplicate));
-        assert!(matches!(producers.admit(2, &numbered(4)), Admission::New { .. }), "another stream knows nothing of it");
+        assert!(
+            matches!(producers.admit(2, &numbered(4)), Admission::New { .. }),
+            "another stream knows nothing of it"
+        );
         assert!(matches!(producers.admit(1, &numbered(6)), Admission::New { before: Some(_) }));
     }
 

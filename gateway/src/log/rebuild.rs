@@ -53,7 +53,10 @@ pub fn from_segments(store: &Store, state: &State, told: &mut Vec<String>) -> Re
                     extent
                 }
                 Err(error) => {
-                    told.push(format!("{} cannot be read ({error}); it stays for `headwater log repair`", path(stream, id)));
+                    told.push(format!(
+                        "{} cannot be read ({error}); it stays for `headwater log repair`",
+                        path(stream, id)
+                    ));
                     continue;
                 }
             };
@@ -93,7 +96,13 @@ pub struct Salvaged {
 }
 
 /// Moves a damaged segment to quarantine and writes what blocks of it are whole into a new one of the same id.
-pub fn salvage(store: &Store, stream: &Stream, id: u32, row: &Extent, why: &SegmentError) -> Result<Salvaged, SegmentError> {
+pub fn salvage(
+    store: &Store,
+    stream: &Stream,
+    id: u32,
+    row: &Extent,
+    why: &SegmentError,
+) -> Result<Salvaged, SegmentError> {
     let aside = store.quarantine(stream.id, id)?;
     let mut blocks = find_blocks(store, stream.id, &aside)?;
     let mut extent = Extent { folded_group: row.folded_group, ..Extent::default() };
@@ -185,7 +194,10 @@ fn block_at(file: &dyn super::disk::DiskFile, place: u64, length: u64) -> Option
 fn without_overlaps(blocks: Blocks) -> Blocks {
     let mut kept: Blocks = BTreeMap::new();
     for (at, (head, stored)) in blocks {
-        let covered = kept.range(..at).next_back().is_some_and(|((shard, _), (before, _))| *shard == at.0 && before.last() >= head.first);
+        let covered = kept
+            .range(..at)
+            .next_back()
+            .is_some_and(|((shard, _), (before, _))| *shard == at.0 && before.last() >= head.first);
         if !covered {
             kept.insert(at, (head, stored));
         }

@@ -158,12 +158,14 @@ impl Recovering {
         self.load_segments()?;
         self.load_blobs()?;
         let (incarnation, gateway_id) = self.identity();
-        let boots = self.state.scan(Table::Boots, b"").iter().filter_map(|(_, value)| Boot::from_bytes(value)).collect();
+        let boots =
+            self.state.scan(Table::Boots, b"").iter().filter_map(|(_, value)| Boot::from_bytes(value)).collect();
         let (stamps, boot) = Stamps::new(self.setup.clock.clone(), boots);
         if let Some((index, boot)) = boot {
             self.row(Table::Boots, index.to_be_bytes().to_vec().into(), boot.to_bytes());
         }
-        let mut journal = Journal::open(&*self.setup.disk, self.setup.sizes.ring).map_err(io_error(super::journal::DIR))?;
+        let mut journal =
+            Journal::open(&*self.setup.disk, self.setup.sizes.ring).map_err(io_error(super::journal::DIR))?;
         let position = self.position.unwrap_or_default();
         let (tail, link, scan) = self.replay(&journal, &position)?;
         journal.sync_all().map_err(io_error(super::journal::DIR))?;
@@ -239,7 +241,11 @@ impl Recovering {
                 on_disk.retain(|other| *other != id);
                 let extent = match (here, Some(id) == newest) {
                     (false, _) => {
-                        self.report.told.push(format!("segment {} of stream {} is missing; its numbers are in the gap ledger", store::path(stream.id, id), stream.name));
+                        self.report.told.push(format!(
+                            "segment {} of stream {} is missing; its numbers are in the gap ledger",
+                            store::path(stream.id, id),
+                            stream.name
+                        ));
                         self.lose_segment(&stream, id, &extent);
                         continue;
                     }
@@ -272,7 +278,8 @@ impl Recovering {
                 shard.restore(range.last);
             }
         }
-        let length = self.setup.disk.open(&store::path(stream.id, id), super::disk::Mode::Existing).and_then(|file| file.len());
+        let length =
+            self.setup.disk.open(&store::path(stream.id, id), super::disk::Mode::Existing).and_then(|file| file.len());
         self.store.put(stream.id, Entry { id, extent, file_bytes: length.unwrap_or(0) });
         stream.size.store(self.store.bytes(stream.id), Ordering::Relaxed);
     }
@@ -334,11 +341,14 @@ impl Recovering {
             state.get(Table::Meta, name.as_bytes()).and_then(|value| String::from_utf8(value.to_vec()).ok())
         };
         let machine = format!("{:016x}", self.setup.machine);
-        let known = text(&self.state, "gateway").filter(|_| text(&self.state, "machine").is_none_or(|of| of == machine));
+        let known =
+            text(&self.state, "gateway").filter(|_| text(&self.state, "machine").is_none_or(|of| of == machine));
         let mut incarnation = text(&self.state, "incarnation").and_then(|text| text.parse().ok()).unwrap_or(1);
         let gateway = known.unwrap_or_else(|| {
             if text(&self.state, "gateway").is_some() {
-                self.report.told.push("this data directory comes from another machine; the gateway takes a new id".into());
+                self.report
+                    .told
+                    .push("this data directory comes from another machine; the gateway takes a new id".into());
             }
             format!("{:016x}", self.setup.entropy.u64(..))
         });
@@ -368,7 +378,10 @@ impl Recovering {
         self.report.damaged = scan.damaged;
         self.report.clean = position.clean && scan.frames == 0;
         if scan.damaged > 0 {
-            self.report.told.push(format!("{} places of the journal are damaged; what they held is in the gap ledger", scan.damaged));
+            self.report.told.push(format!(
+                "{} places of the journal are damaged; what they held is in the gap ledger",
+                scan.damaged
+            ));
         }
         Ok((from, link, scan))
     }
@@ -435,7 +448,9 @@ impl Recovering {
             stream.next_segment.fetch_max(id + 1, Ordering::Relaxed);
         }
         if removed && let Err(error) = self.store.remove(stream, id) {
-            self.report.told.push(format!("trimmed segment {} could not be unlinked: {error}", store::path(stream, id)));
+            self.report
+                .told
+                .push(format!("trimmed segment {} could not be unlinked: {error}", store::path(stream, id)));
         }
     }
 
@@ -514,8 +529,9 @@ fn note_mark(stream: &Stream, key: &[u8], value: &[u8]) {
 
 /// redb may panic on a file that was damaged; that is an error like another here.
 pub fn guarded<T>(run: impl FnOnce() -> Result<T, SegmentError>) -> Result<T, SegmentError> {
-    catch_unwind(AssertUnwindSafe(run))
-        .unwrap_or_else(|_| Err(SegmentError::Io(io::Error::new(io::ErrorKind::InvalidData, "the database is damaged"))))
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        Err(SegmentError::Io(io::Error::new(io::ErrorKind::InvalidData, "the database is damaged")))
+    })
 }
 
 fn io_error(path: &str) -> impl Fn(io::Error) -> OpenError {

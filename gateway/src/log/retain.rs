@@ -232,7 +232,8 @@ impl Engine {
 
     /// Blob files that only trimmed records refer to. Their rows go first; a crash between leaves a file for the next start.
     fn free_blobs(&self, stream: &Stream) {
-        let unneeded = self.blobs.unneeded(stream.id, |shard| stream.shard(shard).map_or(u64::MAX, |shard| shard.oldest()));
+        let unneeded =
+            self.blobs.unneeded(stream.id, |shard| stream.shard(shard).map_or(u64::MAX, |shard| shard.oldest()));
         for file in unneeded {
             self.door.put_state([(Table::Blobs, state::shard_key(stream.id, file), None)]);
             if let Err(error) = self.blobs.remove(stream.id, file) {
@@ -276,7 +277,10 @@ impl Retaining {
         if let Some(before) = self.clock {
             let expected = before.wall_ms + (now.mono_ms - before.mono_ms);
             if before.trusted && expected.abs_diff(now.wall_ms) > JUMP_MS {
-                tracing::warn!(by_s = now.wall_ms as i64 / 1000 - expected as i64 / 1000, "the wall clock jumped; age retention is slowed for a day");
+                tracing::warn!(
+                    by_s = now.wall_ms as i64 / 1000 - expected as i64 / 1000,
+                    "the wall clock jumped; age retention is slowed for a day"
+                );
                 self.jumped_mono_ms = Some(now.mono_ms);
             }
         }
@@ -284,9 +288,8 @@ impl Retaining {
         if self.jumped_mono_ms.is_some_and(|at| now.mono_ms - at > AFTER_JUMP_MS) {
             self.jumped_mono_ms = None;
         }
-        let paused = self.jumped_mono_ms.is_some_and(|at| {
-            now.mono_ms - at.max(self.last_expiry_mono_ms) < AFTER_JUMP_PAUSE_MS
-        });
+        let paused =
+            self.jumped_mono_ms.is_some_and(|at| now.mono_ms - at.max(self.last_expiry_mono_ms) < AFTER_JUMP_PAUSE_MS);
         (now.trusted && !paused).then_some(now.wall_ms)
     }
 }

@@ -188,7 +188,11 @@ impl Segment {
     }
 
     /// Number of the first record of the first block whose end is at or after a time.
-    pub fn block_at(&self, shard: ShardIndex, late_enough: &dyn Fn(u64) -> bool) -> Result<Option<Number>, SegmentError> {
+    pub fn block_at(
+        &self,
+        shard: ShardIndex,
+        late_enough: &dyn Fn(u64) -> bool,
+    ) -> Result<Option<Number>, SegmentError> {
         let read = self.database.begin_read()?;
         let blocks = read.open_table(BLOCKS)?;
         for row in blocks.range(key(shard, 0).as_slice()..=key(shard, u64::MAX).as_slice())? {

@@ -1,5 +1,6 @@
 //! The log without threads: every step is called by hand, so that a simulation replays exactly. Not in product builds.
 
+use super::CursorState;
 use super::ack::{Appender, Ticket};
 use super::batch::{Batch, Placement};
 use super::blob::Blobs;
@@ -10,7 +11,6 @@ use super::fold::{FoldError, Folded};
 use super::read::{Position, Reader};
 use super::recover::{self, Recovery};
 use super::stream::{Stream, StreamSettings};
-use super::CursorState;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::record::{Gap, ShardIndex, StreamName};
@@ -49,7 +49,11 @@ impl SteppedLog {
     }
 
     /// `None`: the log is behind and takes nothing now.
-    pub fn append(&self, appender: &mut Appender, batch: &mut Batch) -> Result<Option<(Ticket, Vec<Placement>)>, AppendError> {
+    pub fn append(
+        &self,
+        appender: &mut Appender,
+        batch: &mut Batch,
+    ) -> Result<Option<(Ticket, Vec<Placement>)>, AppendError> {
         appender.try_append(batch)
     }
 
@@ -156,4 +160,3 @@ pub enum SimStep {
     NoRoom,
     Failed,
 }
-

@@ -103,7 +103,9 @@ impl State {
     pub fn gap_entry(&self, stream: u32, gap: &Gap) -> Control {
         let before = match gap.from {
             0 => None,
-            from => self.gaps_row(stream, gap.shard, from - 1).filter(|row| row.to == from - 1 && row.reason == gap.reason),
+            from => {
+                self.gaps_row(stream, gap.shard, from - 1).filter(|row| row.to == from - 1 && row.reason == gap.reason)
+            }
         };
         let (from, from_ms) = before.map_or((gap.from, gap.from_ms), |row| (row.from, row.from_ms));
         let row = GapRow { to: gap.to, reason: gap.reason as u8, from_ms, to_ms: gap.to_ms };
@@ -210,7 +212,11 @@ mod tests {
     #[test]
     fn a_gap_that_continues_a_row_joins_it() {
         let state = State::default();
-        for (group, next) in [gap(1, 10, GapReason::Expired), gap(11, 20, GapReason::Expired), gap(21, 21, GapReason::Corrupt)].into_iter().enumerate() {
+        for (group, next) in
+            [gap(1, 10, GapReason::Expired), gap(11, 20, GapReason::Expired), gap(21, 21, GapReason::Corrupt)]
+                .into_iter()
+                .enumerate()
+        {
             let entry = state.gap_entry(1, &next);
             state.apply(group as u64, vec![entry]);
         }

@@ -133,7 +133,12 @@ impl Store {
     }
 
     /// The block that holds `number` of a shard, or the first behind it.
-    pub fn block_from(&self, stream: u32, shard: ShardIndex, number: Number) -> Result<Option<Block>, (u32, SegmentError)> {
+    pub fn block_from(
+        &self,
+        stream: u32,
+        shard: ShardIndex,
+        number: Number,
+    ) -> Result<Option<Block>, (u32, SegmentError)> {
         let candidates: Vec<(u32, Number)> = {
             let inner = self.lock();
             let entries = inner.streams.get(&stream).map_or(&[][..], Vec::as_slice);
@@ -153,7 +158,12 @@ impl Store {
     }
 
     /// First number of the first block whose end satisfies `late_enough`.
-    pub fn block_at(&self, stream: u32, shard: ShardIndex, late_enough: &dyn Fn(u64) -> bool) -> Result<Option<Number>, SegmentError> {
+    pub fn block_at(
+        &self,
+        stream: u32,
+        shard: ShardIndex,
+        late_enough: &dyn Fn(u64) -> bool,
+    ) -> Result<Option<Number>, SegmentError> {
         for entry in self.entries(stream) {
             let Some(extent) = entry.extent.shards.get(&shard) else { continue };
             if !late_enough(extent.last_stamp) {

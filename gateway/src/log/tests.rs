@@ -1,7 +1,7 @@
 //! The log as its users see it: append, wait, read, restart. Crash cases are in the simulation.
 
 use super::*;
-use crate::record::{GapReason, HeaderId, Header, NewRecord, Producer, Record};
+use crate::record::{GapReason, Header, HeaderId, NewRecord, Producer, Record};
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -126,9 +126,16 @@ fn a_numbered_record_is_stored_once_across_a_restart() {
         let mut batch = Batch::new();
         for sequence in sequences {
             let producer = Some(Producer { id: 9, epoch: 1, sequence: *sequence });
-            batch.push(&stream, &NewRecord { key: b"k", producer, data: &sequence.to_be_bytes(), ..Default::default() }).unwrap();
+            batch
+                .push(&stream, &NewRecord { key: b"k", producer, data: &sequence.to_be_bytes(), ..Default::default() })
+                .unwrap();
         }
-        log.appender().commit_blocking(&mut batch).unwrap().iter().filter(|p| matches!(p, Placement::Stored { .. })).count()
+        log.appender()
+            .commit_blocking(&mut batch)
+            .unwrap()
+            .iter()
+            .filter(|p| matches!(p, Placement::Stored { .. }))
+            .count()
     };
     let log = bench.open();
     log.create_stream(&name("s"), StreamSettings::default()).unwrap();
@@ -204,7 +211,9 @@ fn a_full_stream_drops_its_oldest_and_the_ledger_tells() {
     let settings = StreamSettings { shards: 1, max_bytes: Some(ByteSize::mib(16)), ..Default::default() };
     let stream = log.create_stream(&name("s"), settings).unwrap();
     fill(&log, &stream, 60);
-    eventually("the stream is within its bound", || stream.shard(0).unwrap().oldest() > 1 && stream.size_bytes() < 24 << 20);
+    eventually("the stream is within its bound", || {
+        stream.shard(0).unwrap().oldest() > 1 && stream.size_bytes() < 24 << 20
+    });
     let oldest = stream.shard(0).unwrap().oldest();
     let ledger = log.gaps(&stream);
     assert_eq!((ledger[0].from, ledger[0].reason), (1, GapReason::Evicted));

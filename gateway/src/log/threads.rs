@@ -1,10 +1,10 @@
 //! The log's threads: one commits, one folds and retains, one writes large values. All they do is call the engine's steps.
 
+use super::committer::Waiting;
 use super::engine::{Engine, Step, lock};
 use super::fold::FoldError;
 use super::frame;
 use super::segment::SegmentError;
-use super::committer::Waiting;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -50,7 +50,8 @@ impl Signal {
     fn wait(&self, bound: Duration) -> bool {
         let asked = lock(&self.asked);
         let stop = |asked: &mut bool| !*asked && !self.stop.load(Ordering::Relaxed);
-        let (mut asked, _) = self.changed.wait_timeout_while(asked, bound, stop).unwrap_or_else(PoisonError::into_inner);
+        let (mut asked, _) =
+            self.changed.wait_timeout_while(asked, bound, stop).unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *asked)
     }
 
@@ -61,7 +62,11 @@ impl Signal {
 }
 
 impl Threads {
-    pub fn start(engine: &Arc<Engine>, thin: ThinPolicy, blobs: tokio::sync::mpsc::Receiver<super::blob::Job>) -> io::Result<Threads> {
+    pub fn start(
+        engine: &Arc<Engine>,
+        thin: ThinPolicy,
+        blobs: tokio::sync::mpsc::Receiver<super::blob::Job>,
+    ) -> io::Result<Threads> {
         let signal = Arc::new(Signal::default());
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).stack_size(1 << 20).spawn(run)
