@@ -498,6 +498,12 @@ impl Recovering {
     fn settle_numbers(&mut self, scan: &Scan) {
         let lost = scan.torn || scan.damaged > 0 || self.report.state_rebuilt;
         for stream in self.streams.values() {
+            // Numbers that failed groups left out may stand above every record.
+            for gap in self.state.ledger(stream.id) {
+                if let Some(shard) = stream.shard(gap.shard) {
+                    shard.jump_to(gap.to);
+                }
+            }
             for shard in stream.shards().iter() {
                 let newest = shard.newest();
                 if lost && shard.reserved() > newest {

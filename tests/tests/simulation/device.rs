@@ -112,8 +112,16 @@ impl Device {
             self.push(&mut batch, stream, pending.message);
         }
         let appender = self.appender.get_or_insert_with(|| log.appender());
-        match log.append(appender, &mut batch) {
-            Ok(None) => {}
+        let appended = log.append(appender, &mut batch);
+        match appended {
+            // The log is behind; it may have taken a part. The device hangs up, as one that is not read does.
+            Ok(None) => {
+                for pending in self.pending.iter_mut().skip(first).take(count) {
+                    oracle.unanswered(pending.message);
+                    pending.message.attempt += 1;
+                }
+                self.disconnect();
+            }
             Ok(Some((ticket, placements))) => {
                 assert_eq!(placements.len(), count, "one placement a record");
                 for (pending, placement) in self.pending.iter_mut().skip(first).zip(placements) {
@@ -121,7 +129,13 @@ impl Device {
                     oracle.given(self.stream, pending.message, placement);
                 }
             }
-            Err(_) => self.disconnect(),
+            Err(_) => {
+                for pending in self.pending.iter_mut().skip(first).take(count) {
+                    oracle.unanswered(pending.message);
+                    pending.message.attempt += 1;
+                }
+                self.disconnect();
+            }
         }
     }
 

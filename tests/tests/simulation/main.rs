@@ -36,6 +36,9 @@ fn run(seed: u64) -> Result<Outcome, String> {
             last.pop_front();
         }
         last.push_back(operation);
+        if std::env::var_os("HEADWATER_SIM_STEPS").is_some() {
+            println!("{step}: {operation:?} ({} operations on disk)", world.sim.operations());
+        }
         world.apply(operation).map_err(|says| {
             let recovery = &world.recovery;
             format!("seed {seed} step {step}: {says}\nlast operations: {last:#?}\nlast start: {recovery}")

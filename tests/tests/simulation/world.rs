@@ -106,7 +106,7 @@ impl World {
             }
             Operation::Fold { all } => _ = log.fold_step(all),
             Operation::Tick => log.tick(),
-            Operation::Read => return self.judge(),
+            Operation::Read => return self.judge(true),
             Operation::MoveCursor { sink, records } => self.move_cursor(sink % SINKS.len(), records),
             Operation::SlowSink { sink } => self.slow[sink % SINKS.len()] ^= true,
             Operation::Advance { ms } => self.clock.advance(ms),
@@ -213,7 +213,7 @@ impl World {
             return Ok(());
         }
         made?;
-        self.judge()
+        self.judge(false)
     }
 
     fn make_streams(&mut self) -> Verdict {
@@ -237,7 +237,7 @@ impl World {
 
 // Judgement.
 impl World {
-    pub fn judge(&mut self) -> Verdict {
+    fn judge(&mut self, live: bool) -> Verdict {
         let Some(log) = &self.log else { return Ok(()) };
         for (index, (name, _, on_full)) in STREAMS.iter().enumerate() {
             let Some(stream) = log.stream(name) else { return Err(format!("the stream {name} is gone")) };
@@ -254,9 +254,13 @@ impl World {
                     newest: shard.newest(),
                     records: &records,
                     met: &met,
+                    live,
                     ledger: &own,
                 };
                 self.oracle.judge(&pass, Allowed { evicted, corrupt: false })?;
+                if !live {
+                    self.oracle.forget_unused(index, shard.index, shard.newest());
+                }
                 judge_cursors(log, &stream, index, shard.index, shard.newest(), &self.moved)?;
             }
         }
