@@ -83,6 +83,8 @@ struct Recovering {
     /// Entries that go through the journal with the first group.
     entries: Vec<Control>,
     window_bytes: usize,
+    /// Segments that have a row and no file.
+    missing: Vec<(Arc<Stream>, u32, Extent)>,
     report: Recovery,
 }
 
@@ -142,6 +144,7 @@ impl Recovering {
             rows: Vec::new(),
             entries: Vec::new(),
             window_bytes: 0,
+            missing: Vec::new(),
             report,
         })
     }
@@ -171,6 +174,7 @@ impl Recovering {
         journal.sync_all().map_err(io_error(super::journal::DIR))?;
         let epoch = self.setup.entropy.u64(..);
         journal.resume(epoch, scan.head, tail, scan.prev);
+        self.lose_missing();
         self.settle_numbers(&scan);
         let position = Position { format: FORMAT, clean: false, tail, link, ..position };
         self.state_db.write(&self.rows, &position).map_err(store_error)?;
@@ -273,11 +277,7 @@ impl Recovering {
     }
 
     fn enter_segment(&mut self, stream: &Stream, id: u32, extent: Extent) {
-        for (shard, range) in &extent.shards {
-            if let Some(shard) = stream.shard(*shard) {
-                shard.restore(range.last);
-            }
-        }
+        restore_numbers(stream, &extent);
         let length =
             self.setup.disk.open(&store::path(stream.id, id), super::disk::Mode::Existing).and_then(|file| file.len());
         self.store.put(stream.id, Entry { id, extent, file_bytes: length.unwrap_or(0) });
@@ -295,6 +295,21 @@ impl Recovering {
                     self.entries.push(entry);
                 }
                 Ok(salvaged.extent)
+            }
+        }
+    }
+
+    /// Tells of segments that are gone and that no retention dropped; the journal has been replayed.
+    fn lose_missing(&mut self) {
+        for (stream, id, extent) in std::mem::take(&mut self.missing) {
+            let row = state::shard_key(stream.id, id);
+            if self.state.get(Table::Segments, &row).is_some() {
+                self.report.told.push(format!(
+                    "segment {} of stream {} is missing; its numbers are in the gap ledger",
+                    store::path(stream.id, id),
+                    stream.name
+                ));
+                self.lose_segment(&stream, id, &extent);
             }
         }
     }
@@ -317,10 +332,6 @@ impl Recovering {
             };
             let entry = self.state.gap_entry(stream.id, &gap);
             self.entries.push(entry);
-            // The numbers were given, whatever became of the records.
-            if let Some(shard) = stream.shard(*shard) {
-                shard.restore(range.last);
-            }
         }
     }
 
@@ -517,6 +528,14 @@ impl Recovering {
         }
         if scan.torn {
             self.report.told.push("the journal ends in a write that was cut short; nothing acknowledged is missing unless that very group was damaged later, which would look the same".into());
+        }
+    }
+}
+
+fn restore_numbers(stream: &Stream, extent: &Extent) {
+    for (shard, range) in &extent.shards {
+        if let Some(shard) = stream.shard(*shard) {
+            shard.restore(range.last);
         }
     }
 }
