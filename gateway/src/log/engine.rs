@@ -285,8 +285,10 @@ impl Engine {
     pub fn heal_step(&self) {
         for (stream, id, why) in std::mem::take(&mut *lock(&self.suspects)) {
             let Some(entry) = self.store.entries(stream.id).into_iter().find(|entry| entry.id == id) else { continue };
-            self.store.close(stream.id, id);
-            let again = super::recover::guarded(|| self.store.open(stream.id, id, false)?.verify());
+            let again = super::recover::guarded(|| {
+                self.store.close(stream.id, id);
+                self.store.open(stream.id, id, false)?.verify()
+            });
             if again.is_ok() {
                 continue;
             }

@@ -285,7 +285,12 @@ impl Recovering {
     }
 
     fn extent_of(&mut self, stream: &Stream, id: u32, row: &Extent) -> Result<Option<Extent>, OpenError> {
-        match guarded(|| self.store.open(stream.id, id, false)?.extent()) {
+        let read = guarded(|| {
+            // After an error redb's view of the file is void.
+            self.store.close(stream.id, id);
+            self.store.open(stream.id, id, false)?.extent()
+        });
+        match read {
             Ok(extent) => Ok(Some(extent)),
             Err(error) => {
                 let salvaged = rebuild::salvage(&self.store, stream, id, row, &error).map_err(store_error)?;
@@ -546,17 +551,33 @@ fn note_mark(stream: &Stream, key: &[u8], value: &[u8]) {
     {
         match mark {
             b'r' => shard.reserve_up_to(number),
-            b't' => shard.trim_to(number),
+            b't' => {
+                shard.trim_to(number);
+                // What was trimmed had been given, also when nothing of it is left.
+                shard.restore(number.saturating_sub(1));
+            }
             _ => {}
         }
     }
 }
 
-/// redb may panic on a file that was damaged; that is an error like another here.
-pub fn guarded<T>(run: impl FnOnce() -> Result<T, SegmentError>) -> Result<T, SegmentError> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
-        Err(SegmentError::Io(io::Error::new(io::ErrorKind::InvalidData, "the database is damaged")))
-    })
+/// How often a file is read before an error that may pass is taken for damage.
+const READ_ATTEMPTS: u32 = 3;
+
+/// Runs what may meet a damaged file. redb may panic on one: that is an error like another here. An error of the disk
+/// itself is tried again first: setting a sound file aside for a loose cable would lose what it holds.
+pub fn guarded<T>(mut run: impl FnMut() -> Result<T, SegmentError>) -> Result<T, SegmentError> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let result = catch_unwind(AssertUnwindSafe(&mut run)).unwrap_or_else(|_| {
+            Err(SegmentError::Io(io::Error::new(io::ErrorKind::InvalidData, "the database is damaged")))
+        });
+        match result {
+            Err(error) if error.may_pass() && attempts < READ_ATTEMPTS => {}
+            result => return result,
+        }
+    }
 }
 
 fn io_error(path: &str) -> impl Fn(io::Error) -> OpenError {
