@@ -245,12 +245,9 @@ impl Recovering {
                 on_disk.retain(|other| *other != id);
                 let extent = match (here, Some(id) == newest) {
                     (false, _) => {
-                        self.report.told.push(format!(
-                            "segment {} of stream {} is missing; its numbers are in the gap ledger",
-                            store::path(stream.id, id),
-                            stream.name
-                        ));
-                        self.lose_segment(&stream, id, &extent);
+                        // The journal may say that it was trimmed; its numbers were given either way.
+                        restore_numbers(&stream, &extent);
+                        self.missing.push((stream.clone(), id, extent));
                         continue;
                     }
                     (true, false) => extent,
