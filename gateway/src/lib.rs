@@ -18,6 +18,7 @@ pub mod console;
 pub mod http;
 pub mod log;
 pub mod metrics;
+pub mod mqtt;
 pub mod problem;
 pub mod record;
 pub mod units;
