@@ -271,10 +271,8 @@ fn too_late() -> ApiError {
 
 fn refusal(error: &ApiError) -> Answer {
     let (kind, status, _) = error.kind.wire();
-    let mut members = serde_json::Map::new();
-    members.insert("__type".into(), kind.into());
-    members.insert(error.kind.message_member().into(), error.says.as_str().into());
-    let body = serde_json::Value::Object(members).to_string();
+    let (member, says) = (error.kind.message_member(), serde_json::Value::from(error.says.as_str()));
+    let body = format!(r#"{{"__type":"{kind}","{member}":{says}}}"#);
     Answer { status, content_type: Codec::Json11.content_type(), body: body.into() }
 }
 
