@@ -21,4 +21,5 @@ pub mod metrics;
 pub mod problem;
 pub mod record;
 pub mod units;
+pub mod uplink;
 pub mod wire;
