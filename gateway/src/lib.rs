@@ -12,9 +12,20 @@
 //! Bytes come in (`mqtt`, `api`), are kept (`log`), go out (`uplink`). `record`, `clock`, `metrics` and `units` are below
 //! all of them; `daemon` puts the parts together; `cli` and `main` are above.
 
+#[path = "placeholders/api.rs"]
+pub mod api;
+pub mod cli;
 pub mod clock;
+pub mod config;
+#[path = "placeholders/console.rs"]
+pub mod console;
+pub mod daemon;
 pub mod log;
 pub mod metrics;
+#[path = "placeholders/mqtt.rs"]
+pub mod mqtt;
 pub mod problem;
 pub mod record;
 pub mod units;
+#[path = "placeholders/uplink.rs"]
+pub mod uplink;

@@ -1,0 +1,1 @@
+//! The sample configuration of `deploy/`, generated from the types.
