@@ -5,9 +5,9 @@ use std::fmt::Write;
 
 /// The least a payload of [`Sensor::fixed`] has, in bytes.
 pub const FIXED_BYTES_MIN: usize = 100;
-/// Where the eight digits of the sequence and the thirteen of the time stand in it.
+/// Where the eight digits of the sequence and the ten of the time's seconds stand in it; three of milliseconds follow.
 pub const SEQUENCE_AT: std::ops::Range<usize> = 23..31;
-pub const TIME_AT: std::ops::Range<usize> = 37..50;
+pub const SECONDS_AT: std::ops::Range<usize> = 37..47;
 
 /// One device's values.
 pub struct Sensor {
@@ -34,17 +34,18 @@ impl Sensor {
     }
 
     fn step(&mut self) {
-        self.temperature = (self.temperature + self.random.i32(-6..=6)).clamp(1000, 3999);
-        self.humidity = (self.humidity + self.random.i32(-3..=3)).clamp(200, 899);
-        self.voltage = (self.voltage - i32::from(self.random.u8(..) < 2)).max(320);
-        self.signal = (self.signal + self.random.i32(-2..=2)).clamp(40, 99);
+        self.temperature = (self.temperature + self.random.i32(-60..=60)).clamp(1000, 3999);
+        self.humidity = (self.humidity + self.random.i32(-30..=30)).clamp(200, 899);
+        self.voltage = (self.voltage + self.random.i32(-9..=9)).clamp(320, 419);
+        self.signal = (self.signal + self.random.i32(-9..=9)).clamp(40, 99);
     }
 
     /// The next payload of exactly `size` bytes (at least [`FIXED_BYTES_MIN`]), with room for a sequence and a time.
     pub fn fixed(&mut self, device: u32, size: usize) -> Vec<u8> {
         self.step();
         let mut text = format!(
-            r#"{{"id":"d-{device:06}","seq":10000000,"ts":1767225600000,"temp":{},"humid":{},"volt":{},"rssi":-{}"#,
+            r#"{{"id":"d-{device:06}","seq":10000000,"ts":1767225600{:03},"temp":{},"humid":{},"volt":{},"rssi":-{}"#,
+            self.random.u32(..1000),
             hundredths(self.temperature),
             tenths(self.humidity),
             hundredths(self.voltage),
@@ -107,9 +108,10 @@ mod tests {
             let payload = Sensor::new(7, 42).fixed(42, size);
             assert_eq!(payload.len(), size);
             let value: serde_json::Value = serde_json::from_slice(&payload).unwrap();
-            assert_eq!((value["seq"].as_u64(), value["ts"].as_u64()), (Some(10_000_000), Some(1_767_225_600_000)));
+            assert_eq!(value["seq"], 10_000_000);
+            assert_eq!(value["ts"].as_u64().unwrap() / 1000, 1_767_225_600);
             assert_eq!(&payload[SEQUENCE_AT], b"10000000");
-            assert_eq!(&payload[TIME_AT], b"1767225600000");
+            assert_eq!(&payload[SECONDS_AT], b"1767225600");
         }
     }
 

@@ -136,7 +136,7 @@ mod tests {
     fn a_publish_is_what_the_standard_says() {
         assert_eq!(publish_v4("a/b", 7, b"x"), [0x32, 8, 0, 3, b'a', b'/', b'b', 0, 7, b'x']);
         let v5 = publish_v5("t", 1, ("n", "1/2"), b"", false);
-        assert_eq!(v5, [0x32, 14, 0, 1, b't', 0, 1, 8 + 1, 0x26, 0, 1, b'n', 0, 3, b'1', b'/', b'2'][..].to_vec());
+        assert_eq!(v5, [0x32, 15, 0, 1, b't', 0, 1, 8 + 1, 0x26, 0, 1, b'n', 0, 3, b'1', b'/', b'2'][..].to_vec());
     }
 
     proptest! {

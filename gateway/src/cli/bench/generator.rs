@@ -20,6 +20,8 @@ use tokio::time::Instant;
 /// Distinct packets of one connection; sequence and time make them distinct for ever.
 const PACKETS: usize = 1024;
 const READ_BYTES: usize = 64 << 10;
+/// Size of the block that [`Load::payload_ratio`] presses.
+const RATIO_BYTES: usize = 64 << 10;
 /// How long the last acknowledgements may take.
 const SETTLE: Duration = Duration::from_secs(30);
 
@@ -87,21 +89,21 @@ impl Load {
         Ok(seen.into_inner())
     }
 
-    /// 64 KiB of payloads as they arrive from all connections in turn, and how far zstd level 1 presses them.
+    /// How far zstd level 1 presses 64 KiB of payloads, in the order they arrive: a window of each connection in turn.
     pub fn payload_ratio(&self) -> Result<f64> {
-        let mut sensors: Vec<Sensor> = (0..self.connections).map(|number| Sensor::new(self.seed, number)).collect();
         let mut block = Vec::new();
-        let mut round = 0;
-        while block.len() < 64 << 10 {
-            for (number, sensor) in (0..).zip(&mut sensors) {
-                let mut payload = sensor.fixed(number, self.payload_bytes);
-                put_digits(&mut payload[telemetry::SEQUENCE_AT], 10_000_000 + round);
-                put_digits(&mut payload[telemetry::TIME_AT], 1_767_225_600_000 + round * 7);
-                block.extend_from_slice(&payload);
+        let mut fleet: Vec<Packets> = (0..self.connections.min(64)).map(|number| Packets::new(self, number)).collect();
+        let mut first = 0;
+        while block.len() < RATIO_BYTES {
+            for packets in &mut fleet {
+                let (count, range) = packets.patch(first, u64::from(self.window), 1_767_225_600_000);
+                for packet in packets.bytes[range].chunks_exact(packets.size).take(count as usize) {
+                    block.extend_from_slice(&packet[packets.id_at + 2..]);
+                }
             }
-            round += 1;
+            first += u64::from(self.window);
         }
-        block.truncate(64 << 10);
+        block.truncate(RATIO_BYTES);
         let pressed = zstd::bulk::compress(&block, 1)?;
         Ok((block.len() as f64 / pressed.len() as f64 * 100.0).round() / 100.0)
     }
@@ -288,6 +290,8 @@ struct Packets {
     size: usize,
     /// Where the packet id stands in a packet; the payload follows it.
     id_at: usize,
+    /// A fleet was not switched on in one moment, so each device counts from somewhere else.
+    first_sequence: u64,
 }
 
 impl Packets {
@@ -301,7 +305,8 @@ impl Packets {
             size = packet.len();
             bytes.extend_from_slice(&packet);
         }
-        Packets { id_at: size - load.payload_bytes - 2, bytes, size }
+        let first_sequence = fastrand::Rng::with_seed(load.seed ^ u64::from(number)).u64(..80_000_000);
+        Packets { id_at: size - load.payload_bytes - 2, bytes, size, first_sequence }
     }
 
     /// Makes packets for up to `count` messages from `first` on; fewer where the buffer ends. Returns how many, and where.
@@ -309,15 +314,16 @@ impl Packets {
         let slots = (self.bytes.len() / self.size) as u64;
         let slot = first % slots;
         let count = count.min(slots - slot);
-        let mut time = [0; 13];
-        put_digits(&mut time, now_ms);
+        // The seconds are now; the milliseconds behind them are the packet's own, as a sensor's sampling would have it.
+        let mut time = [0; 10];
+        put_digits(&mut time, now_ms / 1000);
         let start = slot as usize * self.size;
         for (at, packet) in self.bytes[start..].chunks_exact_mut(self.size).take(count as usize).enumerate() {
             let number = first + at as u64;
             let (id, payload) = packet[self.id_at..].split_at_mut(2);
             id.copy_from_slice(&packet_id(number).to_be_bytes());
-            put_digits(&mut payload[telemetry::SEQUENCE_AT], 10_000_000 + number % 90_000_000);
-            payload[telemetry::TIME_AT].copy_from_slice(&time);
+            put_digits(&mut payload[telemetry::SEQUENCE_AT], 10_000_000 + (self.first_sequence + number) % 90_000_000);
+            payload[telemetry::SECONDS_AT].copy_from_slice(&time);
         }
         (count, start..start + count as usize * self.size)
     }
@@ -338,8 +344,8 @@ mod tests {
     fn load() -> Load {
         Load {
             target: ([127, 0, 0, 1], 1).into(),
-            connections: 2,
-            window: 10,
+            connections: 50,
+            window: 100,
             payload_bytes: 100,
             seed: 1,
             rate: None,
@@ -358,8 +364,8 @@ mod tests {
         for number in 1020..1024u64 {
             let packet = wire::take(&mut bytes).unwrap().unwrap();
             let payload: serde_json::Value = serde_json::from_slice(&packet.body[packet.body.len() - 100..]).unwrap();
-            assert_eq!(payload["seq"], 10_000_000 + number);
-            assert_eq!(payload["ts"], 1_800_000_000_123u64);
+            assert_eq!(payload["seq"], 10_000_000 + packets.first_sequence + number);
+            assert_eq!(payload["ts"].as_u64().unwrap() / 1000, 1_800_000_000);
             assert!(packet.body.starts_with(b"\0\x07bench/1"));
         }
     }
