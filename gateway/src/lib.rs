@@ -29,3 +29,5 @@ pub mod record;
 pub mod units;
 #[path = "placeholders/uplink.rs"]
 pub mod uplink;
+#[path = "placeholders/wire.rs"]
+pub mod wire;

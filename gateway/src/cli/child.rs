@@ -72,13 +72,7 @@ impl Launch {
 
     /// Starts the process and waits until it is ready. Blocking.
     pub fn start(&self) -> Result<Gateway> {
-        let mut starting = self.spawn()?;
-        loop {
-            if let Some(addresses) = starting.poll()? {
-                return starting.ready(&addresses);
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        self.spawn()?.wait()
     }
 
     /// The same for a runtime that must go on.
@@ -103,6 +97,20 @@ pub struct Starting {
 }
 
 impl Starting {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it is ready. Blocking.
+    pub fn wait(mut self) -> Result<Gateway> {
+        loop {
+            if let Some(addresses) = self.poll()? {
+                return self.ready(&addresses);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// The ready line's words, once it is there.
     fn poll(&mut self) -> Result<Option<HashMap<String, String>>> {
         if let Some(line) = find_line(&self.log, self.read_from, "headwater ready")? {
