@@ -7,7 +7,7 @@ mod read;
 #[cfg(test)]
 mod sample;
 
-pub use read::{Mistake, Mistakes, Override};
+pub use read::{Mistake, Mistakes, Override, Value};
 
 use crate::api::ApiConfig;
 use crate::console::ConsoleConfig;

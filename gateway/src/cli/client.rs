@@ -3,9 +3,12 @@
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use clap::Args;
-use http::{Method, Request};
+use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
+use reqsign_aws_v4::{Credential, RequestSigner};
+use reqsign_core::hash::hex_sha256;
+use reqsign_core::{Context as SignContext, SignRequest};
 use serde_json::Value;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -43,15 +46,20 @@ impl Client {
 
     /// One Kinesis operation.
     pub async fn call(&self, operation: &str, body: Value) -> Result<Value> {
+        let body = serde_json::to_vec(&body)?;
         let request = Request::builder()
             .method(Method::POST)
-            .uri("/")
+            .uri(format!("http://{}/", self.address))
             .header("host", &self.address)
             .header("content-type", "application/x-amz-json-1.1")
             .header("x-amz-target", format!("Kinesis_20131202.{operation}"))
-            .header("authorization", unsigned())
-            .header("x-amz-date", "20260101T000000Z")
-            .body(Full::new(Bytes::from(serde_json::to_vec(&body)?)))?;
+            .header("x-amz-content-sha256", hex_sha256(&body))
+            .body(Full::new(Bytes::from(body)))?;
+        let (mut head, body) = request.into_parts();
+        sign(&mut head).await?;
+        // To the gateway itself, not through a proxy: the path alone.
+        head.uri = Uri::from_static("/");
+        let request = Request::from_parts(head, body);
         let (status, answer) = send(&self.address, request).await?;
         let value: Value = match answer.is_empty() {
             true => Value::Null,
@@ -63,19 +71,31 @@ impl Client {
             let text = |names: [&str; 2]| names.iter().find_map(|name| value[*name].as_str()).unwrap_or("?").to_owned();
             let kind = text(["__type", "code"]);
             let kind = kind.rsplit('#').next().unwrap_or_default().to_owned();
-            return Err(Refused { kind, message: text(["message", "Message"]) }.into());
+            let refused = anyhow::Error::from(Refused { kind, message: text(["message", "Message"]) });
+            return Err(match status {
+                403 => refused.context("this gateway asks for access keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+                _ => refused,
+            });
         }
         Ok(value)
     }
 }
 
-/// The shape of a signature with a name and no secret. A gateway without keys takes it; one with keys says what it wants.
-fn unsigned() -> String {
-    let key = std::env::var("AWS_ACCESS_KEY_ID").unwrap_or_else(|_| "headwater-cli".into());
-    let signature = "0".repeat(64);
-    format!(
-        "AWS4-HMAC-SHA256 Credential={key}/20260101/local/kinesis/aws4_request, SignedHeaders=host;x-amz-date, Signature={signature}"
-    )
+/// Signs with the keys of the environment, as every AWS tool takes them. Without keys the request goes unsigned, which a
+/// gateway without access keys takes.
+async fn sign(head: &mut http::request::Parts) -> Result<()> {
+    let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let (Some(id), Some(secret)) = (var("AWS_ACCESS_KEY_ID"), var("AWS_SECRET_ACCESS_KEY")) else { return Ok(()) };
+    let region = var("AWS_REGION").or_else(|| var("AWS_DEFAULT_REGION")).unwrap_or_else(|| "us-east-1".into());
+    let credential = Credential {
+        access_key_id: id,
+        secret_access_key: secret,
+        session_token: var("AWS_SESSION_TOKEN"),
+        ..Credential::default()
+    };
+    let signer = RequestSigner::new("kinesis", &region);
+    let signed = signer.sign_request(&SignContext::new(), head, Some(&credential), None).await;
+    signed.map_err(|error| anyhow::anyhow!("the request could not be signed: {error}"))
 }
 
 /// `GET` of the console: `/metrics`, `/readyz`.

@@ -1,6 +1,6 @@
 //! `headwater run`: the gateway itself. Flags and environment stand above the file.
 
-use crate::config::{Config, Override};
+use crate::config::{Config, Override, Value};
 use crate::daemon;
 use crate::units::Span;
 use anyhow::Result;
@@ -18,16 +18,16 @@ pub struct Run {
     /// Budget of the log, such as "16 GiB".
     #[arg(long, value_name = "SIZE", env = "HEADWATER_MAX_BYTES")]
     max_bytes: Option<String>,
-    /// Address of the MQTT listener; port 0 takes a free one and the ready line tells it.
+    /// Address of the MQTT listener, or off; port 0 takes a free one and the ready line tells it.
     #[arg(long, value_name = "ADDR", env = "HEADWATER_MQTT_LISTEN")]
     mqtt_listen: Option<String>,
-    /// Address of the MQTT over TLS listener; its certificate stands in the file.
+    /// Address of the MQTT over TLS listener, or off; its certificate stands in the file.
     #[arg(long, value_name = "ADDR", env = "HEADWATER_MQTT_TLS_LISTEN")]
     mqtt_tls_listen: Option<String>,
-    /// Address of the AWS APIs.
+    /// Address of the AWS APIs, or off.
     #[arg(long, value_name = "ADDR", env = "HEADWATER_API_LISTEN")]
     api_listen: Option<String>,
-    /// Address of console, /metrics, /healthz and /readyz.
+    /// Address of console, /metrics, /healthz and /readyz, or off.
     #[arg(long, value_name = "ADDR", env = "HEADWATER_CONSOLE_LISTEN")]
     console_listen: Option<String>,
     /// How long a stop may take to drain.
@@ -57,7 +57,17 @@ impl Run {
             ("console.listen", &self.console_listen, "--console-listen or HEADWATER_CONSOLE_LISTEN"),
         ];
         let given = |(key, value, source): (&'static str, &Option<String>, &'static str)| {
-            value.clone().map(|value| Override { key, value, source })
+            let value = value.clone()?;
+            // MQTT's sections know the word "off"; the doors over HTTP have a switch.
+            let switch = match key {
+                "api.listen" => Some("api.enabled"),
+                "console.listen" => Some("console.enabled"),
+                _ => None,
+            };
+            Some(match switch {
+                Some(switch) if value == "off" => Override { key: switch, value: Value::Switch(false), source },
+                _ => Override { key, value: Value::Text(value), source },
+            })
         };
         all.into_iter().filter_map(given).collect()
     }

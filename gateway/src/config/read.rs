@@ -21,9 +21,24 @@ const MISTAKES_MAX: usize = 50;
 pub struct Override {
     /// Dotted path, such as `mqtt.listen`.
     pub key: &'static str,
-    pub value: String,
+    pub value: Value,
     /// As the user knows it: `--mqtt-listen or HEADWATER_MQTT_LISTEN`.
     pub source: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    Text(String),
+    Switch(bool),
+}
+
+impl Value {
+    fn in_tree(&self) -> DeValue<'static> {
+        match self {
+            Value::Text(text) => DeValue::String(Cow::Owned(text.clone())),
+            Value::Switch(on) => DeValue::Boolean(*on),
+        }
+    }
 }
 
 /// One mistake, and where it stands.
@@ -306,7 +321,7 @@ fn lay_over(table: &mut DeTable, over: &Override, span: Range<usize>) {
             at.remove(key);
             at.insert(
                 Spanned::new(span.clone(), Cow::Owned(key.to_owned())),
-                Spanned::new(span, DeValue::String(Cow::Owned(over.value.clone()))),
+                Spanned::new(span, over.value.in_tree()),
             );
             return;
         }
