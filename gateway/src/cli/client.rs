@@ -73,7 +73,8 @@ impl Client {
             let kind = kind.rsplit('#').next().unwrap_or_default().to_owned();
             let refused = anyhow::Error::from(Refused { kind, message: text(["message", "Message"]) });
             return Err(match status {
-                403 => refused.context("this gateway asks for access keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+                403 => refused
+                    .context("this gateway asks for access keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
                 _ => refused,
             });
         }

@@ -319,10 +319,7 @@ fn lay_over(table: &mut DeTable, over: &Override, span: Range<usize>) {
         if keys.peek().is_none() {
             // The old key would keep its old place.
             at.remove(key);
-            at.insert(
-                Spanned::new(span.clone(), Cow::Owned(key.to_owned())),
-                Spanned::new(span, over.value.in_tree()),
-            );
+            at.insert(Spanned::new(span.clone(), Cow::Owned(key.to_owned())), Spanned::new(span, over.value.in_tree()));
             return;
         }
         let value = at

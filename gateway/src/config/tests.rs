@@ -57,7 +57,8 @@ fn a_missing_name_and_a_broken_line_are_told() {
 
 #[test]
 fn an_override_stands_above_the_file_and_is_named_when_it_is_wrong() {
-    let over = |value: &str| Override { key: "data.max_bytes", value: Value::Text(value.into()), source: "--max-bytes" };
+    let over =
+        |value: &str| Override { key: "data.max_bytes", value: Value::Text(value.into()), source: "--max-bytes" };
     let text = "[data]\nmax_bytes = \"1 GiB\"\n";
     let config = Config::parse("h.toml", text, &[over("2 GiB")]).unwrap();
     assert_eq!(config.data.max_bytes, ByteSize(2 << 30));

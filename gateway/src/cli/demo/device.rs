@@ -191,3 +191,97 @@ impl Device {
 fn packet_id(number: u64) -> u16 {
     (number % 65_535) as u16 + 1
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// A gateway's end of one connection: takes the CONNECT, then hands out the publishes as they come.
+    struct Peer {
+        socket: TcpStream,
+        input: BytesMut,
+    }
+
+    impl Peer {
+        async fn accept(listener: &TcpListener) -> Peer {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut peer = Peer { socket, input: BytesMut::new() };
+            assert_eq!(peer.packet().await.kind, 1);
+            peer.socket.write_all(&[0x20, 3, 0, 0, 0]).await.unwrap();
+            peer
+        }
+
+        async fn packet(&mut self) -> wire::Packet {
+            loop {
+                if let Some(packet) = wire::take(&mut self.input).unwrap() {
+                    return packet;
+                }
+                assert_ne!(self.socket.read_buf(&mut self.input).await.unwrap(), 0, "closed");
+            }
+        }
+
+        /// Number and packet id of the next publish, read from its user property; `None` for a DISCONNECT.
+        async fn publish(&mut self) -> Option<(u64, u16)> {
+            let packet = self.packet().await;
+            if packet.kind == 14 {
+                return None;
+            }
+            assert_eq!(packet.kind, 3);
+            let body = String::from_utf8_lossy(&packet.body).into_owned();
+            let at = body.find("headwater-number").unwrap() + "headwater-number".len() + 2;
+            let number = body[at..].strip_prefix("1/").unwrap();
+            let number: String = number.chars().take_while(char::is_ascii_digit).collect();
+            let topic = usize::from(u16::from_be_bytes([packet.body[0], packet.body[1]]));
+            let id = u16::from_be_bytes([packet.body[topic + 2], packet.body[topic + 3]]);
+            Some((number.parse().unwrap(), id))
+        }
+
+        async fn acknowledge(&mut self, id: u16) {
+            let [high, low] = id.to_be_bytes();
+            self.socket.write_all(&[0x40, 2, high, low]).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_open_at_a_lost_connection_is_sent_again_in_order_under_its_numbers() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let device = Device {
+            number: 3,
+            seed: 1,
+            gateway: listener.local_addr().unwrap(),
+            every: Duration::from_millis(2),
+            fleet: Arc::default(),
+            stop: stopped,
+        };
+        let running = tokio::spawn(device.run(Duration::from_secs(5)));
+
+        let mut peer = Peer::accept(&listener).await;
+        for expected in 1..=4 {
+            let (number, id) = peer.publish().await.unwrap();
+            assert_eq!(number, expected);
+            if number <= 2 {
+                peer.acknowledge(id).await;
+            }
+        }
+        // The two acknowledgements arrive before the connection goes.
+        sleep(Duration::from_millis(50)).await;
+        drop(peer);
+
+        let mut peer = Peer::accept(&listener).await;
+        for expected in 3..=6 {
+            let (number, id) = peer.publish().await.unwrap();
+            assert_eq!(number, expected, "the oldest open one comes first");
+            peer.acknowledge(id).await;
+        }
+        stop.send(true).unwrap();
+        let mut last = 6;
+        while let Some((number, id)) = peer.publish().await {
+            last = number;
+            peer.acknowledge(id).await;
+        }
+        let sent = running.await.unwrap();
+        assert_eq!(sent, Sent { sent: last, unacknowledged: Default::default() });
+    }
+}
