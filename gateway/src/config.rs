@@ -11,7 +11,7 @@ pub use read::{Mistake, Mistakes, Override, Value};
 
 use crate::api::ApiConfig;
 use crate::console::ConsoleConfig;
-use crate::log::{OnFull, Options, StreamSettings};
+use crate::log::{BUDGET_MIN, OnFull, Options, SHARDS_MAX, StreamSettings};
 use crate::mqtt::{AllowConfig, MqttConfig, RouteConfig};
 use crate::problem::Problem;
 use crate::record::StreamName;
@@ -23,9 +23,6 @@ use std::path::{Path, PathBuf};
 
 /// The stream that is always there: the default route sends everything to it.
 pub const DEFAULT_STREAM: &str = "default";
-/// The least data budget, in bytes.
-const DATA_BYTES_MIN: ByteSize = ByteSize::mib(64);
-
 /// A whole configuration file. Every key has a default; the empty file is a gateway on loopback.
 #[derive(Serialize, Deserialize, Clone, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -83,8 +80,8 @@ impl DataConfig {
         if self.dir.as_os_str().is_empty() {
             problems.push(Problem::new("data.dir", "name a directory, such as \"/var/lib/headwater\""));
         }
-        if self.max_bytes < DATA_BYTES_MIN {
-            let says = format!("{} is too small; write at least \"{DATA_BYTES_MIN}\"", self.max_bytes);
+        if self.max_bytes < BUDGET_MIN {
+            let says = format!("{} is too small; write at least \"{BUDGET_MIN}\"", self.max_bytes);
             problems.push(Problem::new("data.max_bytes", says));
         }
         if self.thin_commits_per_s == 0 {
@@ -192,8 +189,10 @@ impl StreamConfig {
             problems.push(Problem::new(key("name"), bad.to_string()));
         }
         match self.shards {
-            Shards::Fixed(1..=1024) => {}
-            Shards::Fixed(n) => problems.push(Problem::new(key("shards"), format!("{n} shards: write 1 to 1024"))),
+            Shards::Fixed(1..=SHARDS_MAX) => {}
+            Shards::Fixed(n) => {
+                problems.push(Problem::new(key("shards"), format!("{n} shards: write 1 to {SHARDS_MAX}")));
+            }
             Shards::OnDemand => problems.push(Problem::new(
                 key("shards"),
                 "shards that grow by themselves are not there yet; write a number, such as 4",
@@ -239,6 +238,9 @@ impl Config {
                 problems.push(Problem::new(format!("stream[{at}].name"), says));
             }
         }
+        problems.extend(self.mqtt.check());
+        problems.extend(self.api.check());
+        problems.extend(self.console.check());
         problems
     }
 }

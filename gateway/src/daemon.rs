@@ -104,8 +104,9 @@ fn make_streams(config: &Config, log: &Log) -> Result<()> {
 pub struct Daemon {
     log: Log,
     mqtt: Mqtt,
-    api: Api,
-    console: Console,
+    /// `None` where the configuration turned it off.
+    api: Option<Api>,
+    console: Option<Console>,
     uplink: Uplink,
     ready: watch::Sender<bool>,
 }
@@ -114,14 +115,18 @@ impl Daemon {
     /// Starts all parts over an open log. When it returns, every listener is bound.
     pub async fn start(config: &Config, log: Log, clock: Clock, metrics: Arc<Metrics>) -> Result<Daemon> {
         let (ready, seen) = watch::channel(false);
-        let console =
-            Console::start(&config.console, log.clone(), metrics.clone(), seen).await.context("the console")?;
-        let uplink =
-            Uplink::start(&config.sinks, log.clone(), clock.clone(), metrics.clone()).await.context("the uplink")?;
-        let api = Api::start(&config.api, log.clone(), clock.clone(), metrics.clone()).await.context("the AWS APIs")?;
-        let mqtt = Mqtt::start(&config.mqtt, &config.routes, &config.allows, log.clone(), clock, metrics)
+        let console = match config.console.enabled {
+            true => Some(Console::start(&config.console, log.clone(), metrics.clone(), seen).await?),
+            false => None,
+        };
+        let uplink = Uplink::start(&config.sinks, log.clone(), clock.clone(), metrics.clone())
             .await
-            .context("MQTT")?;
+            .context("the uplink could not be started")?;
+        let api = match config.api.enabled {
+            true => Some(Api::start(&config.api, log.clone(), clock.clone(), metrics.clone()).await?),
+            false => None,
+        };
+        let mqtt = Mqtt::start(&config.mqtt, &config.routes, &config.allows, log.clone(), clock, metrics).await?;
         ready.send_replace(true);
         Ok(Daemon { log, mqtt, api, console, uplink, ready })
     }
@@ -129,8 +134,11 @@ impl Daemon {
     /// The line that tests, scripts and people wait for: `headwater ready mqtt=127.0.0.1:1883 ... gateway=...`.
     pub fn ready_line(&self) -> String {
         let mut line = "headwater ready".to_owned();
-        let listeners =
-            [("mqtt", self.mqtt.local_addr()), ("api", self.api.local_addr()), ("console", self.console.local_addr())];
+        let listeners = [
+            ("mqtt", self.mqtt.local_addr()),
+            ("api", self.api.as_ref().map(Api::local_addr)),
+            ("console", self.console.as_ref().map(Console::local_addr)),
+        ];
         for (name, address) in listeners {
             if let Some(address) = address {
                 let _ = write!(line, " {name}={address}");
@@ -146,9 +154,16 @@ impl Daemon {
         let started = Instant::now();
         let share = |most: Duration| bound.saturating_sub(started.elapsed()).min(most).max(bound / 20);
         self.ready.send_replace(false);
-        tokio::join!(self.mqtt.stop(share(bound / 3)), self.api.stop(share(bound / 3)));
+        let api = async {
+            if let Some(api) = self.api {
+                api.stop(share(bound / 3)).await;
+            }
+        };
+        tokio::join!(self.mqtt.stop(share(bound / 3)), api);
         self.uplink.stop(share(bound / 3)).await;
-        self.console.stop(share(bound / 10)).await;
+        if let Some(console) = self.console {
+            console.stop(share(bound / 10)).await;
+        }
         bound.saturating_sub(started.elapsed()).max(bound / 4)
     }
 }

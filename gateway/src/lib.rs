@@ -12,14 +12,13 @@
 //! Bytes come in (`mqtt`, `api`), are kept (`log`), go out (`uplink`). `record`, `clock`, `metrics` and `units` are below
 //! all of them; `daemon` puts the parts together; `cli` and `main` are above.
 
-#[path = "placeholders/api.rs"]
 pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
-#[path = "placeholders/console.rs"]
 pub mod console;
 pub mod daemon;
+pub mod http;
 pub mod log;
 pub mod metrics;
 #[path = "placeholders/mqtt.rs"]
@@ -29,5 +28,4 @@ pub mod record;
 pub mod units;
 #[path = "placeholders/uplink.rs"]
 pub mod uplink;
-#[path = "placeholders/wire.rs"]
 pub mod wire;

@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 const SECTIONS: [(&str, &str, &str); 4] = [
     ("data", "src/config.rs", "DataConfig"),
     ("mqtt", "src/placeholders/mqtt.rs", "MqttConfig"),
-    ("api", "src/placeholders/api.rs", "ApiConfig"),
-    ("console", "src/placeholders/console.rs", "ConsoleConfig"),
+    ("api", "src/api/config.rs", "ApiConfig"),
+    ("console", "src/console/config.rs", "ConsoleConfig"),
 ];
 
 /// Lists have no defaults to show, so these are examples; a test reads them too.

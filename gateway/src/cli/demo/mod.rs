@@ -119,7 +119,7 @@ impl Demo {
         let begun = Instant::now();
         let api = ApiConfig { listen: ([127, 0, 0, 1], 0).into(), ..ApiConfig::default() };
         let api = Api::start(&api, cloud.clone(), Clock::system(), Metrics::new()).await?;
-        let proxy = Proxy::start(api.local_addr().context("the upstream has no address")?, seed).await?;
+        let proxy = Proxy::start(api.local_addr(), seed).await?;
         let launch = launch(dir, &proxy)?;
         let gateway = launch.start_async().await?;
         // From now on on the same ports, as devices in the field expect.
