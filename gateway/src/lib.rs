@@ -21,7 +21,6 @@ pub mod daemon;
 pub mod http;
 pub mod log;
 pub mod metrics;
-#[path = "placeholders/mqtt.rs"]
 pub mod mqtt;
 pub mod problem;
 pub mod record;
