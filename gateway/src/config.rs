@@ -238,9 +238,20 @@ impl Config {
                 problems.push(Problem::new(format!("stream[{at}].name"), says));
             }
         }
-        problems.extend(self.mqtt.check());
+        let known: Vec<&str> = names.iter().copied().collect();
+        problems.extend(self.mqtt.check(&self.routes, &self.allows, &known));
         problems.extend(self.api.check());
         problems.extend(self.console.check());
+        problems.extend(SinkConfig::check_all(&self.sinks));
+        for (at, sink) in self.sinks.iter().enumerate() {
+            let common = sink.common();
+            let wanted = common.streams.iter().map(|name| ("streams", name));
+            let wanted = wanted.chain((!common.dead_letter.is_empty()).then_some(("dead_letter", &common.dead_letter)));
+            for (key, name) in wanted.filter(|(_, name)| !names.contains(name.as_str())) {
+                let says = format!("there is no stream {name:?}; add a [[stream]] with name = {name:?}");
+                problems.push(Problem::new(format!("sink[{at}].{key}"), says));
+            }
+        }
         problems
     }
 }

@@ -136,6 +136,7 @@ impl Daemon {
         let mut line = "headwater ready".to_owned();
         let listeners = [
             ("mqtt", self.mqtt.local_addr()),
+            ("mqtts", self.mqtt.tls_local_addr()),
             ("api", self.api.as_ref().map(Api::local_addr)),
             ("console", self.console.as_ref().map(Console::local_addr)),
         ];

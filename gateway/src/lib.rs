@@ -25,6 +25,5 @@ pub mod mqtt;
 pub mod problem;
 pub mod record;
 pub mod units;
-#[path = "placeholders/uplink.rs"]
 pub mod uplink;
 pub mod wire;

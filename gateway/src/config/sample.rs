@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 /// Section, the file its type lives in, and the type.
 const SECTIONS: [(&str, &str, &str); 4] = [
     ("data", "src/config.rs", "DataConfig"),
-    ("mqtt", "src/placeholders/mqtt.rs", "MqttConfig"),
+    ("mqtt", "src/mqtt/config.rs", "MqttConfig"),
     ("api", "src/api/config.rs", "ApiConfig"),
     ("console", "src/console/config.rs", "ConsoleConfig"),
 ];

@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn an_identity_reaches_its_own_topics_alone() {
-        let access = Access::new(&[rule("*", &["site/{identity}/#"], &["cmd/{client_id}/+"]), rule("ops", &["#"], &["#"])]);
+        let access =
+            Access::new(&[rule("*", &["site/{identity}/#"], &["cmd/{client_id}/+"]), rule("ops", &["#"], &["#"])]);
         assert!(access.may_publish(&who("pump", "p1"), "site/pump/t"));
         assert!(!access.may_publish(&who("pump", "p1"), "site/valve/t"));
         assert!(!access.may_publish(&who("", "p1"), "site//t"));

@@ -280,9 +280,7 @@ fn read_properties(properties: Properties<'_>, headers: &mut Vec<Header>) -> Res
             }
             (PropertyId::ContentType, Value::Text(text)) => Header::new(HeaderId::ContentType, text.to_owned()),
             (PropertyId::ResponseTopic, Value::Text(text)) => Header::new(HeaderId::ResponseTopic, text.to_owned()),
-            (PropertyId::CorrelationData, Value::Binary(data)) => {
-                Header::new(HeaderId::CorrelationData, data.to_vec())
-            }
+            (PropertyId::CorrelationData, Value::Binary(data)) => Header::new(HeaderId::CorrelationData, data.to_vec()),
             (PropertyId::UserProperty, Value::Pair(NUMBER_PROPERTY, text)) => {
                 // A number that cannot be read must not be dropped in silence: the producer counts on it.
                 number = Some(parse_number(text).ok_or(Reason::ImplementationSpecific)?);

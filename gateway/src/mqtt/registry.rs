@@ -119,9 +119,6 @@ mod tests {
     async fn nobody_takes_a_client_id_from_another_identity() {
         let registry = Arc::new(Registry::default());
         let _first = registry.sit("c", Some("pump"), 1, SOON).await.unwrap();
-        assert_eq!(
-            registry.sit("c", Some("valve"), 2, SOON).await.err(),
-            Some(Reason::ClientIdentifierNotValid)
-        );
+        assert_eq!(registry.sit("c", Some("valve"), 2, SOON).await.err(), Some(Reason::ClientIdentifierNotValid));
     }
 }

@@ -88,7 +88,6 @@ impl Links {
     }
 }
 
-
 /// Brings what comes out of the router to the listeners, until the router is gone.
 fn drain(mut reader: LinkRx, bus: &Weak<Inner>, mut expected: u64) {
     loop {

@@ -3,8 +3,8 @@
 use super::*;
 use bytes::BytesMut;
 use proptest::prelude::*;
-use rumqttc::v5::mqttbytes::v5 as oracle5;
 use rumqttc::mqttbytes::v4 as oracle4;
+use rumqttc::v5::mqttbytes::v5 as oracle5;
 
 const MAX: usize = 1 << 20;
 

@@ -243,7 +243,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
     }
 
-    async fn wait(&mut self, stopping: &mut watch::Receiver<bool>, timer: std::pin::Pin<&mut tokio::time::Sleep>) -> Event {
+    async fn wait(
+        &mut self,
+        stopping: &mut watch::Receiver<bool>,
+        timer: std::pin::Pin<&mut tokio::time::Sleep>,
+    ) -> Event {
         let open = self.closing.is_none();
         let can_read = open && self.has_room() && self.make_space().await;
         if open && self.closing.is_some() {
@@ -309,7 +313,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         if let Some(reason) = closing.reason {
             write::disconnect(&mut self.output.bytes, self.session.version(), reason);
         }
-        let flushed = tokio::time::timeout(self.shared.write_within, self.writer.write_all(self.output.pending())).await;
+        let flushed =
+            tokio::time::timeout(self.shared.write_within, self.writer.write_all(self.output.pending())).await;
         if matches!(flushed, Ok(Ok(()))) { End::Answered } else { End::Gone }
     }
 

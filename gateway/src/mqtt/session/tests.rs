@@ -169,7 +169,8 @@ fn subscribe<'a>(version: Version, bytes: &'a [u8]) -> Subscribe<'a> {
 fn subscriptions_are_granted_or_refused_one_by_one() {
     let mut s = session(Version::V5, &[]).subscriptions;
     let may = |filter: &str| filter != "no";
-    let wanted = subscribe(Version::V5, b"\x82\x20\0\x01\0\0\x01a\x01\0\x02no\x01\0\x0a$share/g/a\x01\0\x01b\0\0\x01c\0");
+    let wanted =
+        subscribe(Version::V5, b"\x82\x20\0\x01\0\0\x01a\x01\0\x02no\x01\0\x0a$share/g/a\x01\0\x01b\0\0\x01c\0");
     assert_eq!(s.subscribe(Version::V5, &wanted, may), [1, 0x87, 0x9e, 0, 0x97]);
     let again = subscribe(Version::V4, b"\x82\x0b\0\x01\0\x01a\x02\0\x02no\x01");
     assert_eq!(s.subscribe(Version::V4, &again, may), [2, 0x80]);
@@ -188,7 +189,10 @@ fn connect_is_judged() {
     let nameless = Connect { client_id: "", clean: false, ..connect(Version::V4) };
     assert_eq!(judge(nameless).unwrap_err(), Reason::ClientIdentifierNotValid);
     let long = "x".repeat(accept::CLIENT_ID_BYTES_MAX + 1);
-    assert_eq!(judge(Connect { client_id: &long, ..connect(Version::V5) }).unwrap_err(), Reason::ClientIdentifierNotValid);
+    assert_eq!(
+        judge(Connect { client_id: &long, ..connect(Version::V5) }).unwrap_err(),
+        Reason::ClientIdentifierNotValid
+    );
     let persistent = judge(Connect { clean: false, ..connect(Version::V4) }).unwrap();
     assert!(persistent.is_persistent());
     assert!(!judge(Connect { clean: false, ..connect(Version::V5) }).unwrap().is_persistent());
