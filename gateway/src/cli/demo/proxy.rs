@@ -10,6 +10,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -215,7 +216,7 @@ async fn partial(
 ) -> Result<Response<Full<Bytes>>, Lost> {
     let mut ask: Value = serde_json::from_slice(body).map_err(|_| Lost)?;
     let entries = ask["Records"].as_array().cloned().ok_or(Lost)?;
-    let failed: Vec<bool> = entries.iter().map(|_| fails()).collect();
+    let failed = choose(&entries, fails);
     let good: Vec<Value> =
         entries.iter().zip(&failed).filter(|(_, failed)| !**failed).map(|(e, _)| e.clone()).collect();
     let (mut head, mut results) = (HeaderMap::new(), Vec::new());
@@ -238,6 +239,17 @@ async fn partial(
     head.entry("content-type").or_insert(HeaderValue::from_static("application/x-amz-json-1.1"));
     *response.headers_mut() = head;
     Ok(response)
+}
+
+/// Which entries fail: of each producer everything from a random entry on, because a Headwater refuses what comes behind a
+/// refused record of a producer too. Entries without a producer fail one by one, as at Kinesis.
+fn choose(entries: &[Value], fails: impl Fn() -> bool) -> Vec<bool> {
+    let mut failing = HashSet::new();
+    let entries = entries.iter().map(|entry| {
+        let Some(producer) = entry["Headwater"]["Producer"].as_str() else { return fails() };
+        failing.contains(producer) || (fails() && failing.insert(producer))
+    });
+    entries.collect()
 }
 
 /// One result for each entry, in the order of the request.
@@ -282,6 +294,15 @@ async fn forward(upstream: SocketAddr, headers: &HeaderMap, body: Bytes) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn behind_a_failed_entry_of_a_producer_everything_of_it_fails() {
+        let entry = |producer: &str| json!({"Data": "", "Headwater": {"Producer": producer}});
+        let entries = [entry("a"), entry("b"), entry("a"), entry("b"), json!({"Data": ""})];
+        let calls = std::cell::Cell::new(0);
+        let second = || calls.replace(calls.get() + 1) == 1;
+        assert_eq!(choose(&entries, second), [false, true, false, true, false]);
+    }
 
     #[test]
     fn answers_stay_aligned_with_the_request() {
