@@ -7,12 +7,10 @@
 use std::collections::HashMap;
 
 /// Options of strace that make a trace this module reads; `-o FILE` and the command follow.
-pub const STRACE: [&str; 8] =
-    ["strace", "-D", "-f", "-ttt", "-yy", "-s", "70000", "--seccomp-bpf"];
+pub const STRACE: [&str; 8] = ["strace", "-D", "-f", "-ttt", "-yy", "-s", "70000", "--seccomp-bpf"];
 
 /// The calls that carry bytes in and out, and the ones that make them durable.
-pub const CALLS: &str =
-    "trace=fsync,fdatasync,pwrite64,pwritev,pwritev2,write,writev,sendto,sendmsg,read,readv,recvfrom,recvmsg,sync_file_range";
+pub const CALLS: &str = "trace=fsync,fdatasync,pwrite64,pwritev,pwritev2,write,writev,sendto,sendmsg,read,readv,recvfrom,recvmsg,sync_file_range";
 
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -34,7 +32,8 @@ impl Call {
 
     /// A write to a file (not to a socket).
     pub fn is_file_write(&self) -> bool {
-        matches!(self.name.as_str(), "pwrite64" | "pwritev" | "pwritev2" | "write" | "writev") && self.on.starts_with('/')
+        matches!(self.name.as_str(), "pwrite64" | "pwritev" | "pwritev2" | "write" | "writev")
+            && self.on.starts_with('/')
     }
 
     pub fn is_send(&self) -> bool {
@@ -55,11 +54,8 @@ pub fn parse(text: &str) -> Vec<Call> {
     let mut open: HashMap<&str, (usize, &str)> = HashMap::new();
     let mut calls = Vec::new();
     for (number, line) in text.lines().enumerate() {
-        let mut words = line.splitn(3, |c: char| c == ' ');
-        let (Some(thread), Some(rest)) = (words.next(), line.split_once(' ').map(|(_, rest)| rest.trim_start())) else {
-            continue;
-        };
-        let Some((_time, what)) = rest.split_once(' ') else { continue };
+        let Some((thread, rest)) = line.split_once(' ') else { continue };
+        let Some((_time, what)) = rest.trim_start().split_once(' ') else { continue };
         if let Some(begun) = what.strip_suffix("<unfinished ...>") {
             open.insert(thread, (number, begun.trim_end()));
         } else if let Some(resumed) = what.strip_prefix("<... ") {
@@ -137,7 +133,10 @@ mod tests {
         );
         let calls = parse(text);
         let names: Vec<_> = calls.iter().map(|call| (call.name.as_str(), call.start, call.end, call.result)).collect();
-        assert_eq!(names, [("recvfrom", 1, 1, 7), ("fdatasync", 0, 2, 0), ("writev", 3, 3, 5), ("fdatasync", 4, 4, -1)]);
+        assert_eq!(
+            names,
+            [("recvfrom", 1, 1, 7), ("fdatasync", 0, 2, 0), ("writev", 3, 3, 5), ("fdatasync", 4, 4, -1)]
+        );
         assert_eq!(calls[0].bytes, b"2\x07\x00\x01a\"A");
         assert_eq!(calls[2].bytes, b"@\x02\x00\x011");
         assert!(calls[1].is_sync() && calls[0].is_receive() && calls[2].is_send());
