@@ -143,11 +143,15 @@ pub fn read_stream(api: SocketAddr, stream: &str) -> Vec<Got> {
 
 fn got(record: &Value) -> Got {
     let text = |name: &str| record[name].as_str().unwrap_or_default().to_owned();
-    let data = STANDARD.decode(text("Data")).unwrap_or_else(|e| panic!("{e} in {record}"));
-    Got { sequence: text("SequenceNumber"), key: text("PartitionKey"), data }
+    Got { sequence: text("SequenceNumber"), key: text("PartitionKey"), data: unblob(&text("Data")) }
 }
 
 /// Base64 as the API wants it.
 pub fn blob(data: &[u8]) -> String {
     STANDARD.encode(data)
+}
+
+/// Bytes of the API's base64.
+pub fn unblob(text: &str) -> Vec<u8> {
+    STANDARD.decode(text).unwrap_or_else(|e| panic!("{e} in {text:?}"))
 }

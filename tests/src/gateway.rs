@@ -25,6 +25,8 @@ pub struct Setup {
     /// Started under this: `strace -D -f ...`.
     pub under: Vec<String>,
     pub env: Vec<(String, String)>,
+    /// Another binary than [`binary`].
+    pub binary: Option<PathBuf>,
 }
 
 impl Setup {
@@ -54,6 +56,11 @@ impl Setup {
 
     pub fn env(mut self, name: &str, value: &str) -> Setup {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn binary(mut self, path: &Path) -> Setup {
+        self.binary = Some(path.to_path_buf());
         self
     }
 
@@ -228,7 +235,7 @@ fn spawn(setup: &Setup, home: &Path, ports: [SocketAddr; 3], start: u32) -> (Chi
     let log = log_path(home, start);
     let said = || Stdio::from(std::fs::OpenOptions::new().append(true).create(true).open(&log).expect("a log file"));
     let mut words = setup.under.iter().cloned().map(std::ffi::OsString::from).collect::<Vec<_>>();
-    words.push(binary().into());
+    words.push(setup.binary.clone().unwrap_or_else(binary).into());
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).arg("run").arg("--config").arg(&config).current_dir(home);
     command.stdin(Stdio::null()).stdout(said()).stderr(said()).env("NO_COLOR", "1");
