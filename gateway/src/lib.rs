@@ -12,9 +12,13 @@
 //! Bytes come in (`mqtt`, `api`), are kept (`log`), go out (`uplink`). `record`, `clock`, `metrics` and `units` are below
 //! all of them; `daemon` puts the parts together; `cli` and `main` are above.
 
+pub mod api;
 pub mod clock;
+pub mod console;
+pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod problem;
 pub mod record;
 pub mod units;
+pub mod wire;

@@ -45,7 +45,9 @@ pub(super) struct Part {
     pub count: u32,
     pub payload: u64,
     pub bytes: BytesMut,
-    /// Producer numbers in the part, with the offset of their record: empty for most.
+    /// Whether a record's value lies in a blob file.
+    pub has_blobs: bool,
+    /// Producer numbers in the part, with the index of their record: empty for most.
     pub producers: Vec<(crate::record::Producer, u32)>,
 }
 
@@ -122,6 +124,7 @@ impl Batch {
                     count: 0,
                     payload: 0,
                     bytes: BytesMut::new(),
+                    has_blobs: false,
                     producers: Vec::new(),
                 });
                 self.parts.len() - 1
@@ -135,6 +138,7 @@ impl Batch {
         part.count += 1;
         part.payload += record.data.len() as u64;
         if record.data.len() > INLINE_BYTES_MAX {
+            part.has_blobs = true;
             let offset = encode::put_with_blob(&mut part.bytes, record);
             self.large.push(Large { part: at, offset, data: Bytes::copy_from_slice(record.data) });
         } else {

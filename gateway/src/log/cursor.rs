@@ -1,7 +1,13 @@
 //! Where a sink stands in a shard: a low mark and what it has acknowledged above it.
 
-use crate::record::Number;
+use super::frame::Control;
+use super::schema::Table;
+use super::state;
+use crate::record::{Number, ShardIndex, StreamName};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Everything below `next` is acknowledged, and so are the ranges of `done`; they are sorted, apart, and above `next`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +67,130 @@ impl CursorState {
     }
 }
 
+/// All cursors of all sinks. A moved cursor is seen at once and saved with a later commit; after a crash a sink may stand
+/// a little earlier than it did: that costs duplicates, never a loss.
+#[derive(Default)]
+pub struct Cursors {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    sinks: BTreeMap<String, Sink>,
+    unsaved: BTreeSet<Key>,
+    at: BTreeMap<Key, CursorState>,
+    /// Low marks that are durable: retention goes by them.
+    saved: BTreeMap<Key, Number>,
+    /// Saves that are on their way, with the mark they carry.
+    saving: Vec<(Key, Number)>,
+}
+
+type Key = (String, StreamName, ShardIndex);
+
+struct Sink {
+    streams: BTreeSet<StreamName>,
+    required: bool,
+}
+
+impl Cursors {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn register(&self, sink: &str, streams: impl IntoIterator<Item = StreamName>, required: bool) {
+        let streams = streams.into_iter().collect();
+        self.lock().sinks.insert(sink.to_owned(), Sink { streams, required });
+    }
+
+    /// Recovery: a row of the state.
+    pub fn load(&self, key: &[u8], value: &[u8]) {
+        let Some(key) = from_row_key(key) else { return };
+        let Ok(cursor) = serde_json::from_slice::<CursorState>(value) else { return };
+        let mut inner = self.lock();
+        inner.saved.insert(key.clone(), cursor.next);
+        inner.at.insert(key, cursor);
+    }
+
+    pub fn get(&self, sink: &str, stream: &StreamName, shard: ShardIndex) -> Option<CursorState> {
+        self.lock().at.get(&(sink.to_owned(), stream.clone(), shard)).cloned()
+    }
+
+    pub fn set(&self, sink: &str, stream: &StreamName, shard: ShardIndex, to: CursorState) {
+        let key = (sink.to_owned(), stream.clone(), shard);
+        let mut inner = self.lock();
+        inner.unsaved.insert(key.clone());
+        inner.at.insert(key, to);
+    }
+
+    /// Entries that save what has moved, to be put into the next group.
+    pub fn save(&self) -> Vec<Control> {
+        let mut inner = self.lock();
+        let unsaved = std::mem::take(&mut inner.unsaved);
+        let mut entries = Vec::with_capacity(unsaved.len());
+        for key in unsaved {
+            let Some(cursor) = inner.at.get(&key) else { continue };
+            entries.push((Table::Cursors, row_key(&key), Some(state::to_json(cursor))));
+            let next = cursor.next;
+            inner.saving.push((key, next));
+        }
+        entries
+    }
+
+    /// The group that [`Cursors::save`]'s entries went into is durable.
+    pub fn saved(&self) {
+        let mut inner = self.lock();
+        for (key, next) in std::mem::take(&mut inner.saving) {
+            inner.saved.insert(key, next);
+        }
+    }
+
+    /// A commit failed: what was on its way may not have arrived.
+    pub fn mark_all_unsaved(&self) {
+        let mut inner = self.lock();
+        inner.saving.clear();
+        let keys: Vec<Key> = inner.at.keys().cloned().collect();
+        inner.unsaved.extend(keys);
+    }
+
+    /// The lowest number of a shard that a required sink still wants; `None` if none holds it.
+    pub fn held_by_required(&self, stream: &StreamName, shard: ShardIndex) -> Option<Number> {
+        let inner = self.lock();
+        let required = inner.sinks.iter().filter(|(_, sink)| sink.required && sink.streams.contains(stream));
+        required.map(|(name, _)| inner.saved.get(&(name.clone(), stream.clone(), shard)).copied().unwrap_or(0)).min()
+    }
+
+    /// Forgets the cursors of a stream; returns the entries that do so durably.
+    pub fn forget_stream(&self, stream: &StreamName) -> Vec<Control> {
+        let mut inner = self.lock();
+        let gone: Vec<Key> = inner.at.keys().filter(|(_, of, _)| of == stream).cloned().collect();
+        for key in &gone {
+            inner.at.remove(key);
+            inner.saved.remove(key);
+            inner.unsaved.remove(key);
+        }
+        gone.iter().map(|key| (Table::Cursors, row_key(key), None)).collect()
+    }
+}
+
+/// Sink name, 0, stream name, 0, shard.
+fn row_key((sink, stream, shard): &Key) -> Bytes {
+    let mut key = Vec::with_capacity(sink.len() + stream.as_str().len() + 6);
+    key.extend_from_slice(sink.as_bytes());
+    key.push(0);
+    key.extend_from_slice(stream.as_str().as_bytes());
+    key.push(0);
+    key.extend_from_slice(&shard.to_be_bytes());
+    key.into()
+}
+
+fn from_row_key(key: &[u8]) -> Option<Key> {
+    let (names, shard) = key.split_at_checked(key.len().checked_sub(4)?)?;
+    let mut names = names.split(|byte| *byte == 0);
+    let sink = std::str::from_utf8(names.next()?).ok()?;
+    let stream = StreamName::new(std::str::from_utf8(names.next()?).ok()?).ok()?;
+    Some((sink.to_owned(), stream, u32::from_be_bytes(shard.try_into().ok()?)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +207,23 @@ mod tests {
         assert_eq!((cursor.next, cursor.done.as_slice()), (5, &[(6, 6)][..]));
         cursor.acknowledge(5, 5);
         assert_eq!((cursor.next, cursor.done.as_slice()), (7, &[][..]));
+    }
+
+    #[test]
+    fn a_cursor_holds_retention_by_what_is_saved_of_it() {
+        let cursors = Cursors::default();
+        let stream = StreamName::new("s").unwrap();
+        cursors.register("cloud", [stream.clone()], true);
+        assert_eq!(cursors.held_by_required(&stream, 0), Some(0), "a sink that never said a word holds everything");
+        cursors.set("cloud", &stream, 0, CursorState::at(9));
+        let entries = cursors.save();
+        assert_eq!(cursors.held_by_required(&stream, 0), Some(0));
+        cursors.saved();
+        assert_eq!(cursors.held_by_required(&stream, 0), Some(9));
+        let (_, key, value) = &entries[0];
+        let reloaded = Cursors::default();
+        reloaded.load(key, value.as_ref().unwrap());
+        assert_eq!(reloaded.get("cloud", &stream, 0), Some(CursorState::at(9)));
     }
 
     proptest! {

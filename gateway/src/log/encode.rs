@@ -180,6 +180,38 @@ pub fn skip(from: &[u8]) -> Result<usize, Malformed> {
     Ok(at.at)
 }
 
+/// The producer number of an encoded record, if it has one.
+pub fn producer(record: &[u8]) -> Option<Producer> {
+    if record.first()? & PRODUCER == 0 {
+        return None;
+    }
+    let mut at = Cursor { bytes: record, at: 1 };
+    let key = at.length().ok()?;
+    at.advance(key).ok()?;
+    if record[0] & HASH != 0 {
+        at.advance(16).ok()?;
+    }
+    Some(Producer {
+        id: u128::from_be_bytes(at.array().ok()?),
+        epoch: u32::from_be_bytes(at.array().ok()?),
+        sequence: u64::from_be_bytes(at.array().ok()?),
+    })
+}
+
+/// The blob reference of an encoded record, if its value lies in a blob file.
+pub fn blob(record: &[u8]) -> Option<BlobRef> {
+    if record.first()? & BLOB == 0 {
+        return None;
+    }
+    let mut at = Cursor { bytes: record, at: record.len().checked_sub(BLOB_REF_BYTES)? };
+    Some(BlobRef {
+        file: u32::from_be_bytes(at.array().ok()?),
+        offset: u64::from_be_bytes(at.array().ok()?),
+        length: u32::from_be_bytes(at.array().ok()?),
+        checksum: u64::from_be_bytes(at.array().ok()?),
+    })
+}
+
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,

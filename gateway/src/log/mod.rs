@@ -10,30 +10,62 @@
 
 mod ack;
 mod batch;
+mod blob;
+mod block;
+mod committer;
 mod cursor;
+pub mod disk;
 mod encode;
+mod engine;
 mod error;
+mod fold;
+mod frame;
+mod journal;
+mod producer;
 mod read;
+mod rebuild;
+mod recover;
+mod retain;
 mod schema;
+mod segment;
 mod shard;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+mod stamp;
+mod state;
+mod state_db;
+mod store;
 mod stream;
+#[cfg(test)]
+mod tests;
+mod threads;
+mod window;
 
 pub use ack::{Appender, Ticket};
 pub use batch::{Batch, INLINE_BYTES_MAX, Placement, PushError};
 pub use cursor::CursorState;
 pub use error::{AppendError, CreateError, DeleteError, OpenError, ReadError};
 pub use read::{Entry, Position, Reader};
+pub use recover::Recovery;
 pub use schema::Table;
 pub use shard::Shard;
-pub use stream::{OnFull, Stream, StreamSettings};
+pub use stream::{OnFull, SHARDS_MAX, Stream, StreamSettings};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::record::{Gap, ShardIndex, StreamName};
+use crate::record::{Gap, Number, ShardIndex, StreamName};
 use crate::units::{ByteSize, Span};
 use bytes::Bytes;
-use std::path::PathBuf;
-use std::sync::Arc;
+use disk::{LockFile, RealDisk};
+use engine::{Engine, Sizes, lock};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use stream::{Definition, STREAMS_MAX};
+use threads::{ThinPolicy, Threads};
+
+/// Smallest data budget a log runs on.
+pub const BUDGET_MIN: ByteSize = ByteSize::mib(64);
 
 /// What a log is opened with.
 #[derive(Clone, Debug)]
@@ -47,105 +79,320 @@ pub struct Options {
     pub linger: Span,
 }
 
+impl Options {
+    /// Defaults in a directory.
+    pub fn new(dir: impl Into<PathBuf>) -> Options {
+        Options { dir: dir.into(), max_bytes: ByteSize(16 << 30), thin_commits_per_s: 50, linger: Span::ms(20) }
+    }
+}
+
 /// The log of one gateway. Cheap to clone.
 #[derive(Clone)]
 pub struct Log {
     inner: Arc<Inner>,
 }
 
-struct Inner;
+struct Inner {
+    engine: Arc<Engine>,
+    threads: Threads,
+    recovery: Recovery,
+    /// One stream is created or deleted at a time.
+    changing: Mutex<()>,
+    lock: Mutex<Option<LockFile>>,
+}
 
 impl Log {
     /// Opens or creates the log in `options.dir`: takes the lock, recovers, starts the committer and its helpers.
     /// Blocking; call before the runtime takes connections.
-    pub fn open(_options: Options, _clock: Clock, _metrics: Arc<Metrics>) -> Result<Log, OpenError> {
-        unimplemented!()
+    pub fn open(options: Options, clock: Clock, metrics: Arc<Metrics>) -> Result<Log, OpenError> {
+        let io = |source| OpenError::Io { path: options.dir.clone(), source };
+        if options.max_bytes < BUDGET_MIN {
+            return Err(OpenError::Budget { given: options.max_bytes });
+        }
+        let held =
+            disk::lock(&options.dir).map_err(io)?.ok_or_else(|| OpenError::Locked { dir: options.dir.clone() })?;
+        let setup = recover::Setup {
+            disk: Arc::new(RealDisk::open_root(&options.dir).map_err(io)?),
+            sizes: Sizes::of(options.max_bytes.0),
+            clock,
+            metrics,
+            entropy: fastrand::Rng::with_seed(
+                getrandom::u64().map_err(|error| io(std::io::Error::other(error.to_string())))?,
+            ),
+            machine: machine(),
+        };
+        let mut queue = None;
+        let (engine, recovery) = recover::recover(setup, |files| {
+            let (blobs, jobs) = blob::Blobs::threaded(files);
+            queue = Some(jobs);
+            blobs
+        })
+        .map_err(|error| error.within(&options.dir))?;
+        for sentence in &recovery.told {
+            tracing::warn!("{sentence}");
+        }
+        let engine = Arc::new(engine);
+        let thin = ThinPolicy { per_s: options.thin_commits_per_s, linger: options.linger.0 };
+        // `recover` calls the closure exactly once on its way to success.
+        let queue = queue.ok_or_else(|| OpenError::Store("no blob queue".into()))?;
+        let threads = Threads::start(&engine, thin, queue).map_err(io)?;
+        let inner = Inner { engine, threads, recovery, changing: Mutex::default(), lock: Mutex::new(Some(held)) };
+        Ok(Log { inner: Arc::new(inner) })
     }
 
     /// Commits what is pending, folds within `bound`, stops the threads, releases the lock. Blocking.
-    pub fn close(&self, _bound: std::time::Duration) {
-        unimplemented!()
+    pub fn close(&self, bound: Duration) {
+        let engine = &self.inner.engine;
+        engine.door.put_state(engine.cursors.save());
+        engine.door.close();
+        self.inner.threads.stop(bound);
+        *lock(&engine.state_db) = None;
+        drop(lock(&self.inner.lock).take());
+    }
+
+    /// What the start found.
+    pub fn recovery(&self) -> &Recovery {
+        &self.inner.recovery
     }
 
     /// Stable random name of this gateway, part of every record id.
     pub fn gateway_id(&self) -> &str {
-        unimplemented!()
+        &self.inner.engine.gateway_id
     }
+
     pub fn incarnation(&self) -> u32 {
-        unimplemented!()
+        self.inner.engine.incarnation
     }
 
     /// `None` while the log commits; else why it does not (full disk, I/O error), for `/readyz` and the console.
     pub fn trouble(&self) -> Option<String> {
-        unimplemented!()
+        self.inner.engine.trouble()
     }
 
     // Streams.
 
     /// Durable when it returns. Blocking for one commit.
-    pub fn create_stream(&self, _name: &StreamName, _settings: StreamSettings) -> Result<Arc<Stream>, CreateError> {
-        unimplemented!()
+    pub fn create_stream(&self, name: &StreamName, settings: StreamSettings) -> Result<Arc<Stream>, CreateError> {
+        let _one = lock(&self.inner.changing);
+        self.inner.engine.create_stream(name, settings, &mut |batch| self.appender().commit_blocking(batch).map(drop))
     }
+
     /// Changes retention, max_bytes and on_full of a stream; the shard count is left alone. Durable when it returns.
-    pub fn update_stream(&self, _name: &StreamName, _settings: StreamSettings) -> Result<(), CreateError> {
-        unimplemented!()
+    pub fn update_stream(&self, name: &StreamName, settings: StreamSettings) -> Result<(), CreateError> {
+        let _one = lock(&self.inner.changing);
+        self.inner.engine.update_stream(name, settings, &mut |batch| self.appender().commit_blocking(batch).map(drop))
     }
-    /// Durable when it returns. Shard ids and numbers of a stream made again under the name are above the old ones.
-    pub fn delete_stream(&self, _name: &StreamName) -> Result<(), DeleteError> {
-        unimplemented!()
+
+    /// Durable when it returns. The numbers of a stream made again under the name are above the old ones.
+    pub fn delete_stream(&self, name: &StreamName) -> Result<(), DeleteError> {
+        let _one = lock(&self.inner.changing);
+        self.inner.engine.delete_stream(name, &mut |batch| self.appender().commit_blocking(batch).map(drop))
     }
-    pub fn stream(&self, _name: &str) -> Option<Arc<Stream>> {
-        unimplemented!()
+
+    pub fn stream(&self, name: &str) -> Option<Arc<Stream>> {
+        let name = StreamName::new(name).ok()?;
+        self.inner.engine.streams.read().unwrap_or_else(PoisonError::into_inner).get(&name).cloned()
     }
+
     /// All streams, by name.
     pub fn streams(&self) -> Vec<Arc<Stream>> {
-        unimplemented!()
+        self.inner.engine.all_streams()
     }
 
     // In.
 
     /// A door for one producer: its batches are committed in the order it hands them in.
     pub fn appender(&self) -> Appender {
-        unimplemented!()
+        Appender::new(self.inner.engine.door.clone())
     }
 
     // Out.
 
     /// A reader of one shard. Many may read at once; each costs what it holds in hand.
-    pub fn reader(&self, _stream: &Arc<Stream>, _shard: ShardIndex, _from: Position) -> Result<Reader, ReadError> {
-        unimplemented!()
+    pub fn reader(&self, stream: &Arc<Stream>, shard: ShardIndex, from: Position) -> Result<Reader, ReadError> {
+        Reader::new(self.inner.engine.clone(), stream, shard, from)
     }
+
     /// The gap ledger of a stream, by shard and number.
-    pub fn gaps(&self, _stream: &Stream) -> Vec<Gap> {
-        unimplemented!()
+    pub fn gaps(&self, stream: &Stream) -> Vec<Gap> {
+        self.inner.engine.state.ledger(stream.id)
     }
+
     /// Enters records that a destination refused for good (reason `Rejected`) into the ledger, with the next commit.
-    pub fn record_gap(&self, _stream: &Stream, _gap: Gap) {
-        unimplemented!()
+    pub fn record_gap(&self, stream: &Stream, gap: Gap) {
+        self.inner.engine.note_gap(stream, gap);
     }
 
     // Cursors of sinks.
 
     /// Names a sink and the streams it forwards, before its first cursor. A required sink holds retention until delivered.
-    pub fn register_sink(&self, _sink: &str, _streams: &[Arc<Stream>], _required: bool) {
-        unimplemented!()
+    pub fn register_sink(&self, sink: &str, streams: &[Arc<Stream>], required: bool) {
+        let streams = streams.iter().map(|stream| stream.name.clone());
+        self.inner.engine.cursors.register(sink, streams, required);
     }
+
     /// Where a sink stands; a new sink stands at the oldest record.
-    pub fn cursor(&self, _sink: &str, _stream: &Stream, _shard: ShardIndex) -> CursorState {
-        unimplemented!()
+    pub fn cursor(&self, sink: &str, stream: &Stream, shard: ShardIndex) -> CursorState {
+        let oldest = || stream.shard(shard).map_or(1, |shard| shard.oldest());
+        self.inner.engine.cursors.get(sink, &stream.name, shard).unwrap_or_else(|| CursorState::at(oldest()))
     }
-    /// Moves a sink's cursor. Seen at once by retention and metrics; durable with the next commit, within a second.
-    pub fn move_cursor(&self, _sink: &str, _stream: &Stream, _shard: ShardIndex, _to: CursorState) {
-        unimplemented!()
+
+    /// Moves a sink's cursor. Seen at once by metrics; durable, and seen by retention, with a commit within two seconds.
+    pub fn move_cursor(&self, sink: &str, stream: &Stream, shard: ShardIndex, to: CursorState) {
+        self.inner.engine.cursors.set(sink, &stream.name, shard, to);
     }
 
     // State of other parts that must be durable with the records (MQTT sessions and the like). In memory, so reads are cheap.
 
-    pub fn state(&self, _table: Table, _key: &[u8]) -> Option<Bytes> {
-        unimplemented!()
+    pub fn state(&self, table: Table, key: &[u8]) -> Option<Bytes> {
+        self.inner.engine.state.get(table, key)
     }
+
     /// All entries whose key starts with `prefix`, in key order.
-    pub fn state_scan(&self, _table: Table, _prefix: &[u8]) -> Vec<(Bytes, Bytes)> {
-        unimplemented!()
+    pub fn state_scan(&self, table: Table, prefix: &[u8]) -> Vec<(Bytes, Bytes)> {
+        self.inner.engine.state.scan(table, prefix)
+    }
+
+    /// Bytes of the data budget in use.
+    pub fn bytes_used(&self) -> u64 {
+        self.inner.engine.bytes_used()
+    }
+}
+
+/// How a batch of state changes is made durable: by waiting, or by stepping.
+pub(crate) type Commit<'a> = &'a mut dyn FnMut(&mut Batch) -> Result<(), AppendError>;
+
+impl Engine {
+    pub(crate) fn create_stream(
+        &self,
+        name: &StreamName,
+        settings: StreamSettings,
+        commit: Commit<'_>,
+    ) -> Result<Arc<Stream>, CreateError> {
+        if settings.shards == 0 || settings.shards > SHARDS_MAX {
+            return Err(CreateError::Shards(settings.shards));
+        }
+        let streams = self.all_streams();
+        if streams.iter().any(|stream| stream.name == *name) {
+            return Err(CreateError::Exists(name.clone()));
+        }
+        if streams.len() >= STREAMS_MAX {
+            return Err(CreateError::TooMany(streams.len()));
+        }
+        let id = self.meta_number("next_stream").unwrap_or(1) as u32;
+        // A sequence number begins with the second of creation: a stream made again must have a later one.
+        let created_ms =
+            self.stamps.clock().now().wall_ms.max(self.meta_number("last_created_ms").unwrap_or(0) + 1_000);
+        let first_number = self.meta_number(&format!("last_number/{name}")).unwrap_or(0) + 1;
+        let definition = Definition { name: name.to_string(), created_ms, first_number, settings };
+        let stream = Arc::new(Stream::new(id, name.clone(), &definition));
+        let mut entries = Engine::first_reserves(&stream);
+        entries.push((Table::Streams, state::stream_key(id), Some(state::to_json(&definition))));
+        entries.push(meta("next_stream", u64::from(id) + 1));
+        entries.push(meta("last_created_ms", created_ms));
+        commit(&mut Engine::control_batch(entries))?;
+        for shard in stream.shards().iter() {
+            shard.reserve_up_to(shard.assigned() + committer::RESERVE_AHEAD);
+        }
+        self.streams.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), stream.clone());
+        Ok(stream)
+    }
+
+    pub(crate) fn update_stream(
+        &self,
+        name: &StreamName,
+        settings: StreamSettings,
+        commit: Commit<'_>,
+    ) -> Result<(), CreateError> {
+        let stream = self.stream_named(name).ok_or_else(|| CreateError::NotFound(name.clone()))?;
+        let settings = StreamSettings { shards: stream.settings().shards, ..settings };
+        let first_number = stream.shards().first().map_or(1, |shard| shard.first_number());
+        let definition = Definition {
+            name: name.to_string(),
+            created_ms: stream.created_ms,
+            first_number,
+            settings: settings.clone(),
+        };
+        let entry = (Table::Streams, state::stream_key(stream.id), Some(state::to_json(&definition)));
+        commit(&mut Engine::control_batch([entry]))?;
+        stream.set_settings(settings);
+        Ok(())
+    }
+
+    pub(crate) fn delete_stream(&self, name: &StreamName, commit: Commit<'_>) -> Result<(), DeleteError> {
+        let stream = self.stream_named(name).ok_or_else(|| DeleteError::NotFound(name.clone()))?;
+        let id = stream.id.to_be_bytes();
+        let last = stream.shards().iter().map(|shard| shard.reserved()).max().unwrap_or(0);
+        let mut entries =
+            vec![(Table::Streams, state::stream_key(stream.id), None), meta(&format!("last_number/{name}"), last)];
+        for table in [Table::Shards, Table::Segments, Table::Blobs, Table::Gaps] {
+            entries.extend(self.state.scan(table, &id).into_iter().map(|(key, _)| (table, key, None)));
+        }
+        entries.extend(self.cursors.forget_stream(name));
+        commit(&mut Engine::control_batch(entries))?;
+        stream.set_deleted();
+        self.streams.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.door.forget_stream(stream.id);
+        // Not while a fold is writing into it.
+        let _folding = lock(&self.folding);
+        for shard in stream.shards().iter() {
+            let freed = shard.close();
+            self.window_bytes.fetch_sub(freed, std::sync::atomic::Ordering::Relaxed);
+        }
+        // The rows are durably gone: what cannot be unlinked now goes at the next start.
+        for segment in self.store.entries(stream.id) {
+            if let Err(error) = self.store.remove(stream.id, segment.id) {
+                tracing::warn!(stream = %name, %error, "a segment of a deleted stream could not be unlinked");
+            }
+        }
+        for file in self.blobs.files(stream.id) {
+            if let Err(error) = self.blobs.remove(stream.id, file) {
+                tracing::warn!(stream = %name, %error, "a blob file of a deleted stream could not be unlinked");
+            }
+        }
+        Ok(())
+    }
+
+    fn stream_named(&self, name: &StreamName) -> Option<Arc<Stream>> {
+        self.streams.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    fn meta_number(&self, name: &str) -> Option<Number> {
+        let value = self.state.get(Table::Meta, name.as_bytes())?;
+        std::str::from_utf8(&value).ok()?.parse().ok()
+    }
+}
+
+fn meta(name: &str, value: u64) -> frame::Control {
+    (Table::Meta, Bytes::copy_from_slice(name.as_bytes()), Some(value.to_string().into()))
+}
+
+/// Tells this machine from another: the board's serial number, the firmware's id, or the addresses of its network cards.
+fn machine() -> u64 {
+    let read = |path: &str| {
+        std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+    };
+    let cards = || -> Option<String> {
+        let mut found: Vec<String> = std::fs::read_dir("/sys/class/net")
+            .ok()?
+            .filter_map(|card| read(&card.ok()?.path().join("address").to_string_lossy()))
+            .filter(|address| address != "00:00:00:00:00:00")
+            .collect();
+        found.sort();
+        (!found.is_empty()).then(|| found.join(","))
+    };
+    let identity =
+        read("/proc/device-tree/serial-number").or_else(|| read("/sys/class/dmi/id/product_uuid")).or_else(cards);
+    identity.map_or(0, |identity| xxhash_rust::xxh3::xxh3_64(identity.as_bytes()))
+}
+
+impl OpenError {
+    /// The same with paths as the user knows them.
+    fn within(self, dir: &Path) -> OpenError {
+        match self {
+            OpenError::Io { path, source } => OpenError::Io { path: dir.join(path), source },
+            OpenError::Newer { path, found, known } => OpenError::Newer { path: dir.join(path), found, known },
+            other => other,
+        }
     }
 }

@@ -1,7 +1,20 @@
 //! Reading a shard: a range, or the tail as it grows. Nothing that is not durable is ever seen.
+//!
+//! A reader holds one block at most. It looks into the window first, then into the segments: what leaves the window is in
+//! a segment before it leaves. What is in neither is explained by the gap ledger, or becomes a row of it.
 
+use super::encode::{self, Data};
+use super::engine::Engine;
 use super::error::ReadError;
-use crate::record::{Gap, Number, Record};
+use super::segment::SegmentError;
+use super::shard::Shard;
+use super::stream::Stream;
+use super::window::{Run, cut_front};
+use crate::record::{Gap, GapReason, Number, Record, ShardIndex};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Where a reader starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,28 +37,285 @@ pub enum Entry {
     Gap(Gap),
 }
 
-/// Reads one shard in order.
-pub struct Reader;
+/// Reads one shard in order. Cheap to clone; a clone goes its own way.
+#[derive(Clone)]
+pub struct Reader {
+    engine: Arc<Engine>,
+    stream: Arc<Stream>,
+    shard: Arc<Shard>,
+    next: Number,
+    /// Runs of the block in hand that were not read yet.
+    block: VecDeque<Run>,
+    durable: watch::Receiver<Number>,
+}
 
 impl Reader {
+    pub(super) fn new(
+        engine: Arc<Engine>,
+        stream: &Arc<Stream>,
+        shard: ShardIndex,
+        from: Position,
+    ) -> Result<Reader, ReadError> {
+        let shard = stream.shard(shard).ok_or(ReadError::NoShard(shard))?;
+        let durable = shard.watch();
+        let mut reader = Reader { engine, stream: stream.clone(), next: 0, block: VecDeque::new(), durable, shard };
+        reader.next = match from {
+            Position::Oldest => reader.shard.oldest(),
+            Position::Latest => reader.shard.newest() + 1,
+            Position::At(number) => number.max(reader.shard.first_number()),
+            Position::Time(ms) => reader.first_at(ms)?,
+        };
+        Ok(reader)
+    }
+
     /// The next entries, up to `records_max` and `bytes_max` of payload (at least one if there is one); empty at the tail.
-    /// Reads from memory at once and from disk on a blocking thread.
-    pub async fn next(&mut self, _records_max: usize, _bytes_max: usize) -> Result<Vec<Entry>, ReadError> {
-        unimplemented!()
+    /// Reads from memory at once and from disk on a blocking thread. Cancel-safe.
+    pub async fn next(&mut self, records_max: usize, bytes_max: usize) -> Result<Vec<Entry>, ReadError> {
+        if self.at_tail() {
+            return Ok(Vec::new());
+        }
+        if self.in_memory() {
+            return self.next_blocking(records_max, bytes_max);
+        }
+        let mut reader = self.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let entries = reader.next_blocking(records_max, bytes_max);
+            (reader, entries)
+        });
+        let (reader, entries) = read.await.map_err(|error| ReadError::Store(error.to_string()))?;
+        *self = reader;
+        entries
     }
 
     /// The same for a thread that may block.
-    pub fn next_blocking(&mut self, _records_max: usize, _bytes_max: usize) -> Result<Vec<Entry>, ReadError> {
-        unimplemented!()
+    pub fn next_blocking(&mut self, records_max: usize, bytes_max: usize) -> Result<Vec<Entry>, ReadError> {
+        if self.stream.is_deleted() {
+            return Err(ReadError::Deleted);
+        }
+        let mut out = Out { entries: Vec::new(), records_max: records_max.max(1), bytes_left: bytes_max.max(1) as i64 };
+        while !out.is_full() && !self.at_tail() {
+            if self.next < self.shard.oldest() {
+                self.gap_up_to(self.shard.oldest() - 1, GapReason::Expired, &mut out);
+            } else if let Some(run) = self.block.pop_front() {
+                self.read_run(run, &mut out)?;
+            } else {
+                self.fetch(&mut out)?;
+            }
+        }
+        Ok(out.entries)
     }
 
     /// Returns when [`Reader::next`] would return something, or the stream is deleted. Cancel-safe.
     pub async fn ready(&mut self) {
-        unimplemented!()
+        let next = self.next;
+        let stream = self.stream.clone();
+        // The sender lives in the shard that this reader holds.
+        let _ = self.durable.wait_for(|newest| *newest >= next || stream.is_deleted()).await;
     }
 
     /// The number the next entry will have at least.
     pub fn position(&self) -> Number {
-        unimplemented!()
+        self.next
+    }
+
+    fn at_tail(&self) -> bool {
+        self.next > self.shard.newest()
+    }
+
+    fn in_memory(&self) -> bool {
+        !self.block.is_empty() || self.shard.window().first().is_some_and(|first| first <= self.next)
+    }
+
+    /// Puts runs that hold the next number in hand, or steps over what is gone.
+    fn fetch(&mut self, out: &mut Out) -> Result<(), ReadError> {
+        let (run, window_begins) = {
+            let window = self.shard.window();
+            let begins = window.first();
+            (begins.filter(|first| *first <= self.next).and_then(|_| window.from(self.next).cloned()), begins)
+        };
+        if let Some(run) = run {
+            if run.first > self.next {
+                self.gap_up_to(run.first - 1, GapReason::Corrupt, out);
+            }
+            self.block.push_back(run);
+            return Ok(());
+        }
+        match self.engine.store.block_from(self.stream.id, self.shard.index, self.next) {
+            Ok(Some(block)) => {
+                if block.head.first > self.next {
+                    // A segment may have been dropped meanwhile: then the trim mark says so first.
+                    let end = block.head.first.max(self.shard.oldest()) - 1;
+                    self.gap_up_to(end.min(block.head.first - 1), GapReason::Corrupt, out);
+                }
+                let next = self.next;
+                self.block.extend(block.runs().filter(|run| run.last() >= next));
+                Ok(())
+            }
+            Ok(None) => {
+                let end = window_begins.map_or_else(|| self.shard.newest(), |first| first - 1);
+                if end >= self.next && self.next >= self.shard.oldest() && !self.moved_to_segment() {
+                    self.gap_up_to(end, GapReason::Corrupt, out);
+                }
+                Ok(())
+            }
+            Err((_, SegmentError::Block { from, to, .. })) => {
+                let (from, to) = (from.max(self.next), to);
+                self.engine.note_gap(
+                    &self.stream,
+                    Gap { shard: self.shard.index, from, to, reason: GapReason::Corrupt, from_ms: 0, to_ms: 0 },
+                );
+                self.gap_up_to(to, GapReason::Corrupt, out);
+                Ok(())
+            }
+            Err((segment, error)) => {
+                self.engine.suspect(&self.stream, segment, &error);
+                Err(ReadError::Store(error.to_string()))
+            }
+        }
+    }
+
+    /// Whether a fold moved the next number out of the window between our two looks.
+    fn moved_to_segment(&self) -> bool {
+        let entries = self.engine.store.entries(self.stream.id);
+        entries.iter().any(|entry| {
+            entry
+                .extent
+                .shards
+                .get(&self.shard.index)
+                .is_some_and(|extent| (extent.first..=extent.last).contains(&self.next))
+        })
+    }
+
+    fn read_run(&mut self, run: Run, out: &mut Out) -> Result<(), ReadError> {
+        if run.last() < self.next {
+            return Ok(());
+        }
+        if run.first > self.next {
+            self.gap_up_to(run.first - 1, GapReason::Corrupt, out);
+        }
+        let Some(mut rest) = cut_front(&run, self.next) else {
+            return Err(ReadError::Store(format!(
+                "run {} of shard {} is not well-formed",
+                run.first, self.shard.index
+            )));
+        };
+        let arrival_ms = self.engine.stamps.wall_ms(run.stamp);
+        while !rest.is_empty() {
+            if out.is_full() {
+                let count = (run.last() + 1 - self.next) as u32;
+                self.block.push_front(Run { first: self.next, count, bytes: rest, ..run });
+                return Ok(());
+            }
+            let number = self.next;
+            self.next += 1;
+            match self.record(number, arrival_ms, &mut rest)? {
+                Ok(record) => out.push(record),
+                Err(gap) => out.entries.push(Entry::Gap(gap)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next record of `rest`; a gap if its large value is damaged.
+    fn record(&self, number: Number, arrival_ms: u64, rest: &mut Bytes) -> Result<Result<Record, Gap>, ReadError> {
+        let decoded = encode::take(rest).map_err(|error| ReadError::Store(error.to_string()))?;
+        let data = match decoded.data {
+            Data::Inline(data) => data,
+            Data::Blob(blob) => match self.engine.blobs.read(self.stream.id, &blob) {
+                Ok(data) => data,
+                Err(error) => {
+                    tracing::error!(stream = %self.stream.name, shard = self.shard.index, number, %error, "a large value is damaged");
+                    let gap = Gap {
+                        shard: self.shard.index,
+                        from: number,
+                        to: number,
+                        reason: GapReason::Corrupt,
+                        from_ms: arrival_ms,
+                        to_ms: arrival_ms,
+                    };
+                    self.engine.note_gap(&self.stream, gap.clone());
+                    return Ok(Err(gap));
+                }
+            },
+        };
+        Ok(Ok(Record {
+            number,
+            arrival_ms,
+            key: decoded.key,
+            explicit_hash: decoded.explicit_hash,
+            producer: decoded.producer,
+            headers: decoded.headers,
+            data,
+        }))
+    }
+
+    /// Tells of `next..=to` as the ledger does; what it does not know has `reason`, and is known from now on.
+    fn gap_up_to(&mut self, to: Number, reason: GapReason, out: &mut Out) {
+        let mut at = self.next;
+        let shard = self.shard.index;
+        let unknown = |from: Number, to: Number| Gap { shard, from, to, reason, from_ms: 0, to_ms: 0 };
+        for gap in self.engine.state.gaps(self.stream.id, shard, at, to) {
+            if gap.from > at {
+                self.tell_unknown(unknown(at, gap.from - 1), out);
+            }
+            at = gap.to + 1;
+            out.entries.push(Entry::Gap(gap));
+        }
+        if at <= to {
+            self.tell_unknown(unknown(at, to), out);
+        }
+        self.next = to + 1;
+        self.block.retain(|run| run.last() > to);
+    }
+
+    fn tell_unknown(&self, gap: Gap, out: &mut Out) {
+        self.engine.note_gap(&self.stream, gap.clone());
+        out.entries.push(Entry::Gap(gap));
+    }
+
+    /// The first number that arrived at or after a time.
+    fn first_at(&self, ms: u64) -> Result<Number, ReadError> {
+        let stamps = &self.engine.stamps;
+        let late_enough = |stamp: u64| stamps.wall_ms(stamp) >= ms;
+        let in_segments = self
+            .engine
+            .store
+            .block_at(self.stream.id, self.shard.index, &late_enough)
+            .map_err(|error| ReadError::Store(error.to_string()))?;
+        let mut probe = self.clone();
+        probe.next = in_segments
+            .or_else(|| self.shard.window().first())
+            .unwrap_or_else(|| self.shard.newest() + 1)
+            .max(self.shard.oldest());
+        loop {
+            let start = probe.next;
+            for entry in probe.next_blocking(1_000, 1 << 20)? {
+                if let Entry::Record(record) = entry
+                    && record.arrival_ms >= ms
+                {
+                    return Ok(record.number);
+                }
+            }
+            if probe.next == start {
+                return Ok(probe.next);
+            }
+        }
+    }
+}
+
+struct Out {
+    entries: Vec<Entry>,
+    records_max: usize,
+    bytes_left: i64,
+}
+
+impl Out {
+    fn is_full(&self) -> bool {
+        self.entries.len() >= self.records_max || self.bytes_left <= 0
+    }
+
+    fn push(&mut self, record: Record) {
+        self.bytes_left -= record.data.len() as i64;
+        self.entries.push(Entry::Record(record));
     }
 }

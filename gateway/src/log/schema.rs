@@ -9,7 +9,7 @@ pub enum Table {
     Meta = 1,
     /// Key: stream id (u32 BE). Value: JSON of `stream::Definition`.
     Streams = 2,
-    /// Key: stream id, shard (u32 BE each). Value: JSON of `shard::Marks` (trim mark, reserved number).
+    /// Key: stream id, shard (u32 BE each), `t` (lowest number still there) or `r` (highest reserved). Value: u64 BE.
     Shards = 3,
     /// Key: stream id, segment (u32 BE each). Value: JSON of `segment::Extent` (numbers, times, bytes per shard).
     Segments = 4,
@@ -19,7 +19,7 @@ pub enum Table {
     Gaps = 6,
     /// Key: sink name, 0, stream name, 0, shard (u32 BE). Value: JSON of `cursor::CursorState`.
     Cursors = 7,
-    /// Key: stream id (u32 BE), producer id (u128 BE). Value: epoch (u32 BE), sequence (u64 BE), last seen (u64 BE ms).
+    /// Key: stream id (u32 BE), producer id (u128 BE). Value: epoch (u32 BE), sequence (u64 BE).
     Producers = 8,
     /// Key: boot id (u16 BE). Value: kernel boot id (u128 BE), wall ms of that boot's zero (u64 BE; 0 while unknown).
     Boots = 9,

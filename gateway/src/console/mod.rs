@@ -1,0 +1,135 @@
+//! The console, first part: what an operator's tools ask for over plain HTTP.
+//!
+//! `/metrics` for Prometheus, `/healthz` (the process answers), `/readyz` (it is started and the log commits) and
+//! `/status`, a page of JSON about streams, shards and sinks. It reads the log and changes nothing. Web pages and the live
+//! feed come later and stand beside `pages`.
+
+mod config;
+mod pages;
+#[cfg(test)]
+mod tests;
+mod token;
+
+pub use config::ConsoleConfig;
+pub use token::TokenError;
+
+use crate::http::{Handler, Server};
+use crate::log::Log;
+use crate::metrics::Metrics;
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use pages::Page;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use token::Token;
+use tokio::sync::{Semaphore, watch};
+
+/// Pages that walk over all streams, made at once.
+const PAGES_AT_ONCE: usize = 2;
+
+/// The running console.
+pub struct Console {
+    server: Server,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConsoleStartError {
+    #[error("the console cannot listen on {listen}: {source}")]
+    Listen { listen: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+impl Console {
+    /// `ready` says whether all listeners of the gateway are bound.
+    pub async fn start(
+        config: &ConsoleConfig,
+        log: Log,
+        metrics: Arc<Metrics>,
+        ready: watch::Receiver<bool>,
+    ) -> Result<Console, ConsoleStartError> {
+        let listen = config.listen;
+        let token = config.token_file.as_deref().map(Token::load).transpose()?;
+        let desk = Arc::new(Desk { log, metrics, ready, token, pages: Semaphore::new(PAGES_AT_ONCE) });
+        let server = Server::start(listen, config.limits(), desk).await;
+        let server = server.map_err(|source| ConsoleStartError::Listen { listen, source })?;
+        Ok(Console { server })
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    pub async fn stop(self, bound: Duration) {
+        self.server.stop(bound).await;
+    }
+}
+
+struct Desk {
+    log: Log,
+    metrics: Arc<Metrics>,
+    ready: watch::Receiver<bool>,
+    token: Option<Token>,
+    pages: Semaphore,
+}
+
+impl Handler for Desk {
+    type Session = ();
+
+    fn connected(&self) {}
+
+    fn turned_away(&self) {
+        self.metrics.reject("console", "too_many_connections");
+    }
+
+    async fn handle(&self, _: &(), request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let page = self.page(&request).await;
+        let mut response = Response::new(Full::new(Bytes::from(page.body)));
+        *response.status_mut() = page.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        match page.status {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl Desk {
+    async fn page(&self, request: &Request<Incoming>) -> Page {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Page::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
+        }
+        let path = request.uri().path();
+        // Probes have no token, and learn nothing but whether the gateway works.
+        match path {
+            "/healthz" => return pages::healthz(),
+            "/readyz" => return pages::readyz(*self.ready.borrow(), self.log.trouble()),
+            _ => {}
+        }
+        if self.token.as_ref().is_some_and(|token| !token.is_in(request.headers())) {
+            self.metrics.reject("console", "no_token");
+            let says = "send the token of [console] token_file as \"Authorization: Bearer TOKEN\"\n";
+            return Page::text(StatusCode::UNAUTHORIZED, says);
+        }
+        let Ok(_turn) = self.pages.acquire().await else {
+            return Page::text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping\n");
+        };
+        match path {
+            "/metrics" => pages::metrics(&self.log, &self.metrics),
+            "/status" => pages::status(&self.log, *self.ready.borrow()),
+            _ => Page::text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz and /status\n"),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The console in front of a real log, asked over a real socket.
+
+use super::*;
+use crate::clock::Clock;
+use crate::log::{Batch, CursorState, Options, StreamSettings};
+use crate::record::{NewRecord, StreamName};
+use crate::units::{ByteSize, Span};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+struct Running {
+    console: Console,
+    log: Log,
+    ready: watch::Sender<bool>,
+    _dir: tempfile::TempDir,
+}
+
+async fn start(token: Option<&str>) -> Running {
+    let dir = tempfile::tempdir().unwrap();
+    let metrics = Metrics::new();
+    let options = Options {
+        dir: dir.path().join("data"),
+        max_bytes: ByteSize::mib(256),
+        thin_commits_per_s: 50,
+        linger: Span::ms(1),
+    };
+    let log = Log::open(options, Clock::manual(1, 1_800_000_000_000), metrics.clone()).unwrap();
+    let token_file = token.map(|token| {
+        let path = dir.path().join("token");
+        std::fs::write(&path, token).unwrap();
+        path
+    });
+    let config = ConsoleConfig { listen: "127.0.0.1:0".parse().unwrap(), token_file, ..ConsoleConfig::default() };
+    let (ready, receiver) = watch::channel(false);
+    let console = Console::start(&config, log.clone(), metrics, receiver).await.unwrap();
+    Running { console, log, ready, _dir: dir }
+}
+
+impl Running {
+    /// Status and body.
+    async fn get(&self, path: &str, header: &str) -> (u16, String) {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{header}\r\n")).await
+    }
+
+    async fn ask(&self, request: &str) -> (u16, String) {
+        let mut socket = TcpStream::connect(self.console.local_addr()).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_says_alive_and_readiness_says_started() {
+    let running = start(None).await;
+    assert_eq!(running.get("/healthz", "").await, (200, "ok\n".into()));
+    assert_eq!(running.get("/readyz", "").await.0, 503);
+    running.ready.send(true).unwrap();
+    assert_eq!(running.get("/readyz", "").await, (200, "ready\n".into()));
+    assert_eq!(running.get("/nothing", "").await.0, 404);
+    assert_eq!(running.ask("POST /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.0, 405);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_and_metrics_show_streams_and_sinks() {
+    let running = start(None).await;
+    let log = running.log.clone();
+    tokio::task::spawn_blocking(move || {
+        let settings = StreamSettings { shards: 2, ..StreamSettings::default() };
+        let stream = log.create_stream(&StreamName::new("tele").unwrap(), settings).unwrap();
+        let mut batch = Batch::new();
+        for _ in 0..3 {
+            batch.push(&stream, &NewRecord { key: b"k", data: b"x", ..NewRecord::default() }).unwrap();
+        }
+        log.appender().commit_blocking(&mut batch).unwrap();
+        let shard = stream.shard_for(crate::record::HashKey::of(b"k")).index;
+        log.register_sink("cloud", std::slice::from_ref(&stream), true);
+        log.move_cursor("cloud", &stream, shard, CursorState::at(3));
+        // The cursor is durable with the next commit.
+        log.create_stream(&StreamName::new("other").unwrap(), StreamSettings::default()).unwrap();
+    })
+    .await
+    .unwrap();
+    let (code, body) = running.get("/status", "").await;
+    let status: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(code, 200);
+    assert_eq!(status["gateway"], running.log.gateway_id());
+    assert_eq!(status["streams"][0]["name"], "other");
+    let tele = &status["streams"][1];
+    assert_eq!((&tele["name"], &tele["records"]), (&"tele".into(), &3.into()));
+    assert_eq!(tele["shards"].as_array().unwrap().iter().map(|s| s["newest"].as_u64().unwrap()).sum::<u64>(), 3);
+    let cursor = status["cursors"].as_array().unwrap().iter().find(|cursor| cursor["next"] == 3).expect("the cursor");
+    assert_eq!((&cursor["sink"], &cursor["stream"]), (&"cloud".into(), &"tele".into()));
+
+    let (code, text) = running.get("/metrics", "").await;
+    assert_eq!(code, 200);
+    assert!(text.contains(r#"headwater_stream_records{stream="tele"} 3"#), "{text}");
+    let log = running.log.clone();
+    tokio::task::spawn_blocking(move || log.delete_stream(&StreamName::new("tele").unwrap())).await.unwrap().unwrap();
+    let (_, text) = running.get("/metrics", "").await;
+    assert!(
+        !text.contains(r#"headwater_stream_records{stream="tele"}"#),
+        "a stream that is gone is still shown: {text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_token_only_probes_get_in_without_it() {
+    let running = start(Some("0123456789abcdef\n")).await;
+    for path in ["/metrics", "/status"] {
+        assert_eq!(running.get(path, "").await.0, 401, "{path}");
+        assert_eq!(running.get(path, "authorization: Bearer 0123456789abcdeX\r\n").await.0, 401, "{path}");
+        assert_eq!(running.get(path, "authorization: Bearer 0123456789abcdef\r\n").await.0, 200, "{path}");
+    }
+    assert_eq!(running.get("/healthz", "").await.0, 200);
+}

@@ -1,0 +1,422 @@
+//! Group commit: the door gathers batches into a group while the last one is being synced; one thread commits groups.
+//!
+//! The door gives numbers under its lock, so the order of groups, of numbers and of acknowledgements is one order. A
+//! commit that fails is answered to everybody in it and its numbers are never given again. `Committer::step` is one
+//! commit; the thread around it and the simulation call the same.
+
+use super::ack::{Ticket, Waiter};
+use super::batch::{Batch, Part, Placement};
+use super::blob::Blobs;
+use super::error::AppendError;
+use super::frame::{ENTRIES_MAX, ENTRY_BYTES};
+use super::producer::{self, Admission, Mark, Producers};
+use super::shard::Shard;
+use super::stream::{OnFull, Stream};
+use super::window::Run;
+use super::{encode, frame};
+use crate::record::Producer;
+use bytes::{Bytes, BytesMut};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// Numbers reserved ahead of use (crash rule 6), and how many are left when the next are asked for.
+pub const RESERVE_AHEAD: u64 = 4 << 20;
+const RESERVE_LOW: u64 = 2 << 20;
+
+/// Records of one shard in a group, with their first number.
+pub struct Numbered {
+    pub stream: Arc<Stream>,
+    pub shard: Arc<Shard>,
+    pub run: Run,
+    pub payload: u64,
+}
+
+/// What becomes durable together.
+pub struct Group {
+    pub number: u64,
+    pub parts: Vec<Numbered>,
+    pub control: Vec<frame::Control>,
+    pub waiters: Vec<Arc<Waiter>>,
+    /// Raw bytes, for the bound and for thin commits.
+    pub bytes: usize,
+    /// Producer marks as they were before, newest last.
+    undo: Vec<(u32, u128, Option<Mark>)>,
+}
+
+impl Group {
+    fn new(number: u64) -> Self {
+        Group { number, parts: Vec::new(), control: Vec::new(), waiters: Vec::new(), bytes: 0, undo: Vec::new() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty() && self.control.is_empty() && self.waiters.is_empty()
+    }
+}
+
+struct Gathering {
+    group: Group,
+    producers: Producers,
+    /// Shards whose reserve is being raised by the group under way or the next.
+    raising: HashMap<(u32, u32), u64>,
+    closed: bool,
+    last_error: String,
+}
+
+/// Where producers hand in and the committer takes out.
+pub struct Door {
+    gathering: Mutex<Gathering>,
+    /// Told when there is something to commit or the door closes.
+    pub(super) work: Condvar,
+    /// Told when a group was taken, so that there is room.
+    room: Notify,
+    blobs: Blobs,
+    /// Raw bytes of one group at most.
+    group_bytes_max: usize,
+    stamp: super::stamp::Stamps,
+}
+
+/// What the thread should do next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Waiting {
+    Nothing,
+    /// Raw bytes gathered, in how many batches.
+    Group {
+        bytes: usize,
+    },
+    Closed,
+}
+
+impl Door {
+    pub fn new(
+        next_group: u64,
+        producers: Producers,
+        blobs: Blobs,
+        group_bytes_max: usize,
+        stamp: super::stamp::Stamps,
+    ) -> Door {
+        let gathering = Gathering {
+            group: Group::new(next_group),
+            producers,
+            raising: HashMap::new(),
+            closed: false,
+            last_error: String::new(),
+        };
+        Door {
+            gathering: Mutex::new(gathering),
+            work: Condvar::new(),
+            room: Notify::new(),
+            blobs,
+            group_bytes_max,
+            stamp,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Gathering> {
+        self.gathering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn last_error(&self) -> String {
+        self.lock().last_error.clone()
+    }
+
+    /// See [`super::Appender::append`].
+    pub async fn append(
+        &self,
+        batch: &mut Batch,
+        waiter: &Arc<Waiter>,
+    ) -> Result<(Ticket, Vec<Placement>), AppendError> {
+        if !batch.large.is_empty() {
+            self.blobs.write(batch).await?;
+        }
+        self.split_oversized(batch);
+        let order = std::mem::take(&mut batch.order);
+        let mut parts = std::mem::take(&mut batch.parts).into_iter().peekable();
+        let mut numbered: Vec<Vec<Placement>> = Vec::with_capacity(parts.len());
+        loop {
+            let room = self.room.notified();
+            {
+                let mut gathering = self.lock();
+                if gathering.closed {
+                    return Err(AppendError::Closed);
+                }
+                if waiter.has_failed() {
+                    return Err(AppendError::Failed(gathering.last_error.clone()));
+                }
+                while let Some(part) = parts.next_if(|part| self.has_room(&gathering, part)) {
+                    numbered.push(self.admit(&mut gathering, part));
+                    gathering.join(waiter);
+                }
+                if parts.peek().is_none() {
+                    let ticket = gathering.finish(batch, waiter);
+                    self.work.notify_one();
+                    return Ok((ticket, in_push_order(&order, &numbered)));
+                }
+                self.work.notify_one();
+            }
+            room.await;
+        }
+    }
+
+    /// Changes of state alone, from the log itself: no waiting, no waiter; durable with the next commit.
+    pub fn put_state(&self, entries: impl IntoIterator<Item = frame::Control>) -> Ticket {
+        let mut gathering = self.lock();
+        for (table, key, value) in entries {
+            gathering.group.bytes += key.len() + value.as_ref().map_or(0, Bytes::len) + 8;
+            gathering.group.control.push((table, key, value));
+        }
+        self.work.notify_one();
+        Ticket(gathering.group.number)
+    }
+
+    fn has_room(&self, gathering: &Gathering, part: &Part) -> bool {
+        let group = &gathering.group;
+        let fits = group.parts.is_empty() || group.bytes + part.bytes.len() <= self.group_bytes_max;
+        let reserved = part.shard.assigned() + u64::from(part.count) <= part.shard.reserved();
+        fits && group.parts.len() < ENTRIES_MAX && reserved
+    }
+
+    /// Gives numbers to a part and puts it into the group. The placements are of its records, in order.
+    fn admit(&self, gathering: &mut Gathering, mut part: Part) -> Vec<Placement> {
+        let shard = part.shard.index;
+        if part.stream.full.load(Ordering::Relaxed) && part.stream.settings().on_full == OnFull::Reject {
+            return vec![Placement::Full { shard }; part.count as usize];
+        }
+        let mut highest = Vec::new();
+        let kept = gathering.admit_producers(&mut part, &mut highest);
+        let first = part.shard.assign(part.count);
+        let mut number = first;
+        let placements = match kept {
+            None => (first..first + u64::from(part.count)).map(|number| Placement::Stored { shard, number }).collect(),
+            Some(kept) => kept
+                .into_iter()
+                .map(|kept| match kept {
+                    true => {
+                        number += 1;
+                        Placement::Stored { shard, number: number - 1 }
+                    }
+                    false => Placement::Duplicate { shard },
+                })
+                .collect(),
+        };
+        gathering.ask_for_numbers(&part);
+        if part.has_blobs {
+            self.refer_to_blobs(gathering, &part, first);
+        }
+        if part.count > 0 {
+            let run = Run {
+                first,
+                count: part.count,
+                stamp: self.stamp.now(),
+                bytes: part.bytes.freeze(),
+                group: gathering.group.number,
+                producers: highest.into(),
+            };
+            gathering.group.bytes += run.bytes.len() + ENTRY_BYTES;
+            gathering.group.parts.push(Numbered { stream: part.stream, shard: part.shard, run, payload: part.payload });
+        }
+        placements
+    }
+
+    /// The blob files' extents become durable with the records that refer to them.
+    fn refer_to_blobs(&self, gathering: &mut Gathering, part: &Part, first: u64) {
+        let mut rest = &part.bytes[..];
+        for number in first.. {
+            let Ok(length) = encode::skip(rest) else { break };
+            if let Some(blob) = encode::blob(&rest[..length]) {
+                let entry = self.blobs.refer(part.stream.id, &blob, part.shard.index, number);
+                gathering.group.control.push(entry);
+            }
+            rest = &rest[length..];
+        }
+    }
+
+    /// A part that no group could hold is cut between records.
+    fn split_oversized(&self, batch: &mut Batch) {
+        if batch.parts.iter().all(|part| part.bytes.len() <= self.group_bytes_max) {
+            return;
+        }
+        let parts = std::mem::take(&mut batch.parts);
+        let mut moved: Vec<Vec<(u32, u32)>> = Vec::new();
+        for part in parts {
+            let mut homes = Vec::with_capacity(part.count as usize);
+            for piece in cut(part, self.group_bytes_max) {
+                let at = batch.parts.len() as u32;
+                homes.extend((0..piece.count).map(|record| (at, record)));
+                batch.parts.push(piece);
+            }
+            moved.push(homes);
+        }
+        for (part, record) in &mut batch.order {
+            (*part, *record) = moved[*part as usize][*record as usize];
+        }
+    }
+
+    /// Sleeps until there is something to commit, the door closes, or `bound` is over.
+    pub fn wait(&self, bound: std::time::Duration) -> Waiting {
+        let gathering = self.lock();
+        match gathering.waiting() {
+            Waiting::Nothing => {
+                let (gathering, _) = self.work.wait_timeout(gathering, bound).unwrap_or_else(PoisonError::into_inner);
+                gathering.waiting()
+            }
+            waiting => waiting,
+        }
+    }
+
+    /// Sleeps until the group has more than `bytes`, the door closes, or `bound` is over.
+    pub fn wait_for_company(&self, bytes: usize, bound: std::time::Duration) {
+        let gathering = self.lock();
+        let alone = |gathering: &mut Gathering| gathering.group.bytes <= bytes && !gathering.closed;
+        drop(self.work.wait_timeout_while(gathering, bound, alone).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Takes the group; the next batches go into a new one.
+    pub fn take(&self) -> Group {
+        let mut gathering = self.lock();
+        let next = Group::new(gathering.group.number + 1);
+        let group = std::mem::replace(&mut gathering.group, next);
+        drop(gathering);
+        self.room.notify_waiters();
+        group
+    }
+
+    /// A group failed, and with it what came in behind it: order would be lost if that went on alone. What both did to
+    /// the door is undone; the group behind is returned to be answered.
+    pub fn failed(&self, group: &Group, error: &str) -> Group {
+        let mut gathering = self.lock();
+        let next = Group::new(gathering.group.number + 1);
+        let behind = std::mem::replace(&mut gathering.group, next);
+        for (stream, id, before) in behind.undo.iter().rev().chain(group.undo.iter().rev()) {
+            gathering.producers.undo(*stream, *id, *before);
+        }
+        gathering.raising.clear();
+        error.clone_into(&mut gathering.last_error);
+        drop(gathering);
+        self.room.notify_waiters();
+        behind
+    }
+
+    /// New numbers may be given: wakes who waits for them.
+    pub fn reserved(&self, stream: u32, shard: &Shard, up_to: u64) {
+        self.lock().raising.remove(&(stream, shard.index));
+        shard.reserve_up_to(up_to);
+        self.room.notify_waiters();
+    }
+
+    pub fn forget_stream(&self, stream: u32) {
+        self.lock().producers.forget_stream(stream);
+    }
+
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.work.notify_all();
+        self.room.notify_waiters();
+    }
+}
+
+impl Gathering {
+    fn waiting(&self) -> Waiting {
+        match (self.group.is_empty(), self.closed) {
+            (true, true) => Waiting::Closed,
+            (true, false) => Waiting::Nothing,
+            (false, _) => Waiting::Group { bytes: self.group.bytes },
+        }
+    }
+
+    fn join(&mut self, waiter: &Arc<Waiter>) {
+        if waiter.joined.swap(self.group.number, Ordering::Relaxed) != self.group.number {
+            self.group.waiters.push(waiter.clone());
+        }
+    }
+
+    fn finish(&mut self, batch: &mut Batch, waiter: &Arc<Waiter>) -> Ticket {
+        for (table, key, value) in batch.control.drain(..) {
+            self.group.bytes += key.len() + value.as_ref().map_or(0, Bytes::len) + 8;
+            self.group.control.push((table, key, value));
+        }
+        self.join(waiter);
+        batch.large.clear();
+        Ticket(self.group.number)
+    }
+
+    /// Drops the records of `part` that were stored before. `None`: all are kept; else which of them are.
+    fn admit_producers(&mut self, part: &mut Part, highest: &mut Vec<Producer>) -> Option<Vec<bool>> {
+        if part.producers.is_empty() {
+            return None;
+        }
+        let stream = part.stream.id;
+        let mut kept = vec![true; part.count as usize];
+        for (producer, record) in std::mem::take(&mut part.producers) {
+            match self.producers.admit(stream, &producer) {
+                Admission::New { before } => {
+                    self.group.undo.push((stream, producer.id, before));
+                    producer::note(highest, producer);
+                }
+                Admission::Duplicate => kept[record as usize] = false,
+            }
+        }
+        if kept.iter().all(|kept| *kept) {
+            return None;
+        }
+        let mut bytes = BytesMut::with_capacity(part.bytes.len());
+        let mut rest = &part.bytes[..];
+        for kept in &kept {
+            // The batch encoded these bytes itself; a record that cannot be stepped over would be our own fault.
+            let length = encode::skip(rest).unwrap_or(rest.len());
+            if *kept {
+                bytes.extend_from_slice(&rest[..length]);
+            }
+            rest = &rest[length..];
+        }
+        part.bytes = bytes;
+        part.count = kept.iter().filter(|kept| **kept).count() as u32;
+        Some(kept)
+    }
+
+    /// Asks for more numbers before they run out; the marks travel in this very group.
+    fn ask_for_numbers(&mut self, part: &Part) {
+        let (assigned, reserved) = (part.shard.assigned(), part.shard.reserved());
+        if assigned + RESERVE_LOW <= reserved {
+            return;
+        }
+        let up_to = assigned + RESERVE_AHEAD;
+        if self.raising.insert((part.stream.id, part.shard.index), up_to).is_none() {
+            self.group.control.push(super::state::reserve_entry(part.stream.id, part.shard.index, up_to));
+        }
+    }
+}
+
+fn in_push_order(order: &[(u32, u32)], numbered: &[Vec<Placement>]) -> Vec<Placement> {
+    order.iter().map(|(part, record)| numbered[*part as usize][*record as usize]).collect()
+}
+
+/// Pieces of a part, each at most `bytes_max` long unless a single record is longer.
+fn cut(part: Part, bytes_max: usize) -> Vec<Part> {
+    let mut pieces = Vec::new();
+    let mut rest = part.bytes;
+    let mut producers = part.producers.into_iter().peekable();
+    let (mut record, mut left) = (0, part.count);
+    while left > 0 {
+        let (mut length, mut count) = (0, 0);
+        while count < left {
+            let next = encode::skip(&rest[length..]).unwrap_or(rest.len() - length);
+            if count > 0 && length + next > bytes_max {
+                break;
+            }
+            (length, count) = (length + next, count + 1);
+        }
+        let mut own = Vec::new();
+        while let Some((producer, at)) = producers.next_if(|(_, at)| *at < record + count) {
+            own.push((producer, at - record));
+        }
+        let payload = part.payload * u64::from(count) / u64::from(part.count);
+        let (stream, shard) = (part.stream.clone(), part.shard.clone());
+        let has_blobs = part.has_blobs;
+        pieces.push(Part { stream, shard, count, payload, bytes: rest.split_to(length), has_blobs, producers: own });
+        record += count;
+        left -= count;
+    }
+    pieces
+}

@@ -1,0 +1,381 @@
+//! The log's parts in one place, without threads: what the threads of `threads.rs` and the simulation both drive.
+
+use super::batch::Batch;
+use super::blob::BlobFiles;
+use super::committer::{self, Door, Group, RESERVE_AHEAD};
+use super::cursor::Cursors;
+use super::disk::Disk;
+use super::frame::{Control, Encoder, Link, Section};
+use super::journal::Journal;
+use super::schema::Table;
+use super::segment::SegmentError;
+use super::stamp::Stamps;
+use super::state::{self, State};
+use super::state_db::StateDb;
+use super::store::Store;
+use super::stream::Stream;
+use super::window::Run;
+use crate::metrics::{Metrics, ReasonLabel, StreamLabel};
+use crate::record::{Gap, GapReason, StreamName};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+/// Sizes that follow from the data budget, all in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    pub budget: u64,
+    pub ring: u64,
+    pub segment: u64,
+    pub blob_file: u64,
+    /// Raw bytes in memory at which a fold begins, and at which commits wait for it.
+    pub fold_at: usize,
+    pub window_max: usize,
+    /// Raw bytes of one group.
+    pub group_max: usize,
+}
+
+impl Sizes {
+    pub fn of(budget: u64) -> Sizes {
+        let ring = (budget / 8).clamp(8 << 20, 64 << 20);
+        Sizes {
+            budget,
+            ring,
+            segment: (budget / 16).min(256 << 20),
+            blob_file: (budget / 16).clamp(1 << 20, 64 << 20),
+            fold_at: 8 << 20,
+            window_max: 24 << 20,
+            group_max: (ring / 4 / 4).min(4 << 20) as usize,
+        }
+    }
+}
+
+/// Where the journal stood after a group.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed {
+    pub group: u64,
+    pub head: u64,
+    pub link: Link,
+}
+
+pub struct Engine {
+    pub sizes: Sizes,
+    pub metrics: Arc<Metrics>,
+    pub disk: Arc<dyn Disk>,
+    pub gateway_id: String,
+    pub incarnation: u32,
+    pub stamps: Stamps,
+    pub state: State,
+    pub store: Store,
+    pub blobs: Arc<BlobFiles>,
+    pub door: Arc<Door>,
+    pub streams: RwLock<BTreeMap<StreamName, Arc<Stream>>>,
+    pub journal: Mutex<Journal>,
+    pub encoder: Mutex<Encoder>,
+    /// Groups whose frames are still needed, oldest first; the front is the last folded one.
+    pub committed: Mutex<VecDeque<Committed>>,
+    pub window_bytes: AtomicUsize,
+    pub cursors: Cursors,
+    pub state_db: Mutex<Option<StateDb>>,
+    pub folding: Mutex<super::fold::Folding>,
+    pub retaining: Mutex<super::retain::Retaining>,
+    trouble: Mutex<BTreeMap<&'static str, String>>,
+    /// The file system has no room: a state, not an error (promise P6).
+    pub disk_full: AtomicBool,
+    /// Commits since start, for the bench and for tests.
+    pub commits: AtomicU64,
+    /// Segments that a reader could not read: `heal` looks at them.
+    suspects: Mutex<Vec<(Arc<Stream>, u32, String)>>,
+    /// Where epochs come from: seeded by the kernel, or by a simulation.
+    entropy: Mutex<fastrand::Rng>,
+}
+
+/// What a commit step did.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    Idle,
+    Committed,
+    /// The ring or the window is full: fold first.
+    NoRoom,
+    Failed,
+}
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    /// One group: take, write, sync, publish, acknowledge. In this order, always.
+    pub fn commit_step(&self, now_s: impl Fn() -> f64) -> Step {
+        if !self.has_room() {
+            return Step::NoRoom;
+        }
+        let mut group = self.door.take();
+        if group.is_empty() {
+            return Step::Idle;
+        }
+        let began = now_s();
+        match self.write(&group) {
+            Ok(bytes) => {
+                self.metrics.commit_latency.observe(now_s() - began);
+                self.metrics.journal_written.inc_by(bytes);
+                self.publish(&mut group);
+                self.commits.fetch_add(1, Ordering::Relaxed);
+                self.metrics.commits.inc();
+                self.set_trouble("commit", None);
+                for waiter in &group.waiters {
+                    waiter.resolve(group.number, true);
+                }
+                Step::Committed
+            }
+            Err(error) => {
+                self.give_up(group, &error);
+                Step::Failed
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let journal = lock(&self.journal);
+        journal.has_room(journal.frame_bytes_max()) && self.window_bytes.load(Ordering::Relaxed) < self.sizes.window_max
+    }
+
+    /// Writes and syncs the group's frame.
+    fn write(&self, group: &Group) -> io::Result<u64> {
+        let mut order: Vec<&committer::Numbered> = group.parts.iter().collect();
+        // Stable: runs of a shard stay in the order of their numbers.
+        order.sort_by_key(|part| (part.stream.id, part.shard.index));
+        let runs: Vec<Run> = order.iter().map(|part| part.run.clone()).collect();
+        let mut sections = Vec::new();
+        let mut from = 0;
+        while from < order.len() {
+            let of = (order[from].stream.id, order[from].shard.index);
+            let same = order[from..].iter().take_while(|part| (part.stream.id, part.shard.index) == of).count();
+            sections.push(Section { stream: of.0, shard: of.1, runs: &runs[from..from + same] });
+            from += same;
+        }
+        let mut encoder = lock(&self.encoder);
+        let mut frame = encoder.frame(&sections, &group.control);
+        let written = lock(&self.journal).append(group.number, &mut frame)?;
+        encoder.shrink();
+        Ok(written)
+    }
+
+    /// The group is on disk: readers may see it.
+    fn publish(&self, group: &mut Group) {
+        let committed = {
+            let journal = lock(&self.journal);
+            Committed { group: group.number, head: journal.head(), link: journal.prev() }
+        };
+        for part in group.parts.drain(..) {
+            let label = StreamLabel { stream: part.stream.name.to_string() };
+            self.metrics.records_in.get_or_create(&label).inc_by(u64::from(part.run.count));
+            self.metrics.payload_in.get_or_create(&label).inc_by(part.payload);
+            let taken = part.shard.publish(part.run);
+            self.window_bytes.fetch_add(taken, Ordering::Relaxed);
+        }
+        self.metrics.window_size.set(self.window_bytes.load(Ordering::Relaxed) as i64);
+        self.note_reserves(&group.control);
+        self.state.apply(group.number, std::mem::take(&mut group.control));
+        lock(&self.committed).push_back(committed);
+    }
+
+    fn note_reserves(&self, control: &[Control]) {
+        for (table, key, value) in control {
+            if *table == Table::Shards
+                && let Some(value) = value
+                && let Some((stream, shard, b'r', up_to)) = state::mark_from_row(key, value)
+                && let Some(shard) = self.stream_by_id(stream).and_then(|stream| stream.shard(shard))
+            {
+                self.door.reserved(stream, &shard, up_to);
+            }
+        }
+    }
+
+    /// The group, and all that came behind it, is not on disk and is answered so; its numbers go into the ledger.
+    fn give_up(&self, group: Group, error: &io::Error) {
+        let says = format!("writing the journal failed: {error}");
+        tracing::error!(error = %error, "a group could not be committed; nothing of it was acknowledged");
+        self.metrics.commit_errors.inc();
+        self.set_trouble("commit", Some(says.clone()));
+        let behind = self.door.failed(&group, &says);
+        {
+            let mut journal = lock(&self.journal);
+            journal.give_up(lock(&self.entropy).u64(..));
+            if let Some(last) = lock(&self.committed).back_mut() {
+                last.head = journal.head();
+            }
+        }
+        let mut lost: BTreeMap<(u32, u32), (u64, u64)> = BTreeMap::new();
+        for part in group.parts.iter().chain(&behind.parts) {
+            let range = lost.entry((part.stream.id, part.shard.index)).or_insert((part.run.first, part.run.last()));
+            *range = (range.0.min(part.run.first), range.1.max(part.run.last()));
+        }
+        let gaps = lost.into_iter().map(|((stream, shard), (from, to))| {
+            self.state.gap_entry(stream, &Gap { shard, from, to, reason: GapReason::Unused, from_ms: 0, to_ms: 0 })
+        });
+        self.cursors.mark_all_unsaved();
+        self.door.put_state(gaps);
+        for waiter in &group.waiters {
+            waiter.resolve(group.number, false);
+        }
+        for waiter in &behind.waiters {
+            waiter.resolve(behind.number, false);
+        }
+    }
+
+    pub fn stream_by_id(&self, id: u32) -> Option<Arc<Stream>> {
+        let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner);
+        streams.values().find(|stream| stream.id == id).cloned()
+    }
+
+    pub fn all_streams(&self) -> Vec<Arc<Stream>> {
+        self.streams.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Something is wrong that people should know of, or is not any more.
+    pub fn set_trouble(&self, part: &'static str, what: Option<String>) {
+        let mut trouble = lock(&self.trouble);
+        match what {
+            Some(what) => _ = trouble.insert(part, what),
+            None => _ = trouble.remove(part),
+        }
+    }
+
+    pub fn set_disk_full(&self, full: bool) {
+        if self.disk_full.swap(full, Ordering::Relaxed) != full {
+            let says = "the file system is full: free some space, or lower max_bytes in [data]";
+            self.set_trouble("disk", full.then(|| says.to_owned()));
+            match full {
+                true => tracing::error!("{says}"),
+                false => tracing::info!("the file system has room again"),
+            }
+        }
+    }
+
+    pub fn trouble(&self) -> Option<String> {
+        let trouble = lock(&self.trouble);
+        (!trouble.is_empty()).then(|| trouble.values().cloned().collect::<Vec<_>>().join("; "))
+    }
+
+    /// Puts a gap into the ledger with the next commit.
+    pub fn note_gap(&self, stream: &Stream, gap: Gap) {
+        if gap.reason != GapReason::Unused {
+            let label = ReasonLabel { part: "log", reason: gap.reason.as_str() };
+            self.metrics.gap_records.get_or_create(&label).inc_by(gap.count());
+        }
+        self.door.put_state([self.state.gap_entry(stream.id, &gap)]);
+    }
+
+    /// A segment gave an error: it is looked at off the reader's way.
+    pub fn suspect(&self, stream: &Arc<Stream>, segment: u32, error: &SegmentError) {
+        let mut suspects = lock(&self.suspects);
+        if !suspects.iter().any(|(of, id, _)| of.id == stream.id && *id == segment) {
+            suspects.push((stream.clone(), segment, error.to_string()));
+        }
+    }
+
+    /// Salvages the segments that gave errors. An error that was the disk's own and passed leaves them as they are.
+    pub fn heal_step(&self) {
+        for (stream, id, why) in std::mem::take(&mut *lock(&self.suspects)) {
+            let Some(entry) = self.store.entries(stream.id).into_iter().find(|entry| entry.id == id) else { continue };
+            self.store.close(stream.id, id);
+            let again = super::recover::guarded(|| self.store.open(stream.id, id, false)?.verify());
+            if again.is_ok() {
+                continue;
+            }
+            let why = SegmentError::Io(io::Error::other(why));
+            match super::rebuild::salvage(&self.store, &stream, id, &entry.extent, &why) {
+                Ok(salvaged) => {
+                    tracing::error!("{}", salvaged.says);
+                    for gap in salvaged.gaps {
+                        self.note_gap(&stream, gap);
+                    }
+                    match salvaged.extent {
+                        Some(extent) => self.store.put(stream.id, super::store::Entry { extent, ..entry }),
+                        None => {
+                            self.door.put_state([(Table::Segments, state::shard_key(stream.id, id), None)]);
+                            self.store.forget(stream.id, id);
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(stream = %stream.name, segment = id, %error, "a damaged segment could not be salvaged")
+                }
+            }
+        }
+    }
+
+    /// Entries that give a new stream's shards their first numbers.
+    pub fn first_reserves(stream: &Stream) -> Vec<Control> {
+        let shards = stream.shards();
+        shards
+            .iter()
+            .map(|shard| state::reserve_entry(stream.id, shard.index, shard.assigned() + RESERVE_AHEAD))
+            .collect()
+    }
+
+    /// A batch of state changes, for a caller that waits for its commit.
+    pub fn control_batch(entries: impl IntoIterator<Item = Control>) -> Batch {
+        let mut batch = Batch::new();
+        for (table, key, value) in entries {
+            batch.put_state(table, key, value);
+        }
+        batch
+    }
+}
+
+/// Everything a recovered engine is made of.
+pub struct Parts {
+    pub sizes: Sizes,
+    pub metrics: Arc<Metrics>,
+    pub disk: Arc<dyn Disk>,
+    pub gateway_id: String,
+    pub incarnation: u32,
+    pub stamps: Stamps,
+    pub state: State,
+    pub store: Store,
+    pub blobs: Arc<BlobFiles>,
+    pub door: Arc<Door>,
+    pub streams: BTreeMap<StreamName, Arc<Stream>>,
+    pub journal: Journal,
+    /// The last frame that is folded, and the last there is.
+    pub committed: Committed,
+    pub last: Committed,
+    pub cursors: Cursors,
+    pub state_db: StateDb,
+    pub window_bytes: usize,
+    pub entropy: fastrand::Rng,
+}
+
+impl Engine {
+    pub fn new(parts: Parts) -> io::Result<Engine> {
+        Ok(Engine {
+            sizes: parts.sizes,
+            metrics: parts.metrics,
+            disk: parts.disk,
+            gateway_id: parts.gateway_id,
+            incarnation: parts.incarnation,
+            stamps: parts.stamps,
+            state: parts.state,
+            store: parts.store,
+            blobs: parts.blobs,
+            door: parts.door,
+            streams: RwLock::new(parts.streams),
+            journal: Mutex::new(parts.journal),
+            encoder: Mutex::new(Encoder::new()?),
+            committed: Mutex::new(VecDeque::from([parts.committed, parts.last])),
+            window_bytes: AtomicUsize::new(parts.window_bytes),
+            cursors: parts.cursors,
+            state_db: Mutex::new(Some(parts.state_db)),
+            folding: Mutex::default(),
+            retaining: Mutex::default(),
+            trouble: Mutex::default(),
+            disk_full: AtomicBool::new(false),
+            commits: AtomicU64::new(0),
+            suspects: Mutex::default(),
+            entropy: Mutex::new(parts.entropy),
+        })
+    }
+}

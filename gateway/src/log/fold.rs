@@ -1,0 +1,356 @@
+//! Fold: from the journal into segments, off the way of an acknowledgement.
+//!
+//! One fold writes each stream's full blocks into its newest segment, then the state database with the new folded position,
+//! then frees the ring (crash rule 3). What does not fill a block stays in the window until the fold after, or until this
+//! one is forced: so blocks are full, and nothing holds the ring for longer than two folds. Replay is by number: what a
+//! segment holds already is skipped, so a fold that was cut short anywhere is simply done again.
+
+use super::block::{self, Builder};
+use super::encode;
+use super::engine::{Committed, Engine, lock};
+use super::frame::Control;
+use super::producer;
+use super::schema::Table;
+use super::segment::{Extent, SegmentError, Write};
+use super::shard::Shard;
+use super::state;
+use super::state_db::{FORMAT, Position};
+use super::store::Entry;
+use super::stream::{Definition, Stream};
+use super::window::{Run, cut_front};
+use crate::record::{Number, Producer};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A stored block should end just below this: redb keeps a value in a power of two of pages.
+const BLOCK_BYTES: usize = (64 << 10) - 256;
+/// Raw bytes of a block, whatever the ratio: 64 KiB to 320 KiB.
+const RAW_MIN: usize = 64 << 10;
+const RAW_MAX: usize = 320 << 10;
+/// A last block with fewer raw bytes is taken up again by the next fold of its shard.
+const UNDERFILLED: usize = 64 << 10;
+
+#[derive(Default)]
+pub struct Folding {
+    /// What was committed at the fold before: everything up to here leaves the window with this fold.
+    must: u64,
+    /// Stored bytes of a raw byte, per stream, as seen last.
+    ratio: BTreeMap<u32, f64>,
+}
+
+/// The last number of each producer, with the group it came in.
+type Marks = BTreeMap<(u32, u128), (u64, Producer)>;
+
+/// Shards are gone through one after the other, so a producer of several shards is met out of order.
+fn note_mark(marks: &mut Marks, stream: u32, group: u64, producer: &Producer) {
+    let known = marks.entry((stream, producer.id)).or_insert((group, *producer));
+    let later = match known.1.epoch == producer.epoch {
+        true => producer.sequence > known.1.sequence,
+        false => group > known.0,
+    };
+    if later {
+        *known = (group, *producer);
+    }
+}
+
+/// What one fold did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Folded {
+    pub records: u64,
+    pub blocks: u64,
+    pub bytes: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FoldError {
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    #[error("the state database is not open")]
+    NoState,
+}
+
+/// What of one shard goes into blocks now.
+struct ShardFold {
+    shard: Arc<Shard>,
+    blocks: Vec<(block::Head, Vec<u8>)>,
+    /// Last number in the blocks.
+    last: Number,
+    /// The first group that stays, in part or whole.
+    stays: Option<u64>,
+}
+
+impl Engine {
+    /// One fold. `all`: nothing stays in the window. `clean`: the log is closing, and this is its last write.
+    pub fn fold_step(&self, all: bool, clean: bool) -> Result<Folded, FoldError> {
+        let mut folding = lock(&self.folding);
+        let Some(Committed { group: target, .. }) = lock(&self.committed).back().copied() else {
+            return Ok(Folded::default());
+        };
+        let must = if all { target } else { folding.must };
+        let mut done = Folded::default();
+        let mut folded_group = target;
+        let mut rows: Vec<Control> = Vec::new();
+        let mut producers = Marks::default();
+        let mut freed: Vec<(Arc<Shard>, Number)> = Vec::new();
+        for stream in self.all_streams() {
+            let ratio = folding.ratio.entry(stream.id).or_insert(0.25);
+            let folds = self.fold_stream(&stream, target, must, ratio, &mut producers)?;
+            done.blocks += folds.iter().map(|fold| fold.blocks.len() as u64).sum::<u64>();
+            done.bytes += folds.iter().flat_map(|fold| &fold.blocks).map(|(_, block)| block.len() as u64).sum::<u64>();
+            folded_group =
+                folds.iter().filter_map(|fold| fold.stays).map(|stays| stays - 1).fold(folded_group, u64::min);
+            rows.extend(self.write_segment(&stream, &folds, target)?);
+            freed.extend(folds.into_iter().filter(|fold| !fold.blocks.is_empty()).map(|fold| (fold.shard, fold.last)));
+        }
+        for ((stream, _), (_, producer)) in &producers {
+            rows.push((
+                Table::Producers,
+                producer::mark_key(*stream, producer.id),
+                Some(producer::mark_to_bytes(producer)),
+            ));
+        }
+        let committed = self.committed_at(folded_group);
+        self.write_state(rows, &committed, clean)?;
+        // Everything is durable in its new home: the old one may go.
+        for (shard, last) in freed {
+            let before = shard.window().folded;
+            let freed = shard.window().fold(last);
+            done.records += last.saturating_sub(before);
+            self.window_bytes.fetch_sub(freed, Ordering::Relaxed);
+        }
+        self.state.folded(committed.group);
+        self.set_disk_full(false);
+        lock(&self.journal).free(committed.head);
+        lock(&self.committed).retain(|known| known.group >= committed.group);
+        folding.must = target;
+        self.metrics.window_size.set(self.window_bytes.load(Ordering::Relaxed) as i64);
+        self.metrics.folds.inc();
+        Ok(done)
+    }
+
+    /// The newest frame whose group is folded.
+    fn committed_at(&self, group: u64) -> Committed {
+        let committed = lock(&self.committed);
+        let at = committed.partition_point(|known| known.group <= group);
+        // The front is the last frame that was folded before: there always is one.
+        committed[at.max(1) - 1]
+    }
+
+    fn fold_stream(
+        &self,
+        stream: &Stream,
+        target: u64,
+        must: u64,
+        ratio: &mut f64,
+        producers: &mut Marks,
+    ) -> Result<Vec<ShardFold>, FoldError> {
+        let mut folds = Vec::new();
+        let mut zstd = zstd::bulk::Compressor::new(1).map_err(SegmentError::Io)?;
+        for shard in stream.shards().iter() {
+            let runs = shard.window().up_to(target);
+            if runs.is_empty() {
+                continue;
+            }
+            for run in &runs {
+                run.producers.iter().for_each(|producer| note_mark(producers, stream.id, run.group, producer));
+            }
+            folds.push(self.fold_shard(stream, shard, &runs, must, ratio, &mut zstd)?);
+        }
+        Ok(folds)
+    }
+
+    fn fold_shard(
+        &self,
+        stream: &Stream,
+        shard: &Arc<Shard>,
+        runs: &[Run],
+        must: u64,
+        ratio: &mut f64,
+        zstd: &mut zstd::bulk::Compressor<'_>,
+    ) -> Result<ShardFold, FoldError> {
+        let mut fold = ShardFold { shard: shard.clone(), blocks: Vec::new(), last: 0, stays: None };
+        let mut builder = Builder::new(stream.id, shard.index);
+        let folded = shard.window().folded;
+        self.take_up_tail(stream, shard, runs[0].first.max(folded + 1), &mut builder)?;
+        let taken_up = builder.raw_len();
+        let mut oldest_in_builder = u64::MAX;
+        for run in runs {
+            let mut first = run.first.max(folded + 1);
+            let Some(mut rest) = cut_front(run, first) else { continue };
+            while !rest.is_empty() {
+                if !builder.is_empty() && builder.next() != first {
+                    fold.finish(&mut builder, zstd, ratio)?;
+                }
+                let goal = ((BLOCK_BYTES as f64 / *ratio) as usize).clamp(RAW_MIN, RAW_MAX);
+                let (count, length) = records_within(&rest, goal.saturating_sub(builder.raw_len()));
+                builder.push(first, count, run.stamp, &rest.split_to(length));
+                oldest_in_builder = oldest_in_builder.min(run.group);
+                first += u64::from(count);
+                if builder.raw_len() >= goal {
+                    fold.finish(&mut builder, zstd, ratio)?;
+                    oldest_in_builder = u64::MAX;
+                }
+            }
+        }
+        if builder.is_empty() {
+            return Ok(fold);
+        }
+        if oldest_in_builder <= must {
+            fold.finish(&mut builder, zstd, ratio)?;
+        } else if builder.raw_len() > taken_up || !fold.blocks.is_empty() {
+            fold.stays = Some(oldest_in_builder);
+        }
+        Ok(fold)
+    }
+
+    /// Begins with the shard's last block when that is under-filled and the new records follow it.
+    fn take_up_tail(
+        &self,
+        stream: &Stream,
+        shard: &Shard,
+        next: Number,
+        builder: &mut Builder,
+    ) -> Result<(), FoldError> {
+        let Some(newest) = self.segment_to_write(stream) else { return Ok(()) };
+        let follows = newest.extent.shards.get(&shard.index).is_some_and(|extent| extent.last + 1 == next);
+        if !follows {
+            return Ok(());
+        }
+        let segment = self.store.open(stream.id, newest.id, false)?;
+        // A damaged tail is left where it is, for its reader to report.
+        if let Ok(Some(tail)) = segment.last_block(shard.index)
+            && (tail.head.raw_len as usize) < UNDERFILLED
+            && tail.head.last() + 1 == next
+        {
+            for run in tail.runs() {
+                builder.push(run.first, run.count, run.stamp, &run.bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// The segment that the stream's next blocks go into; `None`: a new one is begun.
+    fn segment_to_write(&self, stream: &Stream) -> Option<Entry> {
+        let bound = stream.settings().max_bytes.map_or(u64::MAX, |max| max.0 / 4).clamp(1 << 20, self.sizes.segment);
+        self.store.newest(stream.id).filter(|newest| newest.extent.bytes < bound)
+    }
+
+    /// Writes the blocks; returns the row of the segment for the state.
+    fn write_segment(&self, stream: &Stream, folds: &[ShardFold], target: u64) -> Result<Option<Control>, FoldError> {
+        let blocks: Vec<_> = folds.iter().flat_map(|fold| fold.blocks.iter().cloned()).collect();
+        if blocks.is_empty() || stream.is_deleted() {
+            return Ok(None);
+        }
+        let newest = self.segment_to_write(stream);
+        let (id, mut extent, begins) = match newest {
+            Some(entry) => (entry.id, entry.extent, false),
+            None => (stream.next_segment.fetch_add(1, Ordering::Relaxed), Extent::default(), true),
+        };
+        extent.folded_group = target;
+        for (head, block) in &blocks {
+            extent.add(head);
+            extent.bytes += block.len() as u64;
+        }
+        let copy = begins.then(|| self.copy_of(stream));
+        let segment = self.store.open(stream.id, id, begins)?;
+        let written = segment.write(&Write { blocks: &blocks, extent: &extent, copy: copy.as_deref() });
+        let file_bytes = segment.file_bytes();
+        drop(segment);
+        if let Err(error) = written {
+            self.store.close(stream.id, id);
+            return Err(error.into());
+        }
+        self.store.put(stream.id, Entry { id, extent: extent.clone(), file_bytes });
+        stream.size.store(self.store.bytes(stream.id) + self.blobs.bytes(stream.id), Ordering::Relaxed);
+        let row = (state::shard_key(stream.id, id), state::to_json(&extent));
+        self.state.load(Table::Segments, row.0.clone(), row.1.clone());
+        Ok(Some((Table::Segments, row.0, Some(row.1))))
+    }
+
+    /// What a segment must know of its stream so that a lost state can be rebuilt (crash rule 5).
+    fn copy_of(&self, stream: &Stream) -> Vec<u8> {
+        let copy = StateCopy {
+            gateway: self.gateway_id.clone(),
+            incarnation: self.incarnation,
+            definition: Definition {
+                name: stream.name.to_string(),
+                created_ms: stream.created_ms,
+                first_number: stream.shards().first().map_or(1, |shard| shard.first_number()),
+                settings: stream.settings(),
+            },
+            oldest: stream.shards().iter().map(|shard| shard.oldest()).collect(),
+            reserved: stream.shards().iter().map(|shard| shard.reserved()).collect(),
+        };
+        serde_json::to_vec(&copy).unwrap_or_default()
+    }
+
+    /// Writes the state of everything up to a frame.
+    fn write_state(&self, mut rows: Vec<Control>, at: &Committed, clean: bool) -> Result<(), FoldError> {
+        let mut all = self.state.up_to(at.group);
+        all.append(&mut rows);
+        let position = Position { group: at.group, tail: at.head, link: at.link, format: FORMAT, clean };
+        let mut database = lock(&self.state_db);
+        if database.is_none() {
+            *database = Some(super::state_db::StateDb::open(&*self.disk, self.store.written())?);
+        }
+        let written = database.as_ref().ok_or(FoldError::NoState)?.write(&all, &position);
+        if written.is_err() {
+            // redb's view of the file is void after an error; the next fold opens it anew.
+            *database = None;
+        }
+        written?;
+        self.metrics_of_disk();
+        Ok(())
+    }
+
+    fn metrics_of_disk(&self) {
+        let total = self.store.written().bytes();
+        let counted = self.metrics.segments_written.get();
+        self.metrics.segments_written.inc_by(total.saturating_sub(counted));
+    }
+}
+
+/// See [`Engine::copy_of`].
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct StateCopy {
+    pub gateway: String,
+    pub incarnation: u32,
+    pub definition: Definition,
+    pub oldest: Vec<Number>,
+    pub reserved: Vec<Number>,
+}
+
+impl ShardFold {
+    fn finish(
+        &mut self,
+        builder: &mut Builder,
+        zstd: &mut zstd::bulk::Compressor<'_>,
+        ratio: &mut f64,
+    ) -> Result<(), FoldError> {
+        let raw = builder.raw_len();
+        let (head, block) = builder.finish(zstd).map_err(SegmentError::Io)?;
+        if raw >= RAW_MIN / 2 {
+            // Rises at once and falls slowly, with a little to spare: a block over the page costs twice its size.
+            let seen = block.len() as f64 / raw as f64 * 1.02;
+            *ratio = if seen > *ratio { seen } else { *ratio * 0.9 + seen * 0.1 }.clamp(0.01, 1.1);
+        }
+        self.last = head.last();
+        self.blocks.push((head, block));
+        Ok(())
+    }
+}
+
+/// How many records of `bytes`, at least one, fit into `room`, and their length.
+fn records_within(bytes: &Bytes, room: usize) -> (u32, usize) {
+    let (mut count, mut length) = (0, 0);
+    while length < bytes.len() {
+        let next = encode::skip(&bytes[length..]).unwrap_or(bytes.len() - length);
+        if count > 0 && length + next > room {
+            break;
+        }
+        (count, length) = (count + 1, length + next);
+    }
+    (count, length)
+}

@@ -1,0 +1,174 @@
+//! Producer numbers (promise P3): what was stored of each producer, so that nothing is stored twice.
+//!
+//! A mark moves when its record gets a number, under the door's lock, and is durable because the record is: recovery and
+//! fold read the marks off the records themselves. The table is bounded; the mark that was silent longest goes first.
+
+use super::encode;
+use crate::record::Producer;
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Producers remembered per gateway.
+pub const PRODUCERS_MAX: usize = 64 << 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    pub epoch: u32,
+    pub sequence: u64,
+    /// When the producer was last heard, for eviction: counts batches, not time.
+    pub used: u64,
+}
+
+#[derive(Default)]
+pub struct Producers {
+    marks: HashMap<(u32, u128), Mark>,
+    used: u64,
+}
+
+impl Producers {
+    /// Whether the record is new; if so it is remembered. What stood there before is returned for an undo.
+    pub fn admit(&mut self, stream: u32, producer: &Producer) -> Admission {
+        self.used += 1;
+        let key = (stream, producer.id);
+        let before = self.marks.get(&key).copied();
+        if let Some(mark) = before
+            && mark.epoch == producer.epoch
+            && producer.sequence <= mark.sequence
+        {
+            return Admission::Duplicate;
+        }
+        self.remember(stream, producer);
+        Admission::New { before }
+    }
+
+    /// Recovery: a record with this producer number is in the log.
+    pub fn remember(&mut self, stream: u32, producer: &Producer) {
+        self.used += 1;
+        if let Some(mark) = self.marks.get(&(stream, producer.id))
+            && mark.epoch == producer.epoch
+            && mark.sequence >= producer.sequence
+        {
+            return;
+        }
+        if self.marks.len() >= PRODUCERS_MAX && !self.marks.contains_key(&(stream, producer.id)) {
+            self.evict();
+        }
+        let mark = Mark { epoch: producer.epoch, sequence: producer.sequence, used: self.used };
+        self.marks.insert((stream, producer.id), mark);
+    }
+
+    pub fn undo(&mut self, stream: u32, id: u128, before: Option<Mark>) {
+        match before {
+            Some(mark) => _ = self.marks.insert((stream, id), mark),
+            None => _ = self.marks.remove(&(stream, id)),
+        }
+    }
+
+    pub fn forget_stream(&mut self, stream: u32) {
+        self.marks.retain(|(of, _), _| *of != stream);
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.marks.len()
+    }
+
+    /// Drops the eighth that was silent longest: rare, so that its cost is spread over many new producers.
+    fn evict(&mut self) {
+        let mut used: Vec<u64> = self.marks.values().map(|mark| mark.used).collect();
+        let (_, oldest, _) = used.select_nth_unstable(PRODUCERS_MAX / 8);
+        let oldest = *oldest;
+        self.marks.retain(|_, mark| mark.used > oldest);
+    }
+}
+
+pub enum Admission {
+    New { before: Option<Mark> },
+    Duplicate,
+}
+
+/// The last number of each producer in encoded records; `None` if they are not well-formed.
+pub fn highest(records: &Bytes) -> Option<Arc<[Producer]>> {
+    let mut found: Vec<Producer> = Vec::new();
+    let mut rest = &records[..];
+    while !rest.is_empty() {
+        let length = encode::skip(rest).ok()?;
+        if let Some(producer) = encode::producer(&rest[..length]) {
+            note(&mut found, producer);
+        }
+        rest = &rest[length..];
+    }
+    Some(found.into())
+}
+
+/// Keeps the last number of each producer: within a run the numbers rise.
+pub fn note(found: &mut Vec<Producer>, producer: Producer) {
+    match found.iter_mut().rev().find(|known| known.id == producer.id) {
+        Some(known) => *known = producer,
+        None => found.push(producer),
+    }
+}
+
+/// A mark as the state database keeps it: epoch u32, sequence u64, big-endian.
+pub fn mark_to_bytes(producer: &Producer) -> Bytes {
+    let mut bytes = Vec::with_capacity(12);
+    bytes.extend_from_slice(&producer.epoch.to_be_bytes());
+    bytes.extend_from_slice(&producer.sequence.to_be_bytes());
+    bytes.into()
+}
+
+pub fn mark_key(stream: u32, id: u128) -> Bytes {
+    let mut key = Vec::with_capacity(20);
+    key.extend_from_slice(&stream.to_be_bytes());
+    key.extend_from_slice(&id.to_be_bytes());
+    key.into()
+}
+
+pub fn mark_from_bytes(key: &[u8], value: &[u8]) -> Option<(u32, Producer)> {
+    let stream = u32::from_be_bytes(key.get(..4)?.try_into().ok()?);
+    let id = u128::from_be_bytes(key.get(4..20)?.try_into().ok()?);
+    let epoch = u32::from_be_bytes(value.get(..4)?.try_into().ok()?);
+    let sequence = u64::from_be_bytes(value.get(4..12)?.try_into().ok()?);
+    Some((stream, Producer { id, epoch, sequence }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbered(sequence: u64) -> Producer {
+        Producer { id: 1, epoch: 1, sequence }
+    }
+
+    #[test]
+    fn a_number_is_admitted_once() {
+        let mut producers = Producers::default();
+        assert!(matches!(producers.admit(1, &numbered(5)), Admission::New { before: None }));
+        assert!(matches!(producers.admit(1, &numbered(5)), Admission::Duplicate));
+        assert!(matches!(producers.admit(1, &numbered(4)), Admission::Duplicate));
+        assert!(
+            matches!(producers.admit(2, &numbered(4)), Admission::New { .. }),
+            "another stream knows nothing of it"
+        );
+        assert!(matches!(producers.admit(1, &numbered(6)), Admission::New { before: Some(_) }));
+    }
+
+    #[test]
+    fn a_new_epoch_starts_anew() {
+        let mut producers = Producers::default();
+        producers.admit(1, &numbered(5));
+        assert!(matches!(producers.admit(1, &Producer { id: 1, epoch: 2, sequence: 1 }), Admission::New { .. }));
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_keeps_who_spoke_last() {
+        let mut producers = Producers::default();
+        for id in 0..PRODUCERS_MAX as u128 + 10 {
+            producers.admit(1, &Producer { id, epoch: 1, sequence: 1 });
+        }
+        assert!(producers.len() <= PRODUCERS_MAX);
+        let last = Producer { id: PRODUCERS_MAX as u128, epoch: 1, sequence: 1 };
+        assert!(matches!(producers.admit(1, &last), Admission::Duplicate));
+    }
+}

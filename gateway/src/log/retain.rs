@@ -1,0 +1,329 @@
+//! Retention: what goes, in which order, and how it is told.
+//!
+//! Whole segments go, oldest first. The trim marks and the gap ledger's rows are durable before a file is unlinked (crash
+//! rule 4). Precedence when space is short: a required sink holds age retention; at a byte limit `on_full` decides.
+
+use super::engine::{Engine, lock};
+use super::frame::Control;
+use super::schema::Table;
+use super::state;
+use super::store::Entry;
+use super::stream::{OnFull, Stream};
+use crate::clock::Now;
+use crate::metrics::ReasonLabel;
+use crate::record::{Gap, GapReason};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A wall clock that moves by this much against the monotonic one has jumped.
+const JUMP_MS: u64 = 3_600_000;
+/// How long after a jump age retention is held back, and how often it then lets one segment of a stream go.
+const AFTER_JUMP_MS: u64 = 24 * 3_600_000;
+const AFTER_JUMP_PAUSE_MS: u64 = 3_600_000;
+/// Bytes of the budget kept free for the next fold and for control entries.
+const SLACK: u64 = 12 << 20;
+
+#[derive(Default)]
+pub struct Retaining {
+    /// Segments whose trim is on its way to the journal.
+    dropping: Vec<Dropping>,
+    clock: Option<Now>,
+    jumped_mono_ms: Option<u64>,
+    last_expiry_mono_ms: u64,
+}
+
+struct Dropping {
+    stream: Arc<Stream>,
+    segment: u32,
+    entries: Vec<Control>,
+    ticket: super::Ticket,
+    reason: GapReason,
+}
+
+/// A segment as the plan sees it.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub id: u32,
+    pub bytes: u64,
+    pub newest_wall_ms: u64,
+    /// A required sink has not delivered all of it.
+    pub held: bool,
+}
+
+/// What a stream allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub retention_ms: u64,
+    pub bytes: u64,
+    pub on_full: OnFull,
+}
+
+/// Pure: which segments of one stream go now and why. `segments` are oldest first; `wall_ms` is `None` while the wall
+/// clock cannot be trusted or age retention is paused.
+pub fn plan(segments: &[Candidate], limits: &Limits, wall_ms: Option<u64>) -> Vec<(u32, GapReason)> {
+    let mut gone = Vec::new();
+    let mut total: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    for segment in segments {
+        let expired = wall_ms.is_some_and(|now| segment.newest_wall_ms.saturating_add(limits.retention_ms) < now);
+        let reason = if expired && !segment.held {
+            GapReason::Expired
+        } else if total > limits.bytes && limits.on_full == OnFull::DropOldest {
+            GapReason::Evicted
+        } else {
+            break;
+        };
+        total -= segment.bytes;
+        gone.push((segment.id, reason));
+    }
+    gone
+}
+
+impl Engine {
+    /// Finishes what is durable, then plans anew. Called every second and before a fold.
+    pub fn retain_step(&self) {
+        let mut retaining = lock(&self.retaining);
+        self.finish(&mut retaining);
+        let now = self.stamps.clock().now();
+        let wall = retaining.age_now(&now);
+        let mut expired = false;
+        for stream in self.all_streams() {
+            let segments = self.candidates(&stream, &retaining);
+            let limits = self.limits(&stream);
+            for (id, reason) in plan(&segments, &limits, wall) {
+                expired |= reason == GapReason::Expired;
+                self.begin_drop(&mut retaining, &stream, id, reason);
+                if reason == GapReason::Expired && retaining.jumped_mono_ms.is_some() {
+                    break;
+                }
+            }
+            self.set_full(&stream, &limits);
+        }
+        if expired {
+            retaining.last_expiry_mono_ms = now.mono_ms;
+        }
+        self.keep_the_budget(&mut retaining);
+        if let Some((boot, anchor)) = self.stamps.anchor() {
+            self.door.put_state([(Table::Boots, boot.to_be_bytes().to_vec().into(), Some(anchor.to_bytes()))]);
+        }
+    }
+
+    fn candidates(&self, stream: &Stream, retaining: &Retaining) -> Vec<Candidate> {
+        let held = |entry: &Entry| {
+            entry.extent.shards.iter().any(|(shard, extent)| {
+                self.cursors.held_by_required(&stream.name, *shard).is_some_and(|next| next <= extent.last)
+            })
+        };
+        self.store
+            .entries(stream.id)
+            .iter()
+            .filter(|entry| !retaining.is_dropping(stream.id, entry.id))
+            .map(|entry| Candidate {
+                id: entry.id,
+                bytes: entry.file_bytes,
+                newest_wall_ms: self.stamps.wall_ms(entry.extent.newest_stamp()),
+                held: held(entry),
+            })
+            .collect()
+    }
+
+    fn limits(&self, stream: &Stream) -> Limits {
+        let settings = stream.settings();
+        let blobs = self.blobs.bytes(stream.id);
+        let bytes = settings.max_bytes.map_or(u64::MAX, |max| max.0.saturating_sub(blobs));
+        Limits { retention_ms: settings.retention.as_ms(), bytes, on_full: settings.on_full }
+    }
+
+    fn set_full(&self, stream: &Stream, limits: &Limits) {
+        let own = self.store.bytes(stream.id) >= limits.bytes;
+        let full = own || self.bytes_used() + SLACK > self.sizes.budget || self.disk_full.load(Ordering::Relaxed);
+        stream.full.store(full && limits.on_full == OnFull::Reject, Ordering::Relaxed);
+    }
+
+    /// Bytes of the budget in use.
+    pub fn bytes_used(&self) -> u64 {
+        let blobs: u64 = self.all_streams().iter().map(|stream| self.blobs.bytes(stream.id)).sum();
+        let state = lock(&self.state_db).as_ref().map_or(0, super::state_db::StateDb::file_bytes);
+        lock(&self.journal).capacity() + self.store.total_bytes() + state + blobs
+    }
+
+    /// The box's own limit: the largest stream that may drop gives its oldest segment.
+    fn keep_the_budget(&self, retaining: &mut Retaining) {
+        let mut used = self.bytes_used().saturating_sub(retaining.bytes_going(self));
+        let mut must = self.disk_full.load(Ordering::Relaxed) && retaining.dropping.is_empty();
+        while must || used + SLACK > self.sizes.budget {
+            must = false;
+            let streams = self.all_streams();
+            let droppable = streams.iter().filter(|stream| stream.settings().on_full == OnFull::DropOldest);
+            let largest = droppable.max_by_key(|stream| {
+                self.candidates(stream, retaining).iter().map(|segment| segment.bytes).sum::<u64>()
+            });
+            let Some(stream) = largest else { return };
+            let Some(oldest) = self.candidates(stream, retaining).into_iter().next() else { return };
+            self.begin_drop(retaining, stream, oldest.id, GapReason::Evicted);
+            used = used.saturating_sub(oldest.bytes);
+        }
+    }
+
+    /// Sends trim marks, ledger rows and the end of the segment's row to the journal; the file goes when they are durable.
+    fn begin_drop(&self, retaining: &mut Retaining, stream: &Arc<Stream>, id: u32, reason: GapReason) {
+        let Some(entry) = self.store.entries(stream.id).into_iter().find(|entry| entry.id == id) else { return };
+        let mut entries = vec![(Table::Segments, state::shard_key(stream.id, id), None)];
+        for (index, extent) in &entry.extent.shards {
+            let Some(shard) = stream.shard(*index) else { continue };
+            let from = shard.oldest().max(extent.first);
+            if from > extent.last {
+                continue;
+            }
+            let gap = Gap {
+                shard: *index,
+                from,
+                to: extent.last,
+                reason,
+                from_ms: self.stamps.wall_ms(extent.first_stamp),
+                to_ms: self.stamps.wall_ms(extent.last_stamp),
+            };
+            entries.push(self.state.gap_entry(stream.id, &gap));
+            entries.push(state::trim_entry(stream.id, *index, extent.last + 1));
+        }
+        let ticket = self.door.put_state(entries.iter().cloned());
+        retaining.dropping.push(Dropping { stream: stream.clone(), segment: id, entries, ticket, reason });
+    }
+
+    /// Unlinks what is durably trimmed.
+    fn finish(&self, retaining: &mut Retaining) {
+        let committed = lock(&self.committed).back().map_or(0, |last| last.group);
+        let mut kept = Vec::new();
+        for mut drop in std::mem::take(&mut retaining.dropping) {
+            let row = state::shard_key(drop.stream.id, drop.segment);
+            if self.state.get(Table::Segments, &row).is_none() {
+                self.trim(&drop);
+            } else {
+                if committed >= drop.ticket.0 {
+                    // That commit failed: once more.
+                    drop.ticket = self.door.put_state(drop.entries.iter().cloned());
+                }
+                kept.push(drop);
+            }
+        }
+        retaining.dropping = kept;
+    }
+
+    fn trim(&self, drop: &Dropping) {
+        for (table, key, value) in &drop.entries {
+            if *table == Table::Shards
+                && let Some(value) = value
+                && let Some((_, shard, b't', oldest)) = state::mark_from_row(key, value)
+                && let Some(shard) = drop.stream.shard(shard)
+            {
+                let lost = oldest.saturating_sub(shard.oldest());
+                let label = ReasonLabel { part: "log", reason: drop.reason.as_str() };
+                self.metrics.gap_records.get_or_create(&label).inc_by(lost);
+                shard.trim_to(oldest);
+            }
+        }
+        if let Err(error) = self.store.remove(drop.stream.id, drop.segment) {
+            // The row is gone, so the next start removes the file.
+            tracing::warn!(stream = %drop.stream.name, segment = drop.segment, %error, "a trimmed segment could not be unlinked");
+        }
+        self.free_blobs(&drop.stream);
+        let size = self.store.bytes(drop.stream.id) + self.blobs.bytes(drop.stream.id);
+        drop.stream.size.store(size, Ordering::Relaxed);
+    }
+
+    /// Blob files that only trimmed records refer to. Their rows go first; a crash between leaves a file for the next start.
+    fn free_blobs(&self, stream: &Stream) {
+        let unneeded =
+            self.blobs.unneeded(stream.id, |shard| stream.shard(shard).map_or(u64::MAX, |shard| shard.oldest()));
+        for file in unneeded {
+            self.door.put_state([(Table::Blobs, state::shard_key(stream.id, file), None)]);
+            if let Err(error) = self.blobs.remove(stream.id, file) {
+                tracing::warn!(stream = %stream.name, file, %error, "a trimmed blob file could not be unlinked");
+            }
+        }
+    }
+
+    /// Saves cursors that have moved; those saved before count once their group is durable.
+    pub fn save_cursors(&self, saving: &mut Option<super::Ticket>) {
+        if let Some(ticket) = saving {
+            let committed = lock(&self.committed).back().map_or(0, |last| last.group);
+            if committed < ticket.0 {
+                return;
+            }
+            self.cursors.saved();
+            *saving = None;
+        }
+        let entries = self.cursors.save();
+        if !entries.is_empty() {
+            *saving = Some(self.door.put_state(entries));
+        }
+    }
+}
+
+impl Retaining {
+    fn is_dropping(&self, stream: u32, segment: u32) -> bool {
+        self.dropping.iter().any(|drop| drop.stream.id == stream && drop.segment == segment)
+    }
+
+    fn bytes_going(&self, engine: &Engine) -> u64 {
+        let bytes = |drop: &Dropping| {
+            let entries = engine.store.entries(drop.stream.id);
+            entries.iter().find(|entry| entry.id == drop.segment).map_or(0, |entry| entry.file_bytes)
+        };
+        self.dropping.iter().map(bytes).sum()
+    }
+
+    /// The wall time to judge age by; `None` while it cannot be trusted, or just after it jumped.
+    fn age_now(&mut self, now: &Now) -> Option<u64> {
+        if let Some(before) = self.clock {
+            let expected = before.wall_ms + (now.mono_ms - before.mono_ms);
+            if before.trusted && expected.abs_diff(now.wall_ms) > JUMP_MS {
+                tracing::warn!(
+                    by_s = now.wall_ms as i64 / 1000 - expected as i64 / 1000,
+                    "the wall clock jumped; age retention is slowed for a day"
+                );
+                self.jumped_mono_ms = Some(now.mono_ms);
+            }
+        }
+        self.clock = Some(*now);
+        if self.jumped_mono_ms.is_some_and(|at| now.mono_ms - at > AFTER_JUMP_MS) {
+            self.jumped_mono_ms = None;
+        }
+        let paused =
+            self.jumped_mono_ms.is_some_and(|at| now.mono_ms - at.max(self.last_expiry_mono_ms) < AFTER_JUMP_PAUSE_MS);
+        (now.trusted && !paused).then_some(now.wall_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(id: u32, bytes: u64, newest_wall_ms: u64) -> Candidate {
+        Candidate { id, bytes, newest_wall_ms, held: false }
+    }
+
+    const LIMITS: Limits = Limits { retention_ms: 100, bytes: 50, on_full: OnFull::DropOldest };
+
+    #[test]
+    fn age_goes_before_bytes_and_oldest_first() {
+        let segments = [segment(1, 20, 10), segment(2, 30, 500), segment(3, 30, 900)];
+        let gone = plan(&segments, &LIMITS, Some(600));
+        assert_eq!(gone, [(1, GapReason::Expired), (2, GapReason::Evicted)]);
+    }
+
+    #[test]
+    fn a_required_sink_holds_age_retention_but_not_the_byte_limit() {
+        let mut segments = [segment(1, 20, 10), segment(2, 20, 10)];
+        segments[0].held = true;
+        assert_eq!(plan(&segments, &LIMITS, Some(600)), []);
+        segments[0].bytes = 40;
+        assert_eq!(plan(&segments, &LIMITS, Some(600))[0], (1, GapReason::Evicted));
+    }
+
+    #[test]
+    fn reject_drops_nothing_for_bytes_and_no_trusted_time_drops_nothing_for_age() {
+        let segments = [segment(1, 80, 10), segment(2, 80, 10)];
+        let limits = Limits { on_full: OnFull::Reject, ..LIMITS };
+        assert_eq!(plan(&segments, &limits, None), []);
+    }
+}

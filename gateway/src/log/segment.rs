@@ -1,0 +1,249 @@
+//! Segments: the folded records of a stream, in redb databases of bounded size. Only the newest of a stream is written.
+//!
+//! A segment has a table of blocks keyed by (shard, first number) and a table of notes: its extent, and a copy of what the
+//! state database knew of the stream when the segment was begun, so that a lost state can be rebuilt. Retention deletes
+//! whole files. This file knows one segment; `store.rs` knows them all.
+
+use super::block::{self, Block, BlockError};
+use super::disk::{Disk, DiskFile, Mode, Store as Backend, Written};
+use crate::record::{Number, ShardIndex};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const BLOCKS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("blocks");
+const NOTES: TableDefinition<&str, &[u8]> = TableDefinition::new("notes");
+const EXTENT: &str = "extent";
+const COPY: &str = "copy";
+/// redb's page cache of one open segment, in bytes.
+pub const CACHE_BYTES: usize = 2 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardExtent {
+    pub first: Number,
+    pub last: Number,
+    pub first_stamp: u64,
+    pub last_stamp: u64,
+}
+
+/// What a segment holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// All groups up to here are in this segment or an earlier one, as far as its stream goes.
+    pub folded_group: u64,
+    pub shards: BTreeMap<ShardIndex, ShardExtent>,
+    /// Bytes of the blocks.
+    pub bytes: u64,
+    pub records: u64,
+    pub payload: u64,
+}
+
+impl Extent {
+    /// Enters a block; one that replaces an under-filled one before it only moves the end.
+    pub fn add(&mut self, head: &block::Head) {
+        self.shards
+            .entry(head.shard)
+            .and_modify(|extent| {
+                extent.last = head.last();
+                extent.last_stamp = head.last_stamp;
+            })
+            .or_insert(ShardExtent {
+                first: head.first,
+                last: head.last(),
+                first_stamp: head.first_stamp,
+                last_stamp: head.last_stamp,
+            });
+    }
+
+    pub fn newest_stamp(&self) -> u64 {
+        self.shards.values().map(|shard| shard.last_stamp).max().unwrap_or(0)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SegmentError {
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Redb(Box<redb::Error>),
+    #[error("numbers {from} to {to} of shard {shard}: {source}")]
+    Block { shard: ShardIndex, from: Number, to: Number, source: BlockError },
+    #[error("the segment has no readable extent")]
+    NoExtent,
+}
+
+impl<E: Into<redb::Error>> From<E> for SegmentError
+where
+    E: RedbError,
+{
+    fn from(error: E) -> Self {
+        SegmentError::Redb(Box::new(error.into()))
+    }
+}
+
+/// redb's errors, by name: a blanket `Into<redb::Error>` would overlap with `io::Error`.
+pub trait RedbError {}
+impl RedbError for redb::DatabaseError {}
+impl RedbError for redb::TransactionError {}
+impl RedbError for redb::TableError {}
+impl RedbError for redb::StorageError {}
+impl RedbError for redb::CommitError {}
+impl RedbError for redb::SetDurabilityError {}
+
+pub struct Segment {
+    database: Database,
+    file: Arc<dyn DiskFile>,
+}
+
+/// What one fold writes into a segment.
+pub struct Write<'a> {
+    pub blocks: &'a [(block::Head, Vec<u8>)],
+    pub extent: &'a Extent,
+    /// The state's copy, when the segment is begun.
+    pub copy: Option<&'a [u8]>,
+}
+
+impl Segment {
+    pub fn open(disk: &dyn Disk, path: &str, create: bool, written: Written) -> Result<Segment, SegmentError> {
+        let file = disk.open(path, if create { Mode::Create } else { Mode::Existing })?;
+        let database = redb::Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(Backend::new(file.clone(), written))?;
+        Ok(Segment { database, file })
+    }
+
+    /// Durable when it returns.
+    pub fn write(&self, write: &Write<'_>) -> Result<(), SegmentError> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        transaction.set_quick_repair(true);
+        {
+            let mut blocks = transaction.open_table(BLOCKS)?;
+            for (head, block) in write.blocks {
+                blocks.insert(key(head.shard, head.first).as_slice(), block.as_slice())?;
+            }
+            let mut notes = transaction.open_table(NOTES)?;
+            notes.insert(EXTENT, &super::state::to_json(write.extent)[..])?;
+            if let Some(copy) = write.copy {
+                notes.insert(COPY, copy)?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    pub fn extent(&self) -> Result<Extent, SegmentError> {
+        self.note(EXTENT)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or(SegmentError::NoExtent)
+    }
+
+    pub fn copy(&self) -> Result<Option<Vec<u8>>, SegmentError> {
+        self.note(COPY)
+    }
+
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>, SegmentError> {
+        let read = self.database.begin_read()?;
+        let notes = read.open_table(NOTES)?;
+        Ok(notes.get(name)?.map(|value| value.value().to_vec()))
+    }
+
+    /// The block that holds `number`, or the first behind it in the segment. `last` is the shard's last number here.
+    pub fn block_from(&self, shard: ShardIndex, number: Number, last: Number) -> Result<Option<Block>, SegmentError> {
+        let read = self.database.begin_read()?;
+        let blocks = read.open_table(BLOCKS)?;
+        let mut before = blocks.range(key(shard, 0).as_slice()..=key(shard, number).as_slice())?;
+        let mut behind =
+            blocks.range(key(shard, number.saturating_add(1)).as_slice()..=key(shard, u64::MAX).as_slice())?;
+        let next = behind.next().transpose()?;
+        let end = next.as_ref().and_then(|(at, _)| shard_and_number(at.value())).map_or(last, |(_, first)| first - 1);
+        if let Some((at, value)) = before.next_back().transpose()? {
+            let from = shard_and_number(at.value()).map_or(number, |(_, from)| from);
+            match open_block(shard, from, end, value.value()) {
+                Ok(block) if block.head.last() < number => {}
+                found => return found.map(Some),
+            }
+        }
+        match next {
+            Some((at, value)) => {
+                let from = shard_and_number(at.value()).map_or(number, |(_, from)| from);
+                let end = behind.next().transpose()?.and_then(|(at, _)| shard_and_number(at.value()));
+                open_block(shard, from, end.map_or(last, |(_, first)| first - 1), value.value()).map(Some)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The stored bytes of the last block of a shard, to be merged while it is under-filled.
+    pub fn last_block(&self, shard: ShardIndex) -> Result<Option<Block>, SegmentError> {
+        let read = self.database.begin_read()?;
+        let blocks = read.open_table(BLOCKS)?;
+        let mut range = blocks.range(key(shard, 0).as_slice()..=key(shard, u64::MAX).as_slice())?;
+        match range.next_back().transpose()? {
+            Some((at, value)) => {
+                let from = shard_and_number(at.value()).map_or(0, |(_, from)| from);
+                open_block(shard, from, from, value.value()).map(Some)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Number of the first record of the first block whose end is at or after a time.
+    pub fn block_at(
+        &self,
+        shard: ShardIndex,
+        late_enough: &dyn Fn(u64) -> bool,
+    ) -> Result<Option<Number>, SegmentError> {
+        let read = self.database.begin_read()?;
+        let blocks = read.open_table(BLOCKS)?;
+        for row in blocks.range(key(shard, 0).as_slice()..=key(shard, u64::MAX).as_slice())? {
+            let (_, value) = row?;
+            if let Ok(head) = block::peek(value.value())
+                && late_enough(head.last_stamp)
+            {
+                return Ok(Some(head.first));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Checks every block; returns the heads of the good ones and the places of the damaged.
+    pub fn verify(&self) -> Result<Verified, SegmentError> {
+        let read = self.database.begin_read()?;
+        let blocks = read.open_table(BLOCKS)?;
+        let mut verified = Verified::default();
+        for row in blocks.iter()? {
+            let (at, value) = row?;
+            match block::read_head(value.value()) {
+                Ok(head) => verified.good.push(head),
+                Err(_) => verified.damaged.extend(shard_and_number(at.value())),
+            }
+        }
+        Ok(verified)
+    }
+
+    pub fn file_bytes(&self) -> u64 {
+        self.file.len().unwrap_or(0)
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Verified {
+    pub good: Vec<block::Head>,
+    pub damaged: Vec<(ShardIndex, Number)>,
+}
+
+/// `to` is the last number that a damaged block can have held: the next block, or the segment, says so.
+fn open_block(shard: ShardIndex, from: Number, to: Number, stored: &[u8]) -> Result<Block, SegmentError> {
+    Block::open(stored).map_err(|source| SegmentError::Block { shard, from, to: to.max(from), source })
+}
+
+fn key(shard: ShardIndex, number: Number) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&shard.to_be_bytes());
+    key[4..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn shard_and_number(key: &[u8]) -> Option<(ShardIndex, Number)> {
+    Some((u32::from_be_bytes(key.get(..4)?.try_into().ok()?), u64::from_be_bytes(key.get(4..12)?.try_into().ok()?)))
+}

@@ -1,0 +1,249 @@
+//! All segments of all streams: which there are, what they hold, and a few of them open.
+
+use super::block::Block;
+use super::disk::{Disk, Written};
+use super::segment::{Extent, Segment, SegmentError};
+use crate::record::{Number, ShardIndex};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub const DIR: &str = "segments";
+pub const QUARANTINE: &str = "quarantine";
+/// Segments held open at a time, besides the newest ones; each has a page cache of `segment::CACHE_BYTES`.
+const OPEN_MAX: usize = 4;
+
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub id: u32,
+    pub extent: Extent,
+    pub file_bytes: u64,
+}
+
+pub struct Store {
+    disk: Arc<dyn Disk>,
+    written: Written,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    streams: BTreeMap<u32, Vec<Entry>>,
+    /// Least recently used first.
+    open: Vec<((u32, u32), Arc<Segment>)>,
+    /// To be closed once nobody reads them: a file must never be open as two databases.
+    closing: Vec<((u32, u32), Arc<Segment>)>,
+}
+
+impl Store {
+    pub fn new(disk: Arc<dyn Disk>) -> Store {
+        Store { disk, written: Written::default(), inner: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// Bytes that redb has written, state included: clones count together.
+    pub fn written(&self) -> Written {
+        self.written.clone()
+    }
+
+    /// Enters a segment, or what it holds now.
+    pub fn put(&self, stream: u32, entry: Entry) {
+        let mut inner = self.lock();
+        let entries = inner.streams.entry(stream).or_default();
+        match entries.binary_search_by_key(&entry.id, |known| known.id) {
+            Ok(at) => entries[at] = entry,
+            Err(at) => entries.insert(at, entry),
+        }
+    }
+
+    pub fn entries(&self, stream: u32) -> Vec<Entry> {
+        self.lock().streams.get(&stream).cloned().unwrap_or_default()
+    }
+
+    pub fn newest(&self, stream: u32) -> Option<Entry> {
+        self.lock().streams.get(&stream)?.last().cloned()
+    }
+
+    pub fn bytes(&self, stream: u32) -> u64 {
+        self.lock().streams.get(&stream).map_or(0, |entries| entries.iter().map(|entry| entry.file_bytes).sum())
+    }
+
+    pub fn total_bytes(&self) -> u64 {
+        self.lock().streams.values().flatten().map(|entry| entry.file_bytes).sum()
+    }
+
+    /// Opens a segment, or takes it from those open.
+    pub fn open(&self, stream: u32, id: u32, create: bool) -> Result<Arc<Segment>, SegmentError> {
+        let mut inner = self.lock_without_closing(stream, id);
+        if let Some(at) = inner.open.iter().position(|(of, _)| *of == (stream, id)) {
+            let found = inner.open.remove(at);
+            let segment = found.1.clone();
+            inner.open.push(found);
+            return Ok(segment);
+        }
+        if create {
+            self.disk.create_dir(&dir_of(stream))?;
+        }
+        let segment = Arc::new(Segment::open(&*self.disk, &path(stream, id), create, self.written.clone())?);
+        if create {
+            self.disk.sync_dir(&dir_of(stream))?;
+            self.disk.sync_dir(DIR)?;
+            self.disk.sync_dir("")?;
+        }
+        inner.open.push(((stream, id), segment.clone()));
+        inner.close_idle();
+        Ok(segment)
+    }
+
+    /// The lock, once the segment is not in the middle of being closed. Readers hold a segment for one block.
+    fn lock_without_closing(&self, stream: u32, id: u32) -> MutexGuard<'_, Inner> {
+        loop {
+            let mut inner = self.lock();
+            inner.closing.retain(|(_, segment)| Arc::strong_count(segment) > 1);
+            if inner.closing.iter().all(|(of, _)| *of != (stream, id)) {
+                return inner;
+            }
+            drop(inner);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
+    /// Closes a segment, so that the next use opens it from disk: after an error, redb's view of the file is void.
+    pub fn close(&self, stream: u32, id: u32) {
+        let mut inner = self.lock();
+        if let Some(at) = inner.open.iter().position(|(of, _)| *of == (stream, id)) {
+            let segment = inner.open.remove(at);
+            inner.closing.push(segment);
+        }
+        inner.closing.retain(|(_, segment)| Arc::strong_count(segment) > 1);
+    }
+
+    pub fn close_all(&self) {
+        let mut inner = self.lock();
+        let open = std::mem::take(&mut inner.open);
+        inner.closing.extend(open);
+        inner.closing.retain(|(_, segment)| Arc::strong_count(segment) > 1);
+    }
+
+    /// The block that holds `number` of a shard, or the first behind it.
+    pub fn block_from(
+        &self,
+        stream: u32,
+        shard: ShardIndex,
+        number: Number,
+    ) -> Result<Option<Block>, (u32, SegmentError)> {
+        let candidates: Vec<(u32, Number)> = {
+            let inner = self.lock();
+            let entries = inner.streams.get(&stream).map_or(&[][..], Vec::as_slice);
+            entries
+                .iter()
+                .filter_map(|entry| Some((entry.id, entry.extent.shards.get(&shard)?.last)))
+                .filter(|(_, last)| *last >= number)
+                .collect()
+        };
+        for (id, last) in candidates {
+            let segment = self.open(stream, id, false).map_err(|error| (id, error))?;
+            if let Some(block) = segment.block_from(shard, number, last).map_err(|error| (id, error))? {
+                return Ok(Some(block));
+            }
+        }
+        Ok(None)
+    }
+
+    /// First number of the first block whose end satisfies `late_enough`.
+    pub fn block_at(
+        &self,
+        stream: u32,
+        shard: ShardIndex,
+        late_enough: &dyn Fn(u64) -> bool,
+    ) -> Result<Option<Number>, SegmentError> {
+        for entry in self.entries(stream) {
+            let Some(extent) = entry.extent.shards.get(&shard) else { continue };
+            if !late_enough(extent.last_stamp) {
+                continue;
+            }
+            if let Some(number) = self.open(stream, entry.id, false)?.block_at(shard, late_enough)? {
+                return Ok(Some(number));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Forgets and unlinks a segment whose row is durably gone (crash rule 4).
+    pub fn remove(&self, stream: u32, id: u32) -> io::Result<()> {
+        self.close(stream, id);
+        if let Some(entries) = self.lock().streams.get_mut(&stream) {
+            entries.retain(|entry| entry.id != id);
+        }
+        match self.disk.remove(&path(stream, id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.disk.sync_dir(&dir_of(stream))
+    }
+
+    /// Forgets a segment whose file is elsewhere.
+    pub fn forget(&self, stream: u32, id: u32) {
+        if let Some(entries) = self.lock().streams.get_mut(&stream) {
+            entries.retain(|entry| entry.id != id);
+        }
+    }
+
+    /// Moves a damaged segment aside, for `salvage` and for people.
+    pub fn quarantine(&self, stream: u32, id: u32) -> io::Result<String> {
+        self.close(stream, id);
+        self.disk.create_dir(QUARANTINE)?;
+        let to = format!("{QUARANTINE}/{stream:08x}-{id:08x}.redb");
+        self.disk.rename(&path(stream, id), &to)?;
+        self.disk.sync_dir(&dir_of(stream))?;
+        self.disk.sync_dir(QUARANTINE)?;
+        self.disk.sync_dir("")?;
+        Ok(to)
+    }
+
+    /// Segments that lie in a stream's folder.
+    pub fn on_disk(&self, stream: u32) -> io::Result<Vec<u32>> {
+        let names = self.disk.list(&dir_of(stream))?;
+        Ok(names.iter().filter_map(|name| u32::from_str_radix(name.strip_suffix(".redb")?, 16).ok()).collect())
+    }
+
+    /// Streams that have a folder.
+    pub fn streams_on_disk(&self) -> io::Result<Vec<u32>> {
+        Ok(self.disk.list(DIR)?.iter().filter_map(|name| u32::from_str_radix(name, 16).ok()).collect())
+    }
+}
+
+impl Inner {
+    fn close_idle(&mut self) {
+        let newest: Vec<(u32, u32)> =
+            self.streams.iter().filter_map(|(stream, entries)| Some((*stream, entries.last()?.id))).collect();
+        let mut idle = self.open.iter().filter(|(of, _)| !newest.contains(of)).count();
+        let mut total = self.open.len();
+        self.open.retain(|(of, segment)| {
+            // Streams beyond a dozen share the places of the idle ones, newest or not. One that is being read stays: the
+            // lock is held, so nobody else can take it up meanwhile.
+            let surplus = (idle > OPEN_MAX && !newest.contains(of)) || total > 4 * OPEN_MAX;
+            let surplus = surplus && Arc::strong_count(segment) == 1;
+            if surplus {
+                total -= 1;
+                idle = idle.saturating_sub(1);
+            }
+            !surplus
+        });
+    }
+}
+
+fn dir_of(stream: u32) -> String {
+    format!("{DIR}/{stream:08x}")
+}
+
+pub fn path(stream: u32, id: u32) -> String {
+    format!("{}/{id:08x}.redb", dir_of(stream))
+}

@@ -1,0 +1,295 @@
+//! The log as its users see it: append, wait, read, restart. Crash cases are in the simulation.
+
+use super::*;
+use crate::record::{GapReason, Header, HeaderId, NewRecord, Producer, Record};
+
+struct Bench {
+    dir: tempfile::TempDir,
+    clock: Clock,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench { dir: tempfile::tempdir().unwrap(), clock: Clock::manual(1, 1_800_000_000_000) }
+    }
+
+    fn open(&self) -> Log {
+        let options = Options { max_bytes: BUDGET_MIN, ..Options::new(self.dir.path()) };
+        Log::open(options, self.clock.clone(), Metrics::new()).unwrap()
+    }
+}
+
+fn name(text: &str) -> StreamName {
+    StreamName::new(text).unwrap()
+}
+
+fn put(log: &Log, stream: &Arc<Stream>, range: std::ops::Range<u32>, data_len: usize) -> Vec<Placement> {
+    let mut batch = Batch::new();
+    for n in range {
+        let key = format!("device-{}", n % 7);
+        let mut data = n.to_be_bytes().to_vec();
+        data.resize(data_len.max(4), n as u8);
+        batch.push(stream, &NewRecord { key: key.as_bytes(), data: &data, ..Default::default() }).unwrap();
+    }
+    log.appender().commit_blocking(&mut batch).unwrap()
+}
+
+fn all(log: &Log, stream: &Arc<Stream>) -> Vec<Entry> {
+    let mut found = Vec::new();
+    for shard in stream.shards().iter() {
+        let mut reader = log.reader(stream, shard.index, Position::Oldest).unwrap();
+        loop {
+            let entries = reader.next_blocking(37, 10_000).unwrap();
+            if entries.is_empty() {
+                break;
+            }
+            found.extend(entries);
+        }
+    }
+    found
+}
+
+fn numbers(entries: &[Entry]) -> Vec<u32> {
+    let record = |entry: &Entry| match entry {
+        Entry::Record(record) => Some(u32::from_be_bytes(record.data[..4].try_into().unwrap())),
+        Entry::Gap(_) => None,
+    };
+    let mut numbers: Vec<u32> = entries.iter().filter_map(record).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+const ONE_SECOND: Duration = Duration::from_secs(10);
+
+#[test]
+fn what_was_acknowledged_is_read_back_before_and_after_folds_and_restarts() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let stream = log.create_stream(&name("s"), StreamSettings::default()).unwrap();
+    let placed = put(&log, &stream, 0..500, 100);
+    assert_eq!(placed.len(), 500);
+    assert_eq!(numbers(&all(&log, &stream)), (0..500).collect::<Vec<_>>());
+    log.close(ONE_SECOND);
+    drop(log);
+    let log = bench.open();
+    assert!(log.recovery().clean, "{:?}", log.recovery());
+    let stream = log.stream("s").unwrap();
+    assert_eq!(numbers(&all(&log, &stream)), (0..500).collect::<Vec<_>>());
+    put(&log, &stream, 500..600, 100);
+    assert_eq!(numbers(&all(&log, &stream)), (0..600).collect::<Vec<_>>());
+    // The placements name what is read back.
+    for (n, placement) in placed.iter().enumerate() {
+        let Placement::Stored { shard, number } = *placement else { panic!("{placement:?}") };
+        let mut reader = log.reader(&stream, shard, Position::At(number)).unwrap();
+        let Some(Entry::Record(record)) = reader.next_blocking(1, 1).unwrap().pop() else { panic!("{placement:?}") };
+        assert_eq!((record.number, &record.data[..4]), (number, &(n as u32).to_be_bytes()[..]));
+    }
+    log.close(ONE_SECOND);
+}
+
+#[test]
+fn large_values_and_headers_come_back_whole() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let stream = log.create_stream(&name("s"), StreamSettings { shards: 1, ..Default::default() }).unwrap();
+    let headers = [Header::new(HeaderId::Topic, "a/b"), Header::user("unit", "C")];
+    let data = vec![7; INLINE_BYTES_MAX + 1];
+    let mut batch = Batch::new();
+    for data in [&data[..], b"small", &data[..9]] {
+        batch.push(&stream, &NewRecord { key: b"k", headers: &headers, data, ..Default::default() }).unwrap();
+    }
+    log.appender().commit_blocking(&mut batch).unwrap();
+    let read = |log: &Log| -> Vec<Record> {
+        all(log, &log.stream("s").unwrap())
+            .into_iter()
+            .map(|entry| match entry {
+                Entry::Record(record) => record,
+                Entry::Gap(gap) => panic!("{gap:?}"),
+            })
+            .collect()
+    };
+    let before = read(&log);
+    assert_eq!(before.iter().map(|record| record.data.len()).collect::<Vec<_>>(), [INLINE_BYTES_MAX + 1, 5, 9]);
+    assert_eq!(before[1].topic(), Some("a/b"));
+    assert_eq!(before[1].headers, headers);
+    log.close(ONE_SECOND);
+    let log = bench.open();
+    assert_eq!(read(&log), before);
+    log.close(ONE_SECOND);
+}
+
+#[test]
+fn a_numbered_record_is_stored_once_across_a_restart() {
+    let bench = Bench::new();
+    let send = |log: &Log, sequences: &[u64]| {
+        let stream = log.stream("s").unwrap();
+        let mut batch = Batch::new();
+        for sequence in sequences {
+            let producer = Some(Producer { id: 9, epoch: 1, sequence: *sequence });
+            batch
+                .push(&stream, &NewRecord { key: b"k", producer, data: &sequence.to_be_bytes(), ..Default::default() })
+                .unwrap();
+        }
+        log.appender()
+            .commit_blocking(&mut batch)
+            .unwrap()
+            .iter()
+            .filter(|p| matches!(p, Placement::Stored { .. }))
+            .count()
+    };
+    let log = bench.open();
+    log.create_stream(&name("s"), StreamSettings::default()).unwrap();
+    assert_eq!(send(&log, &[1, 2, 3]), 3);
+    assert_eq!(send(&log, &[2, 3, 4]), 1);
+    log.close(ONE_SECOND);
+    let log = bench.open();
+    assert_eq!(send(&log, &[1, 2, 3, 4]), 0);
+    assert_eq!(send(&log, &[4, 5]), 1);
+    assert_eq!(all(&log, &log.stream("s").unwrap()).len(), 5);
+    log.close(ONE_SECOND);
+}
+
+#[test]
+fn a_second_process_is_kept_out() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let options = Options { max_bytes: BUDGET_MIN, ..Options::new(bench.dir.path()) };
+    assert!(matches!(Log::open(options, bench.clock.clone(), Metrics::new()), Err(OpenError::Locked { .. })));
+    log.close(ONE_SECOND);
+}
+
+#[test]
+fn a_stream_made_again_has_later_numbers_and_none_of_the_old_records() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let settings = StreamSettings { shards: 1, ..Default::default() };
+    let first = log.create_stream(&name("s"), settings.clone()).unwrap();
+    put(&log, &first, 0..10, 10);
+    let newest = first.shard(0).unwrap().newest();
+    log.delete_stream(&name("s")).unwrap();
+    assert!(log.stream("s").is_none());
+    let second = log.create_stream(&name("s"), settings).unwrap();
+    assert!(second.created_ms >= first.created_ms + 1_000);
+    assert!(second.shard(0).unwrap().first_number() > newest);
+    put(&log, &second, 10..12, 10);
+    assert_eq!(numbers(&all(&log, &second)), [10, 11]);
+    log.close(ONE_SECOND);
+    let log = bench.open();
+    assert_eq!(numbers(&all(&log, &log.stream("s").unwrap())), [10, 11]);
+    log.close(ONE_SECOND);
+}
+
+/// Incompressible, so that bytes in are bytes on disk.
+fn fill(log: &Log, stream: &Arc<Stream>, megabytes: u32) {
+    let mut rng = fastrand::Rng::with_seed(5);
+    let mut appender = log.appender();
+    for _ in 0..megabytes {
+        let mut batch = Batch::new();
+        for _ in 0..100 {
+            let mut data = vec![0; 10_000];
+            rng.fill(&mut data);
+            batch.push(stream, &NewRecord { key: b"k", data: &data, ..Default::default() }).unwrap();
+        }
+        appender.commit_blocking(&mut batch).unwrap();
+    }
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..600 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("not in 12 s: {what}");
+}
+
+#[test]
+fn a_full_stream_drops_its_oldest_and_the_ledger_tells() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let settings = StreamSettings { shards: 1, max_bytes: Some(ByteSize::mib(16)), ..Default::default() };
+    let stream = log.create_stream(&name("s"), settings).unwrap();
+    fill(&log, &stream, 60);
+    eventually("the stream is within its bound", || {
+        stream.shard(0).unwrap().oldest() > 1 && stream.size_bytes() < 24 << 20
+    });
+    let oldest = stream.shard(0).unwrap().oldest();
+    let ledger = log.gaps(&stream);
+    assert_eq!((ledger[0].from, ledger[0].reason), (1, GapReason::Evicted));
+    assert_eq!(ledger.iter().map(Gap::count).sum::<u64>(), oldest - 1);
+    // A reader that comes from before meets the gap first, then every record.
+    let mut reader = log.reader(&stream, 0, Position::At(1)).unwrap();
+    let entries = reader.next_blocking(2, 100).unwrap();
+    assert!(matches!(&entries[0], Entry::Gap(gap) if gap.from == 1 && gap.reason == GapReason::Evicted), "{entries:?}");
+    log.close(ONE_SECOND);
+}
+
+#[test]
+fn a_full_stream_that_rejects_takes_nothing_and_loses_nothing() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let settings =
+        StreamSettings { shards: 1, max_bytes: Some(ByteSize::mib(8)), on_full: OnFull::Reject, ..Default::default() };
+    let stream = log.create_stream(&name("s"), settings).unwrap();
+    fill(&log, &stream, 30);
+    eventually("the stream says that it is full", || matches!(put(&log, &stream, 0..1, 10)[0], Placement::Full { .. }));
+    assert_eq!(stream.shard(0).unwrap().oldest(), 1);
+    let other = log.create_stream(&name("other"), StreamSettings::default()).unwrap();
+    assert!(matches!(put(&log, &other, 0..1, 10)[0], Placement::Stored { .. }), "other streams go on");
+    log.close(ONE_SECOND);
+}
+
+#[test]
+fn records_expire_by_age_and_a_required_sink_holds_them() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let settings = StreamSettings { shards: 1, retention: Span::secs(60), ..Default::default() };
+    let stream = log.create_stream(&name("s"), settings).unwrap();
+    log.register_sink("cloud", std::slice::from_ref(&stream), true);
+    fill(&log, &stream, 12);
+    eventually("a segment exists", || stream.size_bytes() > 4 << 20);
+    bench.clock.advance(120_000);
+    std::thread::sleep(Duration::from_millis(2_500));
+    assert_eq!(stream.shard(0).unwrap().oldest(), 1, "the sink has delivered nothing");
+    log.move_cursor("cloud", &stream, 0, CursorState::at(stream.shard(0).unwrap().newest() + 1));
+    eventually("the delivered records expire", || stream.shard(0).unwrap().oldest() > 1);
+    assert_eq!(log.gaps(&stream)[0].reason, GapReason::Expired);
+    log.close(ONE_SECOND);
+}
+
+#[tokio::test]
+async fn a_reader_follows_the_tail() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let stream = log.create_stream(&name("s"), StreamSettings { shards: 1, ..Default::default() }).unwrap();
+    let mut reader = log.reader(&stream, 0, Position::Latest).unwrap();
+    assert!(reader.next(10, 1000).await.unwrap().is_empty());
+    let mut batch = Batch::new();
+    batch.push(&stream, &NewRecord { key: b"k", data: b"x", ..Default::default() }).unwrap();
+    let mut appender = log.appender();
+    let (ready, placed) = tokio::join!(reader.ready(), appender.commit(&mut batch));
+    let () = ready;
+    assert_eq!(placed.unwrap(), [Placement::Stored { shard: 0, number: 1 }]);
+    assert_eq!(reader.next(10, 1000).await.unwrap().len(), 1);
+    let log = log.clone();
+    tokio::task::spawn_blocking(move || log.close(ONE_SECOND)).await.unwrap();
+}
+
+#[test]
+fn a_reader_starts_at_a_time() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let stream = log.create_stream(&name("s"), StreamSettings { shards: 1, ..Default::default() }).unwrap();
+    for n in 0..10 {
+        put(&log, &stream, n..n + 1, 4);
+        bench.clock.advance(1_000);
+    }
+    let start = 1_800_000_000_000 + 1_000;
+    let at = |ms: u64| log.reader(&stream, 0, Position::Time(ms)).unwrap().position();
+    assert_eq!(at(0), 1);
+    let third = at(start + 2_000);
+    assert!((3..=4).contains(&third), "{third}");
+    assert_eq!(at(u64::MAX), 11);
+    log.close(ONE_SECOND);
+}

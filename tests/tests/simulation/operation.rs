@@ -1,0 +1,115 @@
+//! What may happen to a log in one step, and how often: drawn from the seed alone.
+
+use fastrand::Rng;
+use headwater::log::disk::sim::Fault;
+
+/// One step of a run. Numbers are raw draws; the world maps them to what there is.
+#[derive(Clone, Copy, Debug)]
+pub enum Operation {
+    /// A device hands in its next records.
+    Append { device: usize, records: u32 },
+    /// Another part stores a row of its state.
+    PutState { key: u8 },
+    Commit,
+    Fold,
+    Retain,
+    /// Everything readable is read and judged.
+    Read,
+    /// A sink acknowledges so many more records of every shard.
+    MoveCursor { sink: usize, records: u64 },
+    /// From now on the sink acknowledges nothing, or does so again.
+    SlowSink { sink: usize },
+    Advance { ms: u64 },
+    ClockJump { ms: i64 },
+    /// So many bytes may still be written.
+    DiskFull { left: u64 },
+    DiskFree,
+    IoError(Fault),
+    Heal,
+    /// The power goes when so many more operations have reached the disk.
+    CutPower { after: u64 },
+    /// The power goes now; so many operations into the start that follows it may go again.
+    Crash { again_after: Option<u64> },
+    /// SIGKILL: the page cache survives.
+    Kill,
+    /// A graceful stop.
+    Close,
+}
+
+/// What a seed is about: most seeds stay away from some of the faults, so that what is left is judged strictly.
+#[derive(Clone, Copy, Debug)]
+pub struct Profile {
+    pub crashes: bool,
+    pub io_errors: bool,
+    pub full_disk: bool,
+    pub clock_jumps: bool,
+    /// Streams small enough to evict.
+    pub tight: bool,
+    pub steps: u32,
+}
+
+impl Profile {
+    pub fn of(seed: u64, rng: &mut Rng) -> Profile {
+        Profile {
+            crashes: seed % 8 != 7,
+            io_errors: seed % 4 == 1,
+            full_disk: seed % 6 == 2,
+            clock_jumps: seed % 5 == 3,
+            tight: seed % 3 != 0,
+            steps: rng.u32(60..260),
+        }
+    }
+}
+
+impl Operation {
+    pub fn draw(profile: &Profile, rng: &mut Rng) -> Operation {
+        loop {
+            let operation = any(rng);
+            if operation.is_of(profile) {
+                return operation;
+            }
+        }
+    }
+
+    fn is_of(&self, profile: &Profile) -> bool {
+        match self {
+            Operation::CutPower { .. } | Operation::Crash { .. } => profile.crashes,
+            Operation::IoError(_) => profile.io_errors,
+            Operation::DiskFull { .. } => profile.full_disk,
+            Operation::ClockJump { .. } => profile.clock_jumps,
+            _ => true,
+        }
+    }
+}
+
+fn any(rng: &mut Rng) -> Operation {
+    match rng.u32(0..1000) {
+        0..380 => Operation::Append { device: rng.usize(..), records: rng.u32(1..12) },
+        380..400 => Operation::PutState { key: rng.u8(0..8) },
+        400..640 => Operation::Commit,
+        640..710 => Operation::Fold,
+        710..760 => Operation::Retain,
+        760..780 => Operation::Read,
+        780..840 => Operation::MoveCursor { sink: rng.usize(..), records: rng.u64(1..60) },
+        840..850 => Operation::SlowSink { sink: rng.usize(..) },
+        850..870 => Operation::Advance { ms: rng.u64(1..600_000) },
+        870..880 => Operation::ClockJump { ms: rng.i64(-86_400_000..400_000_000) },
+        880..892 => Operation::DiskFull { left: rng.u64(0..4 << 20) },
+        892..915 => Operation::DiskFree,
+        915..932 => Operation::IoError(fault(rng)),
+        932..950 => Operation::Heal,
+        950..972 => Operation::CutPower { after: rng.u64(0..200) },
+        972..984 => Operation::Crash { again_after: rng.bool().then(|| rng.u64(0..120)) },
+        984..993 => Operation::Kill,
+        _ => Operation::Close,
+    }
+}
+
+fn fault(rng: &mut Rng) -> Fault {
+    match rng.u32(0..8) {
+        0..4 => Fault::Fail { after: rng.u64(0..40) },
+        4..6 => Fault::FailSync { after: rng.u64(0..6) },
+        6 => Fault::FailRead { after: rng.u64(0..40) },
+        _ => Fault::FailFrom { after: rng.u64(0..40) },
+    }
+}
