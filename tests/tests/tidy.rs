@@ -13,6 +13,8 @@ const LINES_MAX: usize = 600;
 
 /// Parts of the gateway, and what each may name under `crate::`. `delivery` may use `uplink::sink`.
 const BASE: [&str; 5] = ["record", "clock", "metrics", "units", "problem"];
+/// Protocols that more than one part speaks: over the base, knowing no log.
+const SHARED: [&str; 2] = ["http", "wire"];
 const PARTS: [&str; 7] = ["mqtt", "media", "uplink", "delivery", "analytics", "api", "console"];
 
 /// Files without async, tokio, clock, or I/O: state machines and codecs. A file that is not there yet is not an error;
@@ -117,13 +119,14 @@ fn top_level<'a>(group: &'a str, depth: &mut i32) -> Vec<&'a str> {
 
 fn may_import(part: &str, name: &str) -> bool {
     let base = BASE.contains(&name);
+    let shared = SHARED.contains(&name);
     match part {
         "record" | "units" | "problem" => base && name != "metrics" && name != "clock",
         "clock" | "metrics" => base,
         "log" => base || name == "log",
-        "wire" => base || name == "wire",
-        "delivery" => base || matches!(name, "log" | "wire" | "delivery" | "uplink"),
-        part if PARTS.contains(&part) => base || name == "log" || name == "wire" || name == part,
+        part if SHARED.contains(&part) => base || name == part,
+        "delivery" => base || shared || matches!(name, "log" | "delivery" | "uplink"),
+        part if PARTS.contains(&part) => base || shared || name == "log" || name == part,
         "config" => name != "cli" && name != "daemon",
         "daemon" => name != "cli",
         _ => true,
@@ -142,7 +145,7 @@ fn imports_go_one_way() {
             }
         }
     }
-    none(wrong, "base <- log <- mqtt, api, uplink, console (never each other) <- daemon <- cli, main:");
+    none(wrong, "base <- http, wire, log <- mqtt, api, uplink, console (never each other) <- daemon <- cli, main:");
 }
 
 fn is_module(name: &str) -> bool {
@@ -179,7 +182,8 @@ fn pure_files_have_no_async_no_tokio_no_clock_no_io() {
         if !(claims || listed) || is_test_file(&path) {
             continue;
         }
-        let code = product(&text);
+        // Naming the error of others is not I/O.
+        let code = product(&text).replace("std::io::Result", "").replace("std::io::Error", "");
         wrong.extend(BANNED.iter().filter(|word| code.contains(**word)).map(|word| format!("{path} names {word}")));
     }
     none(wrong, "files marked pure take time and bytes as arguments:");
