@@ -1,1 +1,5 @@
+//! What the tests stand on.
 
+pub mod aggregate;
+pub mod proxy;
+pub mod upstream;
