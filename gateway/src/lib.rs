@@ -13,8 +13,11 @@
 //! all of them; `daemon` puts the parts together; `cli` and `main` are above.
 
 pub mod api;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod console;
+pub mod daemon;
 pub mod http;
 pub mod log;
 pub mod metrics;
@@ -22,4 +25,5 @@ pub mod mqtt;
 pub mod problem;
 pub mod record;
 pub mod units;
+pub mod uplink;
 pub mod wire;
