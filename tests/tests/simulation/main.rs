@@ -13,7 +13,7 @@ use operation::{Operation, Profile};
 use std::collections::VecDeque;
 use world::World;
 
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 2000;
 /// Operations shown with a failure.
 const SHOWN: usize = 24;
 
