@@ -252,7 +252,13 @@ impl Recovering {
                     }
                     (true, false) => extent,
                     (true, true) => match self.extent_of(&stream, id, &extent)? {
-                        Some(extent) => extent,
+                        Some(found) => {
+                            if found != extent {
+                                // Once there is a newer segment, the row alone says what this one holds.
+                                self.row(Table::Segments, state::shard_key(stream.id, id), state::to_json(&found));
+                            }
+                            found
+                        }
                         None => continue,
                     },
                 };
