@@ -13,12 +13,17 @@
 //! all of them; `daemon` puts the parts together; `cli` and `main` are above.
 
 pub mod api;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod console;
+pub mod daemon;
 pub mod http;
 pub mod log;
 pub mod metrics;
+pub mod mqtt;
 pub mod problem;
 pub mod record;
 pub mod units;
+pub mod uplink;
 pub mod wire;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The binary `headwater`: arguments to `cli`.
+
+fn main() -> std::process::ExitCode {
+    headwater::cli::main()
+}

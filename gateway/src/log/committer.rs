@@ -9,8 +9,8 @@ use super::batch::{Batch, Part, Placement};
 use super::blob::Blobs;
 use super::error::AppendError;
 use super::frame::{ENTRIES_MAX, ENTRY_BYTES};
-use super::schema::Table;
 use super::producer::{self, Admission, Mark, Producers};
+use super::schema::Table;
 use super::shard::Shard;
 use super::stream::{OnFull, Stream};
 use super::window::Run;
@@ -50,7 +50,15 @@ pub struct Group {
 
 impl Group {
     fn new(number: u64) -> Self {
-        Group { number, parts: Vec::new(), control: Vec::new(), own: BTreeMap::new(), waiters: Vec::new(), bytes: 0, undo: Vec::new() }
+        Group {
+            number,
+            parts: Vec::new(),
+            control: Vec::new(),
+            own: BTreeMap::new(),
+            waiters: Vec::new(),
+            bytes: 0,
+            undo: Vec::new(),
+        }
     }
 
     fn put_own(&mut self, table: Table, key: Bytes, value: Option<Bytes>) {

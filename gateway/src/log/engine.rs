@@ -293,20 +293,8 @@ impl Engine {
                 continue;
             }
             let why = SegmentError::Io(io::Error::other(why));
-            match super::rebuild::salvage(&self.store, &stream, id, &entry.extent, &why) {
-                Ok(salvaged) => {
-                    tracing::error!("{}", salvaged.says);
-                    for gap in salvaged.gaps {
-                        self.note_gap(&stream, gap);
-                    }
-                    match salvaged.extent {
-                        Some(extent) => self.store.put(stream.id, super::store::Entry { extent, ..entry }),
-                        None => {
-                            self.door.put_state([(Table::Segments, state::shard_key(stream.id, id), None)]);
-                            self.store.forget(stream.id, id);
-                        }
-                    }
-                }
+            match self.salvage(&stream, &entry, &why) {
+                Ok(says) => tracing::error!("{says}"),
                 Err(error) => {
                     tracing::error!(stream = %stream.name, segment = id, %error, "a damaged segment could not be salvaged")
                 }

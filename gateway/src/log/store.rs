@@ -69,10 +69,6 @@ impl Store {
         self.lock().streams.get(&stream).cloned().unwrap_or_default()
     }
 
-    pub fn newest(&self, stream: u32) -> Option<Entry> {
-        self.lock().streams.get(&stream)?.last().cloned()
-    }
-
     /// The newest segment, unless it is going.
     pub fn newest_to_write(&self, stream: u32) -> Option<Entry> {
         let inner = self.lock();

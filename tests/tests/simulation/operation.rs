@@ -8,31 +8,53 @@ use headwater::log::sim::SimSizes;
 #[derive(Clone, Copy, Debug)]
 pub enum Operation {
     /// A device hands in its next records.
-    Append { device: usize, records: u32 },
+    Append {
+        device: usize,
+        records: u32,
+    },
     /// Another part stores a row of its state.
-    PutState { key: u8 },
+    PutState {
+        key: u8,
+    },
     Commit,
     /// `all`: nothing stays in the window.
-    Fold { all: bool },
+    Fold {
+        all: bool,
+    },
     /// Retention, cursors, healing: what the second thread does each second.
     Tick,
     /// Everything readable is read and judged.
     Read,
     /// A sink acknowledges so many more records of every shard.
-    MoveCursor { sink: usize, records: u64 },
+    MoveCursor {
+        sink: usize,
+        records: u64,
+    },
     /// From now on the sink acknowledges nothing, or does so again.
-    SlowSink { sink: usize },
-    Advance { ms: u64 },
-    ClockJump { ms: i64 },
+    SlowSink {
+        sink: usize,
+    },
+    Advance {
+        ms: u64,
+    },
+    ClockJump {
+        ms: i64,
+    },
     /// So many bytes may still be written.
-    DiskFull { left: u64 },
+    DiskFull {
+        left: u64,
+    },
     DiskFree,
     IoError(Fault),
     Heal,
     /// The power goes when so many more operations have reached the disk.
-    CutPower { after: u64 },
+    CutPower {
+        after: u64,
+    },
     /// The power goes now; so many operations into the start that follows it may go again.
-    Crash { again_after: Option<u64> },
+    Crash {
+        again_after: Option<u64>,
+    },
     /// SIGKILL: the page cache survives.
     Kill,
     /// A graceful stop.

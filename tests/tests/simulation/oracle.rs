@@ -80,7 +80,10 @@ impl Oracle {
     pub fn given(&mut self, stream: usize, message: Message, placement: Placement) {
         if let Placement::Stored { shard, number } = placement {
             let before = self.book(stream, shard).given.insert(number, message);
-            assert!(before.is_none(), "stream {stream} shard {shard}: number {number} was given to {before:?} and to {message:?}");
+            assert!(
+                before.is_none(),
+                "stream {stream} shard {shard}: number {number} was given to {before:?} and to {message:?}"
+            );
         }
     }
 
@@ -189,7 +192,11 @@ fn judge_ledger(pass: &Pass<'_>, allowed: Allowed) -> Verdict {
         let gone = explained(pass.ledger, record.number);
         // The ledger is durable before the records go; in between both are true.
         let going = gone.is_some_and(|gap| matches!(gap.reason, GapReason::Evicted | GapReason::Expired));
-        judge!(gone.is_none() || (going && pass.live), "number {} can be read and is in the ledger as {gone:?}", record.number);
+        judge!(
+            gone.is_none() || (going && pass.live),
+            "number {} can be read and is in the ledger as {gone:?}",
+            record.number
+        );
     }
     Ok(())
 }
@@ -212,9 +219,14 @@ impl Book {
     fn judge_records(&mut self, pass: &Pass<'_>, numbered: &BTreeSet<u32>, unanswered: &BTreeSet<Message>) -> Verdict {
         for record in pass.records {
             let number = record.number;
-            let message = Message::parse(&record.data).ok_or_else(|| format!("number {number} holds what nobody sent"))?;
+            let message =
+                Message::parse(&record.data).ok_or_else(|| format!("number {number} holds what nobody sent"))?;
             judge!(record.data == message.data(), "number {number}: the bytes of {message:?} are not what was sent");
-            judge!(record.key == Message::key(message.device), "number {number}: {message:?} has the key {:?}", record.key);
+            judge!(
+                record.key == Message::key(message.device),
+                "number {number}: {message:?} has the key {:?}",
+                record.key
+            );
             let given = self.given.get(&number);
             let placed = given == Some(&message) || (given.is_none() && unanswered.contains(&message));
             judge!(placed, "number {number} holds {message:?} and was given to {given:?}");
@@ -236,7 +248,10 @@ impl Book {
             let why = explained(pass.ledger, *number);
             judge!(kept, "{message:?} was acknowledged as number {number} and is lost (ledger: {why:?})");
             let stands = self.seen.get(number);
-            judge!(stands.is_none_or(|s| s == message), "number {number} holds {stands:?}; {message:?} was acknowledged");
+            judge!(
+                stands.is_none_or(|s| s == message),
+                "number {number} holds {stands:?}; {message:?} was acknowledged"
+            );
         }
         for (device, sequence) in &self.duplicates {
             let is_it = |message: &&Message| (message.device, message.sequence) == (*device, *sequence);

@@ -1,0 +1,132 @@
+//! The command line as a client of a running gateway: small HTTP over hyper, one connection a call.
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use clap::Args;
+use http::{Method, Request, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use reqsign_aws_v4::{Credential, RequestSigner};
+use reqsign_core::hash::hex_sha256;
+use reqsign_core::{Context as SignContext, SignRequest};
+use serde_json::Value;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// Largest answer we take, in bytes: GetRecords answers at most 10 MiB of data, in base64 with its JSON.
+const ANSWER_BYTES_MAX: usize = 32 << 20;
+/// How long one call may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Which gateway.
+#[derive(Args, Clone, Debug)]
+pub struct Target {
+    /// Address of the gateway's AWS APIs.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4567", env = "HEADWATER_API")]
+    api: String,
+}
+
+/// The gateway said no.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind}: {message}")]
+pub struct Refused {
+    /// As AWS names it: `ResourceNotFoundException`.
+    pub kind: String,
+    pub message: String,
+}
+
+pub struct Client {
+    address: String,
+}
+
+impl Client {
+    pub fn new(target: &Target) -> Self {
+        Client { address: target.api.trim_start_matches("http://").trim_end_matches('/').to_owned() }
+    }
+
+    /// One Kinesis operation.
+    pub async fn call(&self, operation: &str, body: Value) -> Result<Value> {
+        let body = serde_json::to_vec(&body)?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("http://{}/", self.address))
+            .header("host", &self.address)
+            .header("content-type", "application/x-amz-json-1.1")
+            .header("x-amz-target", format!("Kinesis_20131202.{operation}"))
+            .header("x-amz-content-sha256", hex_sha256(&body))
+            .body(Full::new(Bytes::from(body)))?;
+        let (mut head, body) = request.into_parts();
+        sign(&mut head).await?;
+        // To the gateway itself, not through a proxy: the path alone.
+        head.uri = Uri::from_static("/");
+        let request = Request::from_parts(head, body);
+        let (status, answer) = send(&self.address, request).await?;
+        let value: Value = match answer.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&answer).with_context(|| {
+                format!("{} did not answer as the Kinesis API does; is that the gateway's AWS port?", self.address)
+            })?,
+        };
+        if status >= 400 {
+            let text = |names: [&str; 2]| names.iter().find_map(|name| value[*name].as_str()).unwrap_or("?").to_owned();
+            let kind = text(["__type", "code"]);
+            let kind = kind.rsplit('#').next().unwrap_or_default().to_owned();
+            let refused = anyhow::Error::from(Refused { kind, message: text(["message", "Message"]) });
+            return Err(match status {
+                403 => refused
+                    .context("this gateway asks for access keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+                _ => refused,
+            });
+        }
+        Ok(value)
+    }
+}
+
+/// Signs with the keys of the environment, as every AWS tool takes them. Without keys the request goes unsigned, which a
+/// gateway without access keys takes.
+async fn sign(head: &mut http::request::Parts) -> Result<()> {
+    let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let (Some(id), Some(secret)) = (var("AWS_ACCESS_KEY_ID"), var("AWS_SECRET_ACCESS_KEY")) else { return Ok(()) };
+    let region = var("AWS_REGION").or_else(|| var("AWS_DEFAULT_REGION")).unwrap_or_else(|| "us-east-1".into());
+    let credential = Credential {
+        access_key_id: id,
+        secret_access_key: secret,
+        session_token: var("AWS_SESSION_TOKEN"),
+        ..Credential::default()
+    };
+    let signer = RequestSigner::new("kinesis", &region);
+    let signed = signer.sign_request(&SignContext::new(), head, Some(&credential), None).await;
+    signed.map_err(|error| anyhow::anyhow!("the request could not be signed: {error}"))
+}
+
+/// `GET` of the console: `/metrics`, `/readyz`.
+pub async fn get(address: &str, path: &str) -> Result<(u16, Bytes)> {
+    let request = Request::builder().method(Method::GET).uri(path).header("host", address).body(Full::default())?;
+    send(address, request).await
+}
+
+async fn send(address: &str, request: Request<Full<Bytes>>) -> Result<(u16, Bytes)> {
+    let call = async {
+        let stream = TcpStream::connect(address).await.with_context(|| unreachable_advice(address))?;
+        stream.set_nodelay(true)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let driver = tokio::spawn(connection);
+        let answer = sender.send_request(request).await?;
+        let status = answer.status().as_u16();
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!("the answer of {address} could not be read: {error}"))?;
+        driver.abort();
+        anyhow::Ok((status, body.to_bytes()))
+    };
+    let timeout = || format!("{address} did not answer within {CALL_TIMEOUT:?}");
+    tokio::time::timeout(CALL_TIMEOUT, call).await.with_context(timeout)?
+}
+
+fn unreachable_advice(address: &str) -> String {
+    format!("no gateway answers at {address}: is it running? Start it with `headwater run`, or name another with --api")
+}
+
+/// A runtime for a client: one thread, nothing else.
+pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}

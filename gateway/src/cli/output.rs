@@ -1,0 +1,106 @@
+//! How the command line speaks: results on stdout as text or JSON, logs, errors and progress on stderr.
+
+use super::Global;
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use std::io::{IsTerminal, Write};
+use tracing_subscriber::EnvFilter;
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+pub struct Output {
+    pub json: bool,
+    log_format: LogFormat,
+}
+
+impl Output {
+    pub fn new(global: &Global) -> Self {
+        Output { json: global.json, log_format: global.log_format }
+    }
+
+    /// Whether stdout is a person's terminal.
+    pub fn is_live(&self) -> bool {
+        !self.json && std::io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    }
+
+    pub fn colours(&self) -> bool {
+        self.is_live() && !no_color()
+    }
+
+    /// Logs on stderr: from `info` for a gateway, from `warn` for everything else.
+    pub fn start_logging(&self, gateway: bool) {
+        let fallback = if gateway { "info" } else { "warn" };
+        let filter = std::env::var("HEADWATER_LOG").unwrap_or_else(|_| fallback.to_owned());
+        let filter = EnvFilter::try_new(&filter).unwrap_or_else(|error| {
+            eprintln!("HEADWATER_LOG={filter}: {error}; write a level such as info, or headwater::mqtt=debug");
+            EnvFilter::new(fallback)
+        });
+        let colours = std::io::stderr().is_terminal() && !no_color();
+        let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+        // A second start in one process (tests) keeps the first.
+        let _ = match self.log_format {
+            LogFormat::Text => logs.try_init(),
+            LogFormat::Json => logs.json().try_init(),
+        };
+    }
+
+    /// A result: JSON, or the text made for people.
+    pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+        let line = if self.json { serde_json::to_string(value)? } else { text() };
+        self.line(&line)
+    }
+
+    /// A line on stdout. A reader that went away (`| head`) ends the program quietly.
+    pub fn line(&self, line: &str) -> anyhow::Result<()> {
+        match writeln!(std::io::stdout().lock(), "{line}") {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+            other => Ok(other?),
+        }
+    }
+
+    pub fn error(&self, error: &anyhow::Error) {
+        if self.json {
+            let value = match error.downcast_ref::<crate::config::Mistakes>() {
+                Some(mistakes) => serde_json::json!({"error": "configuration", "mistakes": mistakes.0}),
+                None => serde_json::json!({"error": format!("{error:#}")}),
+            };
+            eprintln!("{value}");
+        } else {
+            eprintln!("headwater: {error:#}");
+        }
+    }
+
+    /// A progress bar on stderr, invisible unless that is a terminal.
+    pub fn progress(&self, total: u64, what: &'static str, unit: Unit) -> ProgressBar {
+        let bar = match std::io::stderr().is_terminal() && !self.json {
+            true => ProgressBar::new(total),
+            false => ProgressBar::hidden(),
+        };
+        let template = match unit {
+            Unit::Bytes => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+            Unit::Count => "{msg} {wide_bar} {human_pos}/{human_len} {per_sec} {eta}",
+            Unit::Seconds => "{msg} {wide_bar} {pos}/{len} s",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.with_message(what)
+    }
+}
+
+#[derive(Clone, Copy)]
+pub enum Unit {
+    Bytes,
+    Count,
+    Seconds,
+}
+
+/// <https://no-color.org>: set and not empty.
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}

@@ -1,0 +1,82 @@
+//! What a user gets for a configuration, right or wrong.
+
+use super::*;
+
+fn mistakes(text: &str) -> Vec<String> {
+    match Config::parse("h.toml", text, &[]) {
+        Ok(config) => panic!("taken without a word: {config:?}"),
+        Err(mistakes) => mistakes.0.iter().map(|mistake| mistake.to_string()).collect(),
+    }
+}
+
+#[test]
+fn the_empty_file_is_a_gateway_on_loopback() {
+    let config = Config::parse("h.toml", "", &[]).unwrap();
+    assert_eq!(config.data.thin_commits_per_s, 50);
+    assert!(config.streams.is_empty() && config.sinks.is_empty());
+}
+
+#[test]
+fn every_mistake_is_told_with_its_place_and_what_to_write_instead() {
+    let text = r#"
+[data]
+dri = "/tmp/x"
+max_bytes = "3 parsecs"
+linger = "20 ms"
+
+[[stream]]
+name = "telemetry"
+shards = 0
+
+[[stream]]
+name = "tele metry"
+on_full = "drop-old"
+
+[consol]
+"#;
+    assert_eq!(
+        mistakes(text),
+        [
+            "h.toml:3:1: data.dri: there is no key `dri` here; did you mean `dir`?",
+            "h.toml:4:1: data.max_bytes: write a size as a number and a unit, such as \"64 MiB\" or \"16 GiB\", not \"3 parsecs\"",
+            "h.toml:9:1: stream[0].shards: 0 shards: write 1 to 1024",
+            "h.toml:12:1: stream[1].name: a stream name is 1 to 128 letters, digits, '_', '.' or '-': \"tele metry\" is not",
+            "h.toml:13:1: stream[1].on_full: there is no `drop-old` here; did you mean `drop-oldest`?",
+            "h.toml:15:2: consol: there is no key `consol` here; did you mean `console`?",
+        ]
+    );
+}
+
+#[test]
+fn a_missing_name_and_a_broken_line_are_told() {
+    assert_eq!(mistakes("[[stream]]\nshards = 2\n"), ["h.toml:1:1: stream[0]: `name` is missing; add `name = ...`"]);
+    let told = mistakes("[data]\ndir = /var\n[api]\nlissen = \"x\"\n");
+    assert!(told[0].starts_with("h.toml:2:"), "{told:?}");
+    assert!(told.iter().any(|line| line.contains("`lissen`") && line.contains("`listen`")), "{told:?}");
+}
+
+#[test]
+fn an_override_stands_above_the_file_and_is_named_when_it_is_wrong() {
+    let over =
+        |value: &str| Override { key: "data.max_bytes", value: Value::Text(value.into()), source: "--max-bytes" };
+    let text = "[data]\nmax_bytes = \"1 GiB\"\n";
+    let config = Config::parse("h.toml", text, &[over("2 GiB")]).unwrap();
+    assert_eq!(config.data.max_bytes, ByteSize(2 << 30));
+    let told = Config::parse("h.toml", text, &[over("2")]).unwrap_err();
+    assert!(told.to_string().starts_with("--max-bytes: data.max_bytes: write a size"), "{told}");
+    let told = Config::parse("h.toml", text, &[over("1 MiB")]).unwrap_err();
+    assert!(told.to_string().starts_with("--max-bytes: data.max_bytes: 1 MiB is too small"), "{told}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_told_by_name() {
+    let told = Config::load(Some(Path::new("/nowhere/h.toml")), &[]).unwrap_err();
+    assert_eq!(told.to_string(), "/nowhere/h.toml: there is no such file; name another with --config");
+}
+
+proptest::proptest! {
+    #[test]
+    fn noise_is_refused_and_never_panics(noise in "[\\[\\]a-z=\"\\.\n {}#0-9é]{0,200}") {
+        let _ = Config::parse("h.toml", &noise, &[]);
+    }
+}

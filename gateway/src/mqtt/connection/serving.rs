@@ -1,0 +1,399 @@
+//! The loop of a connection: take what came in, let go what is durable, wait for whatever is next.
+
+use super::subscribers::Next;
+use super::{BEHIND_AFTER, Closing, Connection, OUTPUT_HIGH_BYTES, PACKET_WITHIN_MS};
+use crate::log::{AppendError, Placement, Ticket};
+use crate::mqtt::acks::{Answer, Held};
+use crate::mqtt::codec::{Frame, Publish, Qos, Reason, Version, decode, frame, frame_bytes, write};
+use crate::mqtt::session::{Action, Reply, Violation};
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// All that was to be said is said.
+    Answered,
+    /// The client is gone, or does not listen.
+    Gone,
+}
+
+/// What the loop waited for.
+enum Event {
+    Durable(Result<(), AppendError>),
+    Wrote(io::Result<usize>),
+    Read(io::Result<usize>),
+    Deliver(Next),
+    Leave,
+    Stop,
+    Timer,
+}
+
+/// What came of one packet.
+enum Step {
+    Go,
+    /// The connection is closing.
+    Closed,
+}
+
+impl<S: AsyncRead + AsyncWrite> Connection<S> {
+    pub(super) async fn run(&mut self, stopping: &mut watch::Receiver<bool>) -> End {
+        let mut timer = std::pin::pin!(tokio::time::sleep(Duration::from_secs(3600)));
+        let mut armed_ms = u64::MAX;
+        loop {
+            let now_ms = self.shared.now_ms();
+            self.take_packets(now_ms);
+            if let Err(error) = self.hand_in().await {
+                return self.log_failed(&error);
+            }
+            match self.appender.durable_now() {
+                Ok(durable) => self.let_go(Some(durable)),
+                Err(error) => return self.log_failed(&error),
+            }
+            if let Some(closing) = self.closing
+                && self.acks.is_empty()
+            {
+                return self.say_goodbye(closing).await;
+            }
+            let deadline_ms = self.deadline_ms(now_ms);
+            if deadline_ms < armed_ms {
+                armed_ms = deadline_ms;
+                timer.as_mut().reset(Instant::now() + Duration::from_millis(deadline_ms.saturating_sub(now_ms).max(1)));
+            }
+            match self.wait(stopping, timer.as_mut()).await {
+                Event::Durable(Ok(())) => {}
+                Event::Durable(Err(error)) => return self.log_failed(&error),
+                Event::Wrote(Ok(count)) if count > 0 => {
+                    self.output.wrote(count);
+                    self.took_ms = self.shared.now_ms();
+                }
+                Event::Wrote(_) => return End::Gone,
+                Event::Read(Ok(count)) if count > 0 => {
+                    if self.output.is_empty() {
+                        self.took_ms = now_ms;
+                    }
+                    self.input.filled_more(count);
+                }
+                // The client may have closed its half only: it gets its answers.
+                Event::Read(Ok(_)) => self.close(None),
+                Event::Read(Err(_)) => return End::Gone,
+                Event::Deliver(Next::Owed(owed)) => self.deliver_owed(owed),
+                Event::Deliver(Next::Live(message)) => self.deliver_live(&message),
+                Event::Leave => self.close(Some(Reason::SessionTakenOver)),
+                Event::Stop => self.close(Some(Reason::ServerShuttingDown)),
+                Event::Timer => {
+                    armed_ms = u64::MAX;
+                    if let Some(end) = self.overdue() {
+                        return end;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Decodes and handles every packet that is whole.
+    fn take_packets(&mut self, now_ms: u64) {
+        while self.closing.is_none() && self.has_room() {
+            let frame = match frame(self.input.filled(), self.shared.limits.packet_bytes_max) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) => return self.violated(error.into()),
+            };
+            self.partial_since_ms = None;
+            match self.take_packet(frame, now_ms) {
+                Ok(Step::Go) => self.input.consume(frame.end),
+                Ok(Step::Closed) => return,
+                Err(violation) => return self.violated(violation),
+            }
+        }
+        if self.input.is_empty() {
+            self.partial_since_ms = None;
+        } else if self.partial_since_ms.is_none() {
+            self.partial_since_ms = Some(now_ms);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.session.inbound.has_room() && self.output.len() < OUTPUT_HIGH_BYTES
+    }
+
+    #[inline]
+    fn take_packet(&mut self, at: Frame, now_ms: u64) -> Result<Step, Violation> {
+        let version = self.session.version();
+        let body = &self.input.filled()[at.body..at.end];
+        let action = self.session.handle(decode(version, at.first, body)?, now_ms)?;
+        match action {
+            Action::Store(publish) => {
+                if let Err(reason) = store(&mut self.inlet, &self.shared, &publish) {
+                    let label = if reason == Reason::ServerBusy { "qos0_overload" } else { reason.label() };
+                    self.shared.reject_as(label, &self.inlet.who().client_id, "a message was refused");
+                    if let Some(id) = publish.id {
+                        if publish.qos == Qos::ExactlyOnce {
+                            self.session.inbound.release(id);
+                        }
+                        // [MQTT-3.3.5-2] of 3.1.1: there is no way to say no but to close.
+                        if version == Version::V4 {
+                            self.close(Some(reason));
+                            return Ok(Step::Closed);
+                        }
+                        self.inlet.refuse(&publish, reason);
+                    }
+                } else if publish.qos == Qos::ExactlyOnce {
+                    self.disk.changed = true;
+                }
+            }
+            Action::StoredBefore(id) => self.inlet.settle(Answer::PubRec(id), Reason::Success),
+            Action::Release(id) => {
+                self.disk.changed = true;
+                self.inlet.settle(Answer::PubComp(id), Reason::Success);
+            }
+            Action::Send(reply) => send(&mut self.output.bytes, version, reply),
+            Action::Nothing => {}
+            Action::Goodbye => {
+                self.close(None);
+                return Ok(Step::Closed);
+            }
+            Action::Subscribe(packet) => {
+                let may = |filter: &str| self.shared.access.may_subscribe(self.inlet.who(), filter);
+                let before = self.session.subscriptions.len();
+                let codes = self.session.subscriptions.subscribe(version, &packet, may);
+                self.sources.update(&self.session.subscriptions, &self.shared);
+                self.shared.metrics.mqtt_subscriptions.inc_by((self.session.subscriptions.len() - before) as i64);
+                write::suback(&mut self.output.bytes, version, packet.id, &codes);
+            }
+            Action::Unsubscribe(packet) => {
+                let before = self.session.subscriptions.len();
+                let codes = self.session.subscriptions.unsubscribe(&packet);
+                self.sources.update(&self.session.subscriptions, &self.shared);
+                self.shared.metrics.mqtt_subscriptions.dec_by((before - self.session.subscriptions.len()) as i64);
+                write::unsuback(&mut self.output.bytes, version, packet.id, &codes);
+            }
+        }
+        Ok(Step::Go)
+    }
+
+    /// Hands what was gathered to the log, and holds its answers.
+    async fn hand_in(&mut self) -> Result<(), AppendError> {
+        if self.inlet.items.is_empty() && self.inlet.live.is_empty() {
+            return Ok(());
+        }
+        self.put_session();
+        let (ticket, placements) = match self.inlet.batch.is_empty() {
+            true => (None, Vec::new()),
+            false => {
+                let (ticket, placements) = self.append().await?;
+                self.session.excuse(self.shared.now_ms());
+                (Some(ticket), placements)
+            }
+        };
+        let live = std::mem::take(&mut self.inlet.live);
+        let held = self.acks.hold(self.version(), ticket, &self.inlet.items, &placements, live);
+        self.inlet.items.clear();
+        self.settle_full(held).await
+    }
+
+    /// While the log makes us wait, nothing is read: that is the back pressure.
+    async fn append(&mut self) -> Result<(Ticket, Vec<Placement>), AppendError> {
+        let mut append = std::pin::pin!(self.appender.append(&mut self.inlet.batch));
+        match tokio::time::timeout(BEHIND_AFTER, append.as_mut()).await {
+            Ok(done) => done,
+            Err(_) => {
+                let _behind = self.shared.mark_behind();
+                append.await
+            }
+        }
+    }
+
+    /// A full stream has refused records: count them, and free the QoS 2 identifiers that were to be taken for them,
+    /// on disk too before anybody is told.
+    async fn settle_full(&mut self, held: Held) -> Result<(), AppendError> {
+        for _ in 0..held.full {
+            self.shared.reject_as("stream_full", self.client_id(), "the stream is full and its policy is to reject");
+        }
+        let mut freed = false;
+        for id in held.refused {
+            freed |= self.session.inbound.release(id);
+        }
+        if !freed {
+            return Ok(());
+        }
+        self.disk.changed = true;
+        self.put_session();
+        if !self.inlet.batch.is_empty() {
+            let (ticket, _) = self.append().await?;
+            self.acks.hold(self.version(), Some(ticket), &[], &[], Vec::new());
+        }
+        Ok(())
+    }
+
+    fn let_go(&mut self, durable: Option<Ticket>) {
+        if self.acks.is_empty() {
+            return;
+        }
+        let released = self.acks.release(durable, &mut self.output.bytes);
+        self.session.inbound.answered(released.answered);
+        self.shared.bus.send(released.live);
+        if let Some(reason) = released.close {
+            // What came behind the refused message must stay unanswered, however durable it is.
+            self.acks = Default::default();
+            self.close(Some(reason));
+        }
+    }
+
+    async fn wait(
+        &mut self,
+        stopping: &mut watch::Receiver<bool>,
+        timer: std::pin::Pin<&mut tokio::time::Sleep>,
+    ) -> Event {
+        let open = self.closing.is_none();
+        let can_read = open && self.has_room() && self.make_space().await;
+        if open && self.closing.is_some() {
+            return Event::Timer;
+        }
+        let can_send = self.output.len() < OUTPUT_HIGH_BYTES && open;
+        let can_owe = can_send && self.session.outbound.has_room();
+        let ticket = self.acks.next_ticket();
+        let (acks_wait, output_waits) = (ticket.is_some(), !self.output.is_empty());
+        let (appender, seat, sources) = (&mut self.appender, &mut self.seat, &mut self.sources);
+        let durable = async {
+            match ticket {
+                Some(ticket) => appender.durable(ticket).await,
+                None => Ok(()),
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = seat.leave.wait_for(|leave| *leave), if open => Event::Leave,
+            _ = stopping.wait_for(|stop| *stop), if open => Event::Stop,
+            () = timer => Event::Timer,
+            wrote = self.writer.write(self.output.pending()), if output_waits => Event::Wrote(wrote),
+            done = durable, if acks_wait => Event::Durable(done),
+            count = self.reader.read(self.input.space()), if can_read => Event::Read(count),
+            next = sources.next(can_owe), if can_send => Event::Deliver(next),
+        }
+    }
+
+    /// False if a large packet found no room; the connection is closing then.
+    async fn make_space(&mut self) -> bool {
+        if self.input.prepare().is_some() {
+            return true;
+        }
+        let grown = tokio::time::timeout(self.shared.connect_within, self.input.grow(&self.shared.large)).await;
+        if !matches!(grown, Ok(Ok(()))) {
+            self.refuse(Reason::QuotaExceeded, "too many large packets at once");
+            return false;
+        }
+        true
+    }
+
+    fn violated(&mut self, violation: Violation) {
+        self.refuse(violation.reason, violation.says);
+    }
+
+    /// The batch is not on disk and nothing of it is answered: the client will send it again.
+    fn log_failed(&mut self, error: &AppendError) -> End {
+        let reason = match error {
+            AppendError::Closed => Reason::ServerShuttingDown,
+            AppendError::Failed(_) => Reason::ImplementationSpecific,
+        };
+        self.shared.reject_as("log_failed", self.client_id(), &error.to_string());
+        let mut bye = Vec::new();
+        write::disconnect(&mut bye, self.version(), reason);
+        self.output.bytes.extend_from_slice(&bye);
+        // One try: what the socket takes at once is what the client is told.
+        let _ = futures_write(&mut self.writer, self.output.pending());
+        self.acks = Default::default();
+        End::Gone
+    }
+
+    async fn say_goodbye(&mut self, closing: Closing) -> End {
+        if let Some(reason) = closing.reason {
+            write::disconnect(&mut self.output.bytes, self.session.version(), reason);
+        }
+        let flushed =
+            tokio::time::timeout(self.shared.write_within, self.writer.write_all(self.output.pending())).await;
+        if matches!(flushed, Ok(Ok(()))) { End::Answered } else { End::Gone }
+    }
+
+    /// When the timer has to look again.
+    fn deadline_ms(&self, now_ms: u64) -> u64 {
+        [self.keep_alive_due_ms(), self.packet_due_ms(), self.write_due_ms(), self.close_due_ms()]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(now_ms + 3_600_000)
+    }
+
+    fn keep_alive_due_ms(&self) -> Option<u64> {
+        // While we do not read, silence is our doing.
+        let listening = self.closing.is_none() && self.has_room();
+        self.session.overdue_at_ms().filter(|_| listening)
+    }
+
+    fn packet_due_ms(&self) -> Option<u64> {
+        let since = self.partial_since_ms.filter(|_| self.closing.is_none() && self.has_room())?;
+        let size = frame_bytes(self.input.filled()).unwrap_or(0) as u64;
+        Some(since + PACKET_WITHIN_MS + size * 1000 / 1024)
+    }
+
+    fn write_due_ms(&self) -> Option<u64> {
+        (!self.output.is_empty()).then(|| self.took_ms + self.shared.write_within.as_millis() as u64)
+    }
+
+    fn close_due_ms(&self) -> Option<u64> {
+        Some(self.closing?.since_ms + self.shared.write_within.as_millis() as u64)
+    }
+
+    /// Looks which deadline has passed.
+    fn overdue(&mut self) -> Option<End> {
+        let now_ms = self.shared.now_ms();
+        let passed = |due: Option<u64>| due.is_some_and(|due| due <= now_ms);
+        if passed(self.write_due_ms()) {
+            self.shared.reject_as("never_reads", self.client_id(), "it takes nothing of what it is sent");
+            return Some(End::Gone);
+        }
+        if passed(self.close_due_ms()) {
+            return Some(End::Gone);
+        }
+        if passed(self.packet_due_ms()) {
+            self.shared.reject_as("slow_packet", self.client_id(), "a packet takes too long to come in");
+            self.close(Some(Reason::KeepAliveTimeout));
+        } else if passed(self.keep_alive_due_ms()) {
+            // [MQTT-3.1.2-22]
+            self.refuse(Reason::KeepAliveTimeout, "silent for one and a half times its keep-alive");
+        }
+        None
+    }
+}
+
+/// Takes a message in, or says why it is refused.
+#[inline]
+fn store(
+    inlet: &mut crate::mqtt::inlet::Inlet,
+    shared: &crate::mqtt::shared::Shared,
+    publish: &Publish<'_>,
+) -> Result<(), Reason> {
+    if publish.qos == Qos::AtMostOnce && shared.is_behind() {
+        return Err(Reason::ServerBusy);
+    }
+    inlet.take(publish, shared.around())
+}
+
+fn send(out: &mut Vec<u8>, version: Version, reply: Reply) {
+    // 3.1.1 has no reasons in these packets.
+    let told = |reason| if version == Version::V4 { Reason::Success } else { reason };
+    match reply {
+        Reply::Pong => write::pingresp(out),
+        Reply::PubRel(id, reason) => write::pubrel(out, id, told(reason)),
+        Reply::PubComp(id, reason) => write::pubcomp(out, id, told(reason)),
+    }
+}
+
+/// One write that does not wait.
+fn futures_write<W: AsyncWrite + Unpin>(writer: &mut W, bytes: &[u8]) -> bool {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    matches!(std::pin::Pin::new(writer).poll_write(&mut context, bytes), std::task::Poll::Ready(Ok(_)))
+}

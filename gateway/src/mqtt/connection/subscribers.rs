@@ -1,0 +1,141 @@
+//! The way back: records from the log's tail and messages from the live bus become PUBLISH packets.
+
+use super::{Connection, OUTPUT_HIGH_BYTES};
+use crate::mqtt::bus::{LiveMessage, Tap};
+use crate::mqtt::codec::write::{self, Message};
+use crate::mqtt::codec::{PacketId, Qos};
+use crate::mqtt::session::Subscriptions;
+use crate::mqtt::session::subscriptions::Delivery;
+use crate::mqtt::shared::Shared;
+use crate::mqtt::tail::{Owed, Tail};
+use crate::record::{Header, HeaderId};
+use std::collections::BTreeSet;
+
+/// A message for the client.
+pub(super) enum Next {
+    Owed(Owed),
+    Live(LiveMessage),
+}
+
+/// Where a subscriber's messages come from. Nothing of it exists without a subscription.
+pub(super) struct Sources {
+    serial: u64,
+    tail: Option<Tail>,
+    tap: Option<Tap>,
+}
+
+impl Sources {
+    pub fn new(serial: u64) -> Self {
+        Sources { serial, tail: None, tap: None }
+    }
+
+    /// Follows what the subscriptions can reach, before the client is told that it is subscribed.
+    pub fn update(&mut self, subscriptions: &Subscriptions, shared: &Shared) {
+        self.update_tail(subscriptions, shared);
+        let live: Vec<String> = subscriptions
+            .iter()
+            .filter(|s| s.qos == Qos::AtMostOnce || shared.routes.reaches_live(&s.filter))
+            .map(|s| s.filter.clone())
+            .collect();
+        if live.is_empty() {
+            self.tap = None;
+        } else {
+            self.tap.get_or_insert_with(|| shared.bus.tap()).listen(live);
+        }
+    }
+
+    fn update_tail(&mut self, subscriptions: &Subscriptions, shared: &Shared) {
+        let owed = subscriptions.iter().filter(|s| s.qos > Qos::AtMostOnce);
+        let names: BTreeSet<_> = owed.flat_map(|s| shared.routes.streams_for(&s.filter)).collect();
+        if names.is_empty() {
+            self.tail = None;
+            return;
+        }
+        let tail = self.tail.get_or_insert_with(Tail::new);
+        tail.set_filters(subscriptions);
+        for stream in names.into_iter().filter_map(|name| shared.log.stream(name.as_str())) {
+            if !tail.follow(&shared.log, &stream) {
+                shared.reject_as("follow", "", "a subscriber cannot follow all shards its filters reach");
+            }
+        }
+    }
+
+    pub fn stop(&mut self) {
+        (self.tail, self.tap) = (None, None);
+    }
+
+    /// The next message, from the log only if the client's window is open. Cancel-safe; never without a subscription.
+    pub async fn next(&mut self, can_owe: bool) -> Next {
+        let Sources { tail, tap, .. } = self;
+        let owed = async {
+            match tail.as_mut().filter(|_| can_owe) {
+                Some(tail) => tail.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        let live = async {
+            match tap {
+                Some(tap) => tap.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(owed) = owed => Next::Owed(owed),
+            Some(message) = live => Next::Live(message),
+            else => std::future::pending().await,
+        }
+    }
+
+    fn owed_now(&mut self) -> Option<Owed> {
+        self.tail.as_mut()?.next_now()
+    }
+}
+
+impl<S> Connection<S> {
+    /// Sends what is owed, as far as it lies ready and the client's window is open.
+    pub(super) fn deliver_owed(&mut self, first: Owed) {
+        let mut next = Some(first);
+        while let Some(Owed { record, delivery }) = next {
+            if let Some(id) = self.session.outbound.open(delivery.qos) {
+                let topic = record.header(HeaderId::Topic).cloned().unwrap_or_default();
+                if !self.send_message(&topic, &record.data, &record.headers, &delivery, Some(id)) {
+                    self.session.outbound.give_back(id);
+                }
+            }
+            let room = self.session.outbound.has_room() && self.output.len() < OUTPUT_HIGH_BYTES;
+            next = if room { self.sources.owed_now() } else { None };
+        }
+    }
+
+    pub(super) fn deliver_live(&mut self, message: &LiveMessage) {
+        let own = message.from == self.sources.serial;
+        let found = self.session.subscriptions.from_bus(message.topic(), message.stored, own);
+        if let Some(delivery) = found {
+            self.send_message(&message.topic, &message.payload, &message.headers, &delivery, None);
+        }
+    }
+
+    /// False if the message is larger than the client takes: it is as if it had been sent [MQTT-3.1.2-25].
+    fn send_message(
+        &mut self,
+        topic: &[u8],
+        payload: &[u8],
+        headers: &[Header],
+        delivery: &Delivery,
+        id: Option<PacketId>,
+    ) -> bool {
+        if self.output.is_empty() {
+            self.took_ms = self.shared.now_ms();
+        }
+        let message = Message { topic, payload, headers, subscription_ids: &delivery.ids };
+        let version = self.session.version();
+        let most = self.client_packet_bytes_max;
+        let sent = write::publish(&mut self.output.bytes, version, delivery.qos, id, &message, most);
+        if sent {
+            self.shared.metrics.mqtt_delivered.inc();
+        } else {
+            self.shared.metrics.reject("mqtt", "subscriber_too_small");
+        }
+        sent
+    }
+}

@@ -1,0 +1,319 @@
+//! From PUBLISH to the batch: route, rights, key, headers. The hot path of the gateway.
+//!
+//! What depends on the topic alone (may it, where to, which key, which hash) is worked out once per topic and
+//! connection; a message then costs a look at the cache and one copy into the batch. No I/O happens here.
+
+use super::access::{Access, Who};
+use super::acks::{Answer, Item, Outcome};
+use super::bus::{Bus, LiveMessage};
+use super::codec::{PacketId, Properties, PropertyId, Publish, Qos, Reason, Value};
+use super::route::{Routes, Target};
+use crate::log::{Batch, Log, PushError, Stream};
+use crate::record::{HashKey, Header, HeaderId, NewRecord, PARTITION_KEY_BYTES_MAX, Producer};
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// User property by which a producer numbers its records (promise P3): `<epoch>/<sequence>`.
+pub const NUMBER_PROPERTY: &str = "headwater-number";
+/// Topics remembered per connection, and their bytes; beyond, it starts afresh.
+const TOPICS_MAX: usize = 256;
+const TOPICS_BYTES_MAX: usize = 64 << 10;
+
+/// What the inlet looks things up in.
+#[derive(Clone, Copy)]
+pub struct Around<'a> {
+    pub routes: &'a Routes,
+    pub access: &'a Access,
+    pub log: &'a Log,
+    pub bus: &'a Bus,
+}
+
+pub struct Inlet {
+    who: Who,
+    producer_id: u128,
+    connection: u64,
+    topics: Vec<Topic>,
+    by_name: HashMap<Box<str>, usize>,
+    topics_bytes: usize,
+    last: usize,
+    /// What this turn of reading has gathered.
+    pub batch: Batch,
+    pub items: Vec<Item>,
+    pub live: Vec<LiveMessage>,
+    key: Vec<u8>,
+    headers: Vec<Header>,
+}
+
+struct Topic {
+    name: Box<str>,
+    verdict: Verdict,
+    /// Whether somebody listens live, as of this generation of the bus.
+    wanted: bool,
+    generation: u64,
+}
+
+enum Verdict {
+    Refuse(Reason),
+    Store { stream: Arc<Stream>, headers: [Header; 1], key: Key },
+    Live { header: Bytes },
+}
+
+enum Key {
+    Fixed(Box<[u8]>, HashKey),
+    /// The route's template has to look into each message.
+    PerMessage,
+}
+
+impl Inlet {
+    pub fn new(who: Who, connection: u64) -> Self {
+        Inlet {
+            producer_id: xxhash_rust::xxh3::xxh3_128(who.client_id.as_bytes()),
+            who,
+            connection,
+            topics: Vec::new(),
+            by_name: HashMap::new(),
+            topics_bytes: 0,
+            last: 0,
+            batch: Batch::new(),
+            items: Vec::new(),
+            live: Vec::new(),
+            key: Vec::new(),
+            headers: Vec::new(),
+        }
+    }
+
+    pub fn who(&self) -> &Who {
+        &self.who
+    }
+
+    /// Takes a message into the batch, or says why not.
+    #[inline]
+    pub fn take(&mut self, publish: &Publish<'_>, around: Around<'_>) -> Result<(), Reason> {
+        let at = self.find(publish.topic, around);
+        let answer = answer_of(publish.qos, publish.id);
+        let stored = match &self.topics[at].verdict {
+            Verdict::Refuse(reason) => return Err(*reason),
+            Verdict::Live { .. } => false,
+            Verdict::Store { .. } => {
+                match self.push(at, publish, around.routes) {
+                    Err(Refused::Deleted) => self.push_again(publish, around)?,
+                    Err(Refused::For(reason)) => return Err(reason),
+                    Ok(()) => {}
+                }
+                true
+            }
+        };
+        let outcome = if stored { Outcome::Placed } else { Outcome::Settled(Reason::Success) };
+        self.items.push(Item { answer, outcome });
+        // The topic may have moved in the cache when its stream was made again.
+        let at = if stored { self.last } else { at };
+        self.copy_for_listeners(at, publish, stored, around.bus);
+        Ok(())
+    }
+
+    /// An answer that needs no record of its own.
+    pub fn settle(&mut self, answer: Answer, reason: Reason) {
+        self.items.push(Item { answer, outcome: Outcome::Settled(reason) });
+    }
+
+    /// Answers a refused message.
+    pub fn refuse(&mut self, publish: &Publish<'_>, reason: Reason) {
+        self.settle(answer_of(publish.qos, publish.id), reason);
+    }
+
+    #[inline]
+    fn find(&mut self, name: &str, around: Around<'_>) -> usize {
+        if self.topics.get(self.last).is_some_and(|topic| *topic.name == *name) {
+            return self.last;
+        }
+        self.last = match self.by_name.get(name) {
+            Some(at) => *at,
+            None => self.learn(name, around),
+        };
+        self.last
+    }
+
+    #[cold]
+    fn learn(&mut self, name: &str, around: Around<'_>) -> usize {
+        if self.topics.len() >= TOPICS_MAX || self.topics_bytes + name.len() > TOPICS_BYTES_MAX {
+            self.forget_topics();
+        }
+        let verdict = judge(name, &self.who, around);
+        self.topics_bytes += name.len();
+        self.by_name.insert(name.into(), self.topics.len());
+        self.topics.push(Topic { name: name.into(), verdict, wanted: false, generation: 0 });
+        self.topics.len() - 1
+    }
+
+    fn forget_topics(&mut self) {
+        self.topics.clear();
+        self.by_name.clear();
+        self.topics_bytes = 0;
+        self.last = 0;
+    }
+
+    /// The stream was deleted: if it has been made again since, its new self takes the message.
+    #[cold]
+    fn push_again(&mut self, publish: &Publish<'_>, around: Around<'_>) -> Result<(), Reason> {
+        self.forget_topics();
+        let at = self.find(publish.topic, around);
+        match self.push(at, publish, around.routes) {
+            Ok(()) => Ok(()),
+            Err(Refused::Deleted) => Err(Reason::TopicNameInvalid),
+            Err(Refused::For(reason)) => Err(reason),
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, at: usize, publish: &Publish<'_>, routes: &Routes) -> Result<(), Refused> {
+        let Inlet { topics, batch, headers, key, who, producer_id, .. } = self;
+        let topic = &topics[at];
+        let (stream, topic_header, fixed) = match &topic.verdict {
+            Verdict::Store { stream, headers, key } => (stream, headers, key),
+            Verdict::Refuse(reason) => return Err(Refused::For(*reason)),
+            Verdict::Live { .. } => return Err(Refused::Deleted),
+        };
+        let (headers, producer) = match publish.properties.is_empty() {
+            true => (&topic_header[..], None),
+            false => {
+                headers.clear();
+                headers.extend_from_slice(topic_header);
+                let number = read_properties(publish.properties, headers).map_err(Refused::For)?;
+                (&headers[..], number.map(|(epoch, sequence)| Producer { id: *producer_id, epoch, sequence }))
+            }
+        };
+        let (key, hash) = match fixed {
+            Key::Fixed(key, hash) => (&key[..], *hash),
+            Key::PerMessage => {
+                let route = routes.find(publish.topic).ok_or(Refused::For(Reason::TopicNameInvalid))?;
+                route.key.write(key, who, publish.topic, publish.properties, publish.payload);
+                (&key[..], HashKey::of(key))
+            }
+        };
+        let record = NewRecord { key, explicit_hash: None, producer, headers, data: publish.payload };
+        batch.push_hashed(stream, hash, &record).map_err(|refused| match refused {
+            PushError::Deleted => Refused::Deleted,
+            PushError::Data(_) => Refused::For(Reason::PacketTooLarge),
+            PushError::Key(_) | PushError::Headers(_) => Refused::For(Reason::QuotaExceeded),
+        })
+    }
+
+    #[inline]
+    fn copy_for_listeners(&mut self, at: usize, publish: &Publish<'_>, stored: bool, bus: &Bus) {
+        let generation = bus.generation();
+        if generation == Bus::NOBODY {
+            return;
+        }
+        let Some(topic) = self.topics.get_mut(at) else { return };
+        if topic.generation != generation {
+            topic.generation = generation;
+            topic.wanted = bus.wants(&topic.name);
+        }
+        if !topic.wanted {
+            return;
+        }
+        let name = match &topic.verdict {
+            Verdict::Store { headers, .. } => headers[0].value.clone(),
+            Verdict::Live { header } => header.clone(),
+            Verdict::Refuse(_) => return,
+        };
+        let mut headers = Vec::new();
+        // A property that was refused has refused the message before.
+        let _ = read_properties(publish.properties, &mut headers);
+        self.live.push(LiveMessage {
+            topic: name,
+            payload: Bytes::copy_from_slice(publish.payload),
+            headers,
+            stored,
+            from: self.connection,
+        });
+    }
+}
+
+enum Refused {
+    Deleted,
+    For(Reason),
+}
+
+fn answer_of(qos: Qos, id: Option<PacketId>) -> Answer {
+    match (qos, id) {
+        (Qos::AtLeastOnce, Some(id)) => Answer::PubAck(id),
+        (Qos::ExactlyOnce, Some(id)) => Answer::PubRec(id),
+        _ => Answer::None,
+    }
+}
+
+fn judge(name: &str, who: &Who, around: Around<'_>) -> Verdict {
+    if !around.access.may_publish(who, name) {
+        return Verdict::Refuse(Reason::NotAuthorized);
+    }
+    let Some(route) = around.routes.find(name) else { return Verdict::Refuse(Reason::TopicNameInvalid) };
+    let header = Bytes::copy_from_slice(name.as_bytes());
+    let stream = match &route.target {
+        Target::Live => return Verdict::Live { header },
+        Target::Stream(stream) => around.log.stream(stream.as_str()),
+    };
+    let Some(stream) = stream else { return Verdict::Refuse(Reason::TopicNameInvalid) };
+    let key = match route.key.is_fixed() {
+        false => Key::PerMessage,
+        true => {
+            let mut key = Vec::new();
+            route.key.write(&mut key, who, name, Properties::NONE, &[]);
+            if key.len() > PARTITION_KEY_BYTES_MAX {
+                return Verdict::Refuse(Reason::QuotaExceeded);
+            }
+            let hash = HashKey::of(&key);
+            Key::Fixed(key.into(), hash)
+        }
+    };
+    Verdict::Store { stream, headers: [Header::new(HeaderId::Topic, header)], key }
+}
+
+/// Properties that travel with the record, and the number its producer gave it.
+fn read_properties(properties: Properties<'_>, headers: &mut Vec<Header>) -> Result<Option<(u32, u64)>, Reason> {
+    let mut number = None;
+    for (id, value) in properties.iter() {
+        let header = match (id, value) {
+            (PropertyId::PayloadFormat, Value::Number(format)) => {
+                Header::new(HeaderId::PayloadFormat, vec![format as u8])
+            }
+            (PropertyId::ContentType, Value::Text(text)) => Header::new(HeaderId::ContentType, text.to_owned()),
+            (PropertyId::ResponseTopic, Value::Text(text)) => Header::new(HeaderId::ResponseTopic, text.to_owned()),
+            (PropertyId::CorrelationData, Value::Binary(data)) => Header::new(HeaderId::CorrelationData, data.to_vec()),
+            (PropertyId::UserProperty, Value::Pair(NUMBER_PROPERTY, text)) => {
+                // A number that cannot be read must not be dropped in silence: the producer counts on it.
+                number = Some(parse_number(text).ok_or(Reason::ImplementationSpecific)?);
+                continue;
+            }
+            (PropertyId::UserProperty, Value::Pair(name, text)) => Header::user(name, text),
+            _ => continue,
+        };
+        headers.push(header);
+    }
+    Ok(number)
+}
+
+/// `<epoch>/<sequence>`, decimal.
+pub fn parse_number(text: &str) -> Option<(u32, u64)> {
+    let (epoch, sequence) = text.split_once('/')?;
+    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    if !digits(epoch) || !digits(sequence) {
+        return None;
+    }
+    Some((epoch.parse().ok()?, sequence.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_number;
+
+    #[test]
+    fn a_number_is_epoch_and_sequence_in_decimal() {
+        assert_eq!(parse_number("3/17"), Some((3, 17)));
+        assert_eq!(parse_number("0/18446744073709551615"), Some((0, u64::MAX)));
+        for bad in ["", "3", "/", "3/", "/17", "+3/17", "3/-1", "4294967296/1", "3/17/1", "3/18446744073709551616"] {
+            assert_eq!(parse_number(bad), None, "{bad}");
+        }
+    }
+}

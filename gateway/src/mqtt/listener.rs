@@ -1,0 +1,100 @@
+//! The doors: TCP and TLS listeners with their limits. A connection beyond a limit costs an accept and a close.
+
+use super::connection::serve;
+use super::shared::Shared;
+use super::tls;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+
+/// Connections the kernel may hold for us.
+const BACKLOG: u32 = 1_024;
+/// After an accept that failed (out of descriptors, mostly).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// TLS of a listener, and how many handshakes it runs at once.
+#[derive(Clone)]
+pub struct Tls {
+    pub acceptor: TlsAcceptor,
+    pub handshakes: Arc<Semaphore>,
+    /// Certificates name the devices.
+    pub mutual: bool,
+}
+
+/// Binds a listening socket.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.set_keepalive(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Accepts until told to stop. `room` holds one permit a connection, over all listeners.
+pub async fn accept(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    shared: Arc<Shared>,
+    room: Arc<Semaphore>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stop| *stop) => return,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                shared.reject_as("accept", "", &error.to_string());
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            shared.reject_as("connections_max", "", "as many connections as mqtt.connections_max allows are open");
+            continue;
+        };
+        // Without it a PUBACK could wait for the next one.
+        let _ = stream.set_nodelay(true);
+        tokio::spawn(one(stream, tls.clone(), shared.clone(), permit, stopping.clone()));
+    }
+}
+
+async fn one(
+    stream: TcpStream,
+    tls: Option<Tls>,
+    shared: Arc<Shared>,
+    permit: OwnedSemaphorePermit,
+    stopping: watch::Receiver<bool>,
+) {
+    match tls {
+        None => serve(stream, shared, None, stopping).await,
+        Some(tls) => one_tls(stream, tls, shared, stopping).await,
+    }
+    drop(permit);
+}
+
+async fn one_tls(stream: TcpStream, tls: Tls, shared: Arc<Shared>, stopping: watch::Receiver<bool>) {
+    let handshake = async {
+        // Handshakes cost a core: they take turns, and those who come in great numbers wait for each other.
+        let _turn = tls.handshakes.acquire().await.ok()?;
+        tls.acceptor.accept(stream).await.ok()
+    };
+    let stream = match tokio::time::timeout(shared.connect_within, handshake).await {
+        Ok(Some(stream)) => stream,
+        Ok(None) => return shared.reject_as("tls_handshake", "", "the TLS handshake failed"),
+        Err(_) => return shared.reject_as("tls_late", "", "no TLS handshake in time"),
+    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let identity = certificate.and_then(tls::identity);
+    if tls.mutual && identity.is_none() {
+        return shared.reject_as("certificate_name", "", "the client certificate has no single common name");
+    }
+    serve(stream, shared, identity, stopping).await;
+}

@@ -1,0 +1,161 @@
+//! Bytes in: MQTT 3.1.1 and 5 from the socket to the log's door, and back to subscribers.
+//!
+//! Way of a message: `listener` -> `handshake` -> `connection` (the only I/O) -> `codec` -> `session` (pure) -> `inlet`
+//! (`route`, `access`: pure) -> `log`; when its ticket is durable its answer leaves through `acks` (promise P1).
+//! Back: `log` -> `tail` -> `connection` for QoS 1 and 2, `bus` -> `connection` for QoS 0.
+//! What is supported and every policy: `docs/mqtt.md`. Nothing here knows of upstreams, HTTP or disks.
+
+mod access;
+mod acks;
+mod auth;
+mod buffers;
+mod burst;
+mod bus;
+pub mod codec;
+mod config;
+mod connection;
+mod handshake;
+mod inlet;
+mod json;
+mod listener;
+mod registry;
+mod route;
+mod session;
+mod shared;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod topic;
+
+pub use auth::{UsersError, hash_password};
+pub use bus::{LiveMessage, Tap};
+pub use config::{AllowConfig, MqttConfig, RouteConfig, TlsConfig};
+pub use inlet::NUMBER_PROPERTY;
+pub use tls::TlsError;
+
+use crate::clock::Clock;
+use crate::log::Log;
+use crate::metrics::Metrics;
+use crate::problem::Problem;
+use listener::Tls;
+use shared::Shared;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+#[derive(Debug, thiserror::Error)]
+pub enum MqttStartError {
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Config(Vec<Problem>),
+    #[error("cannot listen on {address} for MQTT: {source}")]
+    Bind { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Users(#[from] UsersError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// The MQTT door of a running gateway.
+pub struct Mqtt {
+    shared: Arc<Shared>,
+    plain: Option<SocketAddr>,
+    tls: Option<SocketAddr>,
+    stopping: watch::Sender<bool>,
+    room: Arc<Semaphore>,
+    connections_max: u32,
+}
+
+impl Mqtt {
+    /// Binds the listeners and serves them. The streams that routes name exist by now, `default` among them.
+    pub async fn start(
+        config: &MqttConfig,
+        routes: &[RouteConfig],
+        allow: &[AllowConfig],
+        log: Log,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Result<Mqtt, MqttStartError> {
+        let streams = log.streams();
+        let names: Vec<_> = streams.iter().map(|stream| stream.name.as_str()).collect();
+        let mut problems = config.check(routes, allow, &names);
+        let parsed = route::Routes::new(routes);
+        if let Ok(parsed) = &parsed {
+            problems.extend(parsed.streams().filter(|name| log.stream(name.as_str()).is_none()).map(|name| {
+                Problem::new("route", format!("there is no stream {name}; add a [[stream]] with name = \"{name}\""))
+            }));
+        }
+        let (Ok(parsed), true) = (parsed, problems.is_empty()) else { return Err(MqttStartError::Config(problems)) };
+        let users = config.users_file.as_deref().map(auth::Users::load).transpose()?;
+        let access = access::Access::new(allow);
+        let shared = Arc::new(Shared::new(config, parsed, access, users, log, clock, metrics));
+        let (stopping, _) = watch::channel(false);
+        let room = Arc::new(Semaphore::new(config.connections_max as usize));
+        let mut mqtt = Mqtt { shared, plain: None, tls: None, stopping, room, connections_max: config.connections_max };
+        mqtt.listen(config)?;
+        Ok(mqtt)
+    }
+
+    /// Binds all before serving any, so that a start that fails has let nobody in.
+    fn listen(&mut self, config: &MqttConfig) -> Result<(), MqttStartError> {
+        let plain = config::address(&config.listen).map(bind).transpose()?;
+        let tls = match config::address(&config.tls.listen) {
+            None => None,
+            Some(address) => Some((bind(address)?, tls_listener(&config.tls)?)),
+        };
+        self.plain = plain.as_ref().and_then(|listener| listener.local_addr().ok());
+        self.tls = tls.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
+        let serve = |listener: TcpListener, tls: Option<Tls>| {
+            let (shared, room) = (self.shared.clone(), self.room.clone());
+            tokio::spawn(listener::accept(listener, tls, shared, room, self.stopping.subscribe()));
+        };
+        if let Some(listener) = plain {
+            serve(listener, None);
+        }
+        if let Some((listener, tls)) = tls {
+            serve(listener, Some(tls));
+        }
+        Ok(())
+    }
+
+    /// Address of the plain listener, if there is one.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.plain
+    }
+
+    /// Address of the TLS listener, if there is one.
+    pub fn tls_local_addr(&self) -> Option<SocketAddr> {
+        self.tls
+    }
+
+    /// Listens live to committed messages, as the console does; messages that find its queue full are dropped.
+    pub fn tap(&self, filters: Vec<String>) -> Tap {
+        let tap = self.shared.bus.tap();
+        tap.listen(filters);
+        tap
+    }
+
+    /// Takes no more connections, answers what is on its way to disk, says goodbye. Whatever is left after `bound` is
+    /// cut off with the runtime; it was not acknowledged.
+    pub async fn stop(self, bound: Duration) {
+        self.stopping.send_replace(true);
+        let all_gone = self.room.acquire_many(self.connections_max);
+        if tokio::time::timeout(bound, all_gone).await.is_err() {
+            tracing::warn!("some MQTT connections were still open at the end of the time to stop");
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, MqttStartError> {
+    listener::bind(address).map_err(|source| MqttStartError::Bind { address, source })
+}
+
+fn tls_listener(config: &TlsConfig) -> Result<Tls, TlsError> {
+    Ok(Tls {
+        acceptor: tls::server_config(config)?.into(),
+        handshakes: Arc::new(Semaphore::new(config.handshakes_max as usize)),
+        mutual: config.client_ca.is_some(),
+    })
+}

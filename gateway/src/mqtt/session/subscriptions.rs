@@ -1,0 +1,116 @@
+//! What a client subscribed to, and how a message reaches it (pure).
+//!
+//! Subscriptions of QoS 1 and 2 are owed what the log holds; QoS 0 ones get what goes by. A message that several
+//! subscriptions match is sent once, at the highest QoS, with all their identifiers [MQTT-3.3.4-4].
+
+use crate::mqtt::codec::{PropertyId, Qos, Reason, Subscribe, Unsubscribe, Version};
+use crate::mqtt::topic;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    pub filter: String,
+    pub qos: Qos,
+    /// Identifier the client gave [MQTT-3.8.2.1.2].
+    pub id: Option<u32>,
+    pub no_local: bool,
+}
+
+/// How one message goes to the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    pub qos: Qos,
+    pub ids: Vec<u32>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Subscriptions {
+    list: Vec<Subscription>,
+    most: usize,
+}
+
+impl Subscriptions {
+    pub fn new(most: u32) -> Self {
+        Subscriptions { list: Vec::new(), most: most as usize }
+    }
+
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+    pub fn iter(&self) -> impl Iterator<Item = &Subscription> {
+        self.list.iter()
+    }
+
+    /// Takes what may be taken; one code a filter for SUBACK [MQTT-3.9.3-1].
+    pub fn subscribe(&mut self, version: Version, packet: &Subscribe<'_>, may: impl Fn(&str) -> bool) -> Vec<u8> {
+        let id = packet.properties.number(PropertyId::SubscriptionId);
+        let mut codes = Vec::new();
+        for wanted in packet.filters.iter() {
+            let subscription =
+                Subscription { filter: wanted.filter.to_owned(), qos: wanted.qos, id, no_local: wanted.no_local };
+            codes.push(match self.subscribe_one(subscription, &may) {
+                Ok(qos) => qos as u8,
+                // 3.1.1 has one code for every failure.
+                Err(_) if version == Version::V4 => Reason::Unspecified as u8,
+                Err(reason) => reason as u8,
+            });
+        }
+        codes
+    }
+
+    fn subscribe_one(&mut self, wanted: Subscription, may: &impl Fn(&str) -> bool) -> Result<Qos, Reason> {
+        if wanted.filter.starts_with("$share/") {
+            return Err(Reason::SharedSubscriptionsNotSupported);
+        }
+        if !may(&wanted.filter) {
+            return Err(Reason::NotAuthorized);
+        }
+        let qos = wanted.qos;
+        // [MQTT-3.8.4-3] the same filter again replaces the subscription.
+        match self.list.iter().position(|s| s.filter == wanted.filter) {
+            Some(same) => self.list[same] = wanted,
+            None if self.list.len() >= self.most => return Err(Reason::QuotaExceeded),
+            None => self.list.push(wanted),
+        }
+        Ok(qos)
+    }
+
+    /// One code a filter for UNSUBACK [MQTT-3.11.3-1].
+    pub fn unsubscribe(&mut self, packet: &Unsubscribe<'_>) -> Vec<u8> {
+        let mut codes = Vec::new();
+        for gone in packet.filters.iter() {
+            let before = self.list.len();
+            self.list.retain(|s| s.filter != gone.filter);
+            let found = self.list.len() < before;
+            codes.push(if found { Reason::Success } else { Reason::NoSubscriptionExisted } as u8);
+        }
+        codes
+    }
+
+    /// How a record of the log reaches the client.
+    pub fn from_log(&self, topic_name: &str) -> Option<Delivery> {
+        self.deliver(topic_name, |s| s.qos > Qos::AtMostOnce)
+    }
+
+    /// How a message of the live bus reaches the client: to subscriptions of QoS 0, and to all if it is not stored, but
+    /// not where the log brings it too. `own`: this client published it.
+    pub fn from_bus(&self, topic_name: &str, stored: bool, own: bool) -> Option<Delivery> {
+        if stored && self.from_log(topic_name).is_some() {
+            return None;
+        }
+        let found = self.deliver(topic_name, |s| !(own && s.no_local))?;
+        Some(Delivery { qos: Qos::AtMostOnce, ..found })
+    }
+
+    fn deliver(&self, topic_name: &str, counts: impl Fn(&Subscription) -> bool) -> Option<Delivery> {
+        let mut found: Option<Delivery> = None;
+        for s in self.list.iter().filter(|s| counts(s) && topic::matches(&s.filter, topic_name)) {
+            let delivery = found.get_or_insert(Delivery { qos: s.qos, ids: Vec::new() });
+            delivery.qos = delivery.qos.max(s.qos);
+            delivery.ids.extend(s.id);
+        }
+        found
+    }
+}

@@ -1,0 +1,199 @@
+//! Traces of one session.
+
+use super::*;
+use crate::mqtt::codec::{Answer, Connect, Properties, Qos, Version, decode, frame};
+
+fn id(n: u16) -> PacketId {
+    PacketId::new(n).unwrap()
+}
+
+const LIMITS: Limits = Limits {
+    receive_maximum: 2,
+    packet_bytes_max: 1 << 20,
+    keep_alive_max_s: 100,
+    subscriptions_max: 2,
+    session_expiry_max_s: 86_400,
+};
+
+fn connect(version: Version) -> Connect<'static> {
+    Connect {
+        version,
+        clean: true,
+        keep_alive_s: 10,
+        properties: Properties::NONE,
+        client_id: "c",
+        will: None,
+        user_name: None,
+        password: None,
+    }
+}
+
+fn session(version: Version, kept: &[PacketId]) -> Session {
+    let accepted = accept(&connect(version), &LIMITS, String::new).unwrap();
+    Session::new(&accepted, &LIMITS, kept, 0)
+}
+
+fn publish(qos: Qos, n: u16, duplicate: bool) -> Packet<'static> {
+    let id = PacketId::new(n);
+    let (properties, payload) = (Properties::NONE, &b""[..]);
+    Packet::Publish(Publish { duplicate, qos, retain: false, topic: "a", id, properties, payload })
+}
+
+fn answer(n: u16) -> Answer {
+    Answer { id: id(n), reason: 0 }
+}
+
+fn is_store(action: Result<Action<'_>, Violation>) -> bool {
+    matches!(action, Ok(Action::Store(_)))
+}
+
+#[test]
+fn a_qos_2_message_is_stored_once_until_its_release() {
+    let mut s = session(Version::V5, &[]);
+    assert!(is_store(s.handle(publish(Qos::ExactlyOnce, 7, false), 1)));
+    assert_eq!(s.handle(publish(Qos::ExactlyOnce, 7, true), 2), Ok(Action::StoredBefore(id(7))));
+    assert_eq!(s.handle(publish(Qos::ExactlyOnce, 7, false), 2), Ok(Action::StoredBefore(id(7))));
+    s.inbound.answered(3);
+    assert_eq!(s.inbound.taken().collect::<Vec<_>>(), [id(7)]);
+    assert_eq!(s.handle(Packet::PubRel(answer(7)), 3), Ok(Action::Release(id(7))));
+    let unknown = Action::Send(Reply::PubComp(id(7), Reason::PacketIdentifierNotFound));
+    assert_eq!(s.handle(Packet::PubRel(answer(7)), 4), Ok(unknown));
+    assert!(is_store(s.handle(publish(Qos::ExactlyOnce, 7, false), 5)));
+}
+
+#[test]
+fn an_identifier_of_an_earlier_connection_stops_only_what_comes_again() {
+    let mut s = session(Version::V4, &[id(7), id(8), id(9)]);
+    assert_eq!(s.handle(publish(Qos::ExactlyOnce, 7, true), 1), Ok(Action::StoredBefore(id(7))));
+    // Without DUP it is another message: the client has started afresh.
+    assert!(is_store(s.handle(publish(Qos::ExactlyOnce, 8, false), 1)));
+    assert_eq!(s.handle(Packet::PubRel(answer(9)), 2), Ok(Action::Release(id(9))));
+    assert_eq!(s.inbound.taken().collect::<Vec<_>>(), [id(7), id(8)]);
+}
+
+#[test]
+fn more_than_receive_maximum_is_a_violation_in_5_and_a_pause_in_311() {
+    let mut s = session(Version::V5, &[]);
+    for n in 1..=2 {
+        assert!(is_store(s.handle(publish(Qos::AtLeastOnce, n, false), 1)));
+    }
+    assert!(is_store(s.handle(publish(Qos::AtMostOnce, 0, false), 1)));
+    assert!(s.inbound.has_room());
+    let violation = s.handle(publish(Qos::AtLeastOnce, 3, false), 1).unwrap_err();
+    assert_eq!(violation.reason, Reason::ReceiveMaximumExceeded);
+    s.inbound.answered(1);
+    assert!(is_store(s.handle(publish(Qos::AtLeastOnce, 3, false), 1)));
+
+    let mut s = session(Version::V4, &[]);
+    for n in 1..=2 {
+        assert!(s.inbound.has_room());
+        assert!(is_store(s.handle(publish(Qos::AtLeastOnce, n, false), 1)));
+    }
+    assert!(!s.inbound.has_room());
+    s.inbound.answered(1);
+    assert!(s.inbound.has_room());
+}
+
+#[test]
+fn what_was_announced_as_unavailable_is_a_violation() {
+    let mut s = session(Version::V5, &[]);
+    let Packet::Publish(plain) = publish(Qos::AtMostOnce, 0, false) else { panic!() };
+    let retained = Packet::Publish(Publish { retain: true, ..plain });
+    assert_eq!(s.handle(retained, 1).unwrap_err().reason, Reason::RetainNotSupported);
+    let bytes = b"\x30\x07\0\0\x03\x23\0\x01x";
+    let found = frame(bytes, 100).unwrap().unwrap();
+    let aliased = decode(Version::V5, found.first, &bytes[found.body..]).unwrap();
+    assert_eq!(s.handle(aliased, 1).unwrap_err().reason, Reason::TopicAliasInvalid);
+    assert!(is_store(session(Version::V4, &[]).handle(retained, 1)));
+}
+
+#[test]
+fn out_of_order_packets_are_violations() {
+    let mut s = session(Version::V5, &[]);
+    let again = s.handle(Packet::Connect(connect(Version::V5)), 1).unwrap_err();
+    assert_eq!(again.reason, Reason::ProtocolError);
+    let auth = s.handle(Packet::Auth { reason: 0, properties: Properties::NONE }, 1).unwrap_err();
+    assert_eq!(auth.reason, Reason::ProtocolError);
+}
+
+#[test]
+fn a_client_is_overdue_after_one_and_a_half_keep_alives() {
+    let mut s = session(Version::V5, &[]);
+    assert_eq!(s.overdue_at_ms(), Some(15_000));
+    assert_eq!(s.handle(Packet::PingReq, 4_000), Ok(Action::Send(Reply::Pong)));
+    assert_eq!(s.overdue_at_ms(), Some(19_000));
+    let endless = Connect { keep_alive_s: 0, ..connect(Version::V5) };
+    let accepted = accept(&endless, &LIMITS, String::new).unwrap();
+    assert_eq!(accepted.connack(&LIMITS).server_keep_alive_s, Some(100));
+    let endless = Connect { keep_alive_s: 0, ..connect(Version::V4) };
+    assert_eq!(accept(&endless, &LIMITS, String::new).unwrap().keep_alive_ms(), None);
+}
+
+#[test]
+fn qos_2_to_the_client_goes_through_its_four_steps() {
+    let mut out = session(Version::V5, &[]).outbound;
+    let first = out.open(Qos::ExactlyOnce).unwrap();
+    assert_eq!(out.received(answer(1)), Some(Reply::PubRel(first, Reason::Success)));
+    out.acknowledged(first);
+    assert_eq!(out.received(answer(1)), Some(Reply::PubRel(first, Reason::Success)));
+    out.completed(first);
+    assert_eq!(out.received(answer(1)), Some(Reply::PubRel(first, Reason::PacketIdentifierNotFound)));
+    let second = out.open(Qos::ExactlyOnce).unwrap();
+    assert_eq!(out.received(Answer { id: second, reason: 0x80 }), None);
+    assert!(out.has_room());
+}
+
+#[test]
+fn the_window_to_the_client_is_its_receive_maximum_and_identifiers_are_not_given_twice() {
+    let mut out = Outbound::new(2);
+    let (a, b) = (out.open(Qos::AtLeastOnce).unwrap(), out.open(Qos::AtLeastOnce).unwrap());
+    assert_eq!((a.get(), b.get(), out.open(Qos::AtLeastOnce)), (1, 2, None));
+    out.acknowledged(a);
+    for n in 3..=65_535u16 {
+        let c = out.open(Qos::AtLeastOnce).unwrap();
+        assert_eq!(c.get(), n);
+        out.acknowledged(c);
+    }
+    assert_eq!(out.open(Qos::AtLeastOnce).unwrap().get(), 1);
+    out.acknowledged(a);
+    assert_eq!(out.open(Qos::AtLeastOnce).unwrap().get(), 3, "2 is still in flight");
+}
+
+fn subscribe<'a>(version: Version, bytes: &'a [u8]) -> Subscribe<'a> {
+    let found = frame(bytes, 1000).unwrap().unwrap();
+    let Packet::Subscribe(packet) = decode(version, found.first, &bytes[found.body..]).unwrap() else { panic!() };
+    packet
+}
+
+#[test]
+fn subscriptions_are_granted_or_refused_one_by_one() {
+    let mut s = session(Version::V5, &[]).subscriptions;
+    let may = |filter: &str| filter != "no";
+    let wanted =
+        subscribe(Version::V5, b"\x82\x20\0\x01\0\0\x01a\x01\0\x02no\x01\0\x0a$share/g/a\x01\0\x01b\0\0\x01c\0");
+    assert_eq!(s.subscribe(Version::V5, &wanted, may), [1, 0x87, 0x9e, 0, 0x97]);
+    let again = subscribe(Version::V4, b"\x82\x0b\0\x01\0\x01a\x02\0\x02no\x01");
+    assert_eq!(s.subscribe(Version::V4, &again, may), [2, 0x80]);
+    assert_eq!(s.len(), 2);
+    assert_eq!(s.from_log("a"), Some(subscriptions::Delivery { qos: Qos::ExactlyOnce, ids: vec![] }));
+    assert_eq!(s.from_log("b"), None);
+    assert_eq!(s.from_bus("b", true, false).unwrap().qos, Qos::AtMostOnce);
+    assert_eq!(s.from_bus("a", true, false), None, "the log brings it");
+    assert!(s.from_bus("a", false, false).is_some(), "the log does not have it");
+}
+
+#[test]
+fn connect_is_judged() {
+    let judge = |c: Connect<'_>| accept(&c, &LIMITS, || "fresh".into());
+    assert_eq!(judge(Connect { client_id: "", ..connect(Version::V5) }).unwrap().client_id, "fresh");
+    let nameless = Connect { client_id: "", clean: false, ..connect(Version::V4) };
+    assert_eq!(judge(nameless).unwrap_err(), Reason::ClientIdentifierNotValid);
+    let long = "x".repeat(accept::CLIENT_ID_BYTES_MAX + 1);
+    assert_eq!(
+        judge(Connect { client_id: &long, ..connect(Version::V5) }).unwrap_err(),
+        Reason::ClientIdentifierNotValid
+    );
+    let persistent = judge(Connect { clean: false, ..connect(Version::V4) }).unwrap();
+    assert!(persistent.is_persistent());
+    assert!(!judge(Connect { clean: false, ..connect(Version::V5) }).unwrap().is_persistent());
+}

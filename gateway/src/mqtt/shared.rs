@@ -1,0 +1,133 @@
+//! What all connections of the MQTT door share.
+
+use super::access::Access;
+use super::auth::Users;
+use super::burst::Bursts;
+use super::bus::Bus;
+use super::codec::Reason;
+use super::config::MqttConfig;
+use super::inlet::Around;
+use super::registry::Registry;
+use super::route::Routes;
+use super::session::{Kept, Limits, kept};
+use crate::clock::Clock;
+use crate::log::{Log, Table};
+use crate::metrics::Metrics;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// Memory for packets that do not fit a read buffer, over all connections, in KiB.
+const LARGE_KIB: usize = 64 << 10;
+
+pub struct Shared {
+    pub log: Log,
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+    pub routes: Routes,
+    pub access: Access,
+    pub users: Option<Users>,
+    pub limits: Limits,
+    pub connect_within: Duration,
+    pub write_within: Duration,
+    pub registry: Arc<Registry>,
+    pub bus: Bus,
+    /// One permit a KiB of packet buffers beyond the ordinary.
+    pub large: Arc<Semaphore>,
+    /// Connections that wait for the log right now: while there are any, QoS 0 gives way.
+    pub behind: AtomicUsize,
+    /// Clients whose QoS 2 identifiers are on disk.
+    pub kept_clients: AtomicUsize,
+    bursts: Mutex<Bursts>,
+    serial: AtomicU64,
+}
+
+/// Counts a connection as waiting for the log.
+pub struct Behind<'a>(&'a AtomicUsize);
+
+impl Shared {
+    pub fn new(
+        config: &MqttConfig,
+        routes: Routes,
+        access: Access,
+        users: Option<Users>,
+        log: Log,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let limits = Limits {
+            receive_maximum: config.receive_maximum,
+            packet_bytes_max: config.packet_size_max.0 as usize,
+            keep_alive_max_s: (config.keep_alive_max.as_ms() / 1000).clamp(1, 65_535) as u16,
+            subscriptions_max: config.subscriptions_max,
+            session_expiry_max_s: (kept::KEPT_MS / 1000) as u32,
+        };
+        Shared {
+            kept_clients: AtomicUsize::new(log.state_scan(Table::Sessions, &[]).len()),
+            log,
+            clock,
+            bus: Bus::new(metrics.clone()),
+            metrics,
+            routes,
+            access,
+            users,
+            limits,
+            connect_within: config.connect_within.0,
+            write_within: config.write_within.0,
+            registry: Arc::default(),
+            large: Arc::new(Semaphore::new(LARGE_KIB)),
+            behind: AtomicUsize::new(0),
+            bursts: Mutex::default(),
+            serial: AtomicU64::new(1),
+        }
+    }
+
+    pub fn next_serial(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now().mono_ms
+    }
+
+    pub fn around(&self) -> Around<'_> {
+        Around { routes: &self.routes, access: &self.access, log: &self.log, bus: &self.bus }
+    }
+
+    #[inline]
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Relaxed) > 0
+    }
+
+    pub fn mark_behind(&self) -> Behind<'_> {
+        self.behind.fetch_add(1, Ordering::Relaxed);
+        Behind(&self.behind)
+    }
+
+    /// Counts a refusal, and logs it if it starts a burst.
+    pub fn reject(&self, reason: Reason, client_id: &str, says: &str) {
+        self.reject_as(reason.label(), client_id, says);
+    }
+
+    pub fn reject_as(&self, label: &'static str, client_id: &str, says: &str) {
+        self.metrics.reject("mqtt", label);
+        let line = self.bursts.lock().unwrap_or_else(PoisonError::into_inner).note(label, self.now_ms());
+        if let Some(kept_back) = line {
+            let client_id: String = client_id.chars().take(64).collect();
+            tracing::warn!(reason = label, client = ?client_id, kept_back, "refused: {says}");
+        }
+    }
+
+    /// QoS 2 identifiers of a client, if they are its own and not too old.
+    pub fn kept(&self, client_id: &str, owner: u64) -> Option<Kept> {
+        let kept = Kept::decode(&self.log.state(Table::Sessions, client_id.as_bytes())?)?;
+        (kept.owner == owner && !kept.is_stale(self.clock.now().wall_ms)).then_some(kept)
+    }
+}
+
+impl Drop for Behind<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,64 @@
+//! TLS 1.2 and 1.3 by rustls: the listener's configuration, and the identity a verified client certificate carries.
+
+use super::config::TlsConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("mqtt.tls.{0} is not set; a TLS listener needs a certificate and its key")]
+    Missing(&'static str),
+    #[error("{path}: {source}")]
+    Pem { path: PathBuf, source: rustls::pki_types::pem::Error },
+    #[error("{0}: holds no certificate")]
+    Empty(PathBuf),
+    #[error("{path}: {says}")]
+    Unusable { path: PathBuf, says: String },
+}
+
+/// The server side of a TLS listener.
+pub fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
+    let cert = config.cert.as_deref().ok_or(TlsError::Missing("cert"))?;
+    let key = config.key.as_deref().ok_or(TlsError::Missing("key"))?;
+    let chain = certificates(cert)?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Pem { path: key.to_owned(), source })?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|says| unusable(cert, says))?;
+    let builder = match &config.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for root in certificates(path)? {
+                roots.add(root).map_err(|says| unusable(path, says))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            builder.with_client_cert_verifier(verifier.map_err(|says| unusable(path, says))?)
+        }
+    };
+    let config = builder.with_single_cert(chain, private).map_err(|says| unusable(cert, says))?;
+    Ok(Arc::new(config))
+}
+
+fn unusable(path: &Path, says: impl ToString) -> TlsError {
+    TlsError::Unusable { path: path.to_owned(), says: says.to_string() }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = |source| TlsError::Pem { path: path.to_owned(), source };
+    let found: Vec<_> = CertificateDer::pem_file_iter(path).map_err(pem)?.collect::<Result<_, _>>().map_err(pem)?;
+    if found.is_empty() { Err(TlsError::Empty(path.to_owned())) } else { Ok(found) }
+}
+
+/// The subject's common name: the only one, and not empty. The chain has been verified by the handshake already.
+pub fn identity(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let mut names = parsed.subject().iter_common_name();
+    let name = names.next()?.as_str().ok()?;
+    (names.next().is_none() && !name.is_empty() && !name.contains('\0')).then(|| name.to_owned())
+}

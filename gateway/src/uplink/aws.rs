@@ -1,0 +1,303 @@
+//! Endpoint, region and credentials as every AWS tool finds them: the sink's own keys first, then the environment, then
+//! the shared configuration files; and the signature of requests.
+//!
+//! SigV4 and the credential sources come from reqsign, over our HTTP client; the role of a profile and the IoT credential
+//! provider are ours.
+
+use super::http::{Bounds, HttpClient};
+use super::iot::IotProvider;
+use super::tls::Trust;
+use bytes::Bytes;
+use http::request::Parts;
+use reqsign_aws_v4::{
+    AssumeRoleCredentialProvider, Credential, DefaultCredentialProvider, ECSCredentialProvider, EnvCredentialProvider,
+    IMDSv2CredentialProvider, ProfileCredentialProvider, RequestSigner,
+};
+use reqsign_core::{
+    CommandExecute, CommandOutput, Context, Error, FileRead, HttpSend, OsEnv, ProvideCredentialChain, Signer,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A credential source answers within this time or is passed over.
+const SOURCE_WITHIN: Duration = Duration::from_secs(5);
+/// The metadata services are on the machine itself: what does not answer at once is not there.
+const METADATA_WITHIN: Duration = Duration::from_secs(1);
+const SOURCE_ANSWER_BYTES_MAX: usize = 256 << 10;
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Where credentials come from.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum CredentialSource {
+    /// As AWS tools look for them: environment, profile, SSO, web identity, process, container and instance metadata.
+    #[default]
+    Chain,
+    /// The AWS IoT credential provider, with a device certificate: see the `iot` keys.
+    Iot,
+    /// Requests are not signed: for a Headwater that asks for no signature.
+    None,
+}
+
+/// How to be somebody at AWS.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct IotConfig {
+    /// The account's credential endpoint, as in `c2sakl5huz0afv.credentials.iot.eu-west-1.amazonaws.com`.
+    pub endpoint: String,
+    /// The role alias to ask for.
+    pub role_alias: String,
+    /// The thing's name, if the role's policy asks for it.
+    pub thing: String,
+    /// PEM file of the device's certificate.
+    pub cert: PathBuf,
+    /// PEM file of its key.
+    pub key: PathBuf,
+}
+
+/// What the sink's section says about AWS.
+#[derive(Clone, Debug, Default)]
+pub struct AwsSettings {
+    pub region: String,
+    pub endpoint: String,
+    pub profile: String,
+    pub credentials: CredentialSource,
+    /// Role to assume with the credentials found; empty: none.
+    pub assume_role: String,
+    pub external_id: String,
+    pub iot: IotConfig,
+}
+
+/// Endpoint, region and signer of one sink.
+#[derive(Debug)]
+pub struct Aws {
+    pub endpoint: String,
+    pub region: String,
+    settings: AwsSettings,
+    context: Context,
+    signer: Option<std::sync::Mutex<Signer<Credential>>>,
+}
+
+impl Aws {
+    /// Reads the environment and, if they have to say something, the shared configuration files.
+    pub async fn find(settings: &AwsSettings, http: HttpClient) -> Self {
+        let context = Context::new()
+            .with_env(OsEnv)
+            .with_file_read(Files)
+            .with_http_send(Asking(http))
+            .with_command_execute(Commands);
+        let profile = profile_section(&context, &settings.profile).await;
+        let env = |names: &[&str]| names.iter().find_map(|name| context.env_var(name)).filter(|v| !v.is_empty());
+        let own = |key: &str| Some(key.to_owned()).filter(|key| !key.is_empty());
+        let endpoint = own(&settings.endpoint)
+            .or_else(|| env(&["AWS_ENDPOINT_URL_KINESIS", "AWS_ENDPOINT_URL"]))
+            .or_else(|| profile.get("endpoint_url").cloned());
+        let region = own(&settings.region)
+            .or_else(|| env(&["AWS_REGION", "AWS_DEFAULT_REGION"]))
+            .or_else(|| profile.get("region").cloned())
+            .unwrap_or_else(|| "us-east-1".to_owned());
+        let endpoint = endpoint.unwrap_or_else(|| public_endpoint(&region));
+        let mut aws = Aws { endpoint, region, settings: settings.clone(), context, signer: None };
+        aws.signer = aws.make_signer(&profile).map(std::sync::Mutex::new);
+        aws
+    }
+
+    /// Signs a request head for the body whose SHA-256 stands in `x-amz-content-sha256`.
+    pub async fn sign(&self, head: &mut Parts) -> Result<(), Error> {
+        let Some(signer) = &self.signer else { return Ok(()) };
+        let signer = signer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        signer.sign(head, None).await
+    }
+
+    pub fn signs(&self) -> bool {
+        self.signer.is_some()
+    }
+
+    /// Looks for credentials anew: those in hand were refused, or were rotated.
+    pub async fn forget_credentials(&self) {
+        let Some(signer) = &self.signer else { return };
+        let profile = profile_section(&self.context, &self.settings.profile).await;
+        if let Some(fresh) = self.make_signer(&profile) {
+            *signer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = fresh;
+        }
+    }
+
+    fn make_signer(&self, profile: &HashMap<String, String>) -> Option<Signer<Credential>> {
+        let settings = &self.settings;
+        let kinesis = || RequestSigner::new("kinesis", &self.region);
+        let base = match settings.credentials {
+            CredentialSource::None => return None,
+            CredentialSource::Iot => ProvideCredentialChain::new().push(IotProvider::new(&settings.iot)),
+            CredentialSource::Chain => self.chain(profile),
+        };
+        if settings.assume_role.is_empty() {
+            return Some(Signer::new(self.context.clone(), base, kinesis()));
+        }
+        let role = self.role(&settings.assume_role, &settings.external_id, "", base);
+        Some(Signer::new(self.context.clone(), role, kinesis()))
+    }
+
+    /// The usual chain; a profile that names a role is asked for that role first, unless the environment has keys.
+    fn chain(&self, profile: &HashMap<String, String>) -> ProvideCredentialChain<Credential> {
+        let name = &self.settings.profile;
+        let mut chain = ProvideCredentialChain::new();
+        if name.is_empty() {
+            chain = chain.push(EnvCredentialProvider::new());
+        }
+        let text = |key: &str| profile.get(key).map_or("", String::as_str);
+        if let Some(arn) = profile.get("role_arn").filter(|_| !profile.contains_key("web_identity_token_file")) {
+            let source = match text("credential_source") {
+                "Environment" => ProvideCredentialChain::new().push(EnvCredentialProvider::new()),
+                "Ec2InstanceMetadata" => ProvideCredentialChain::new().push(IMDSv2CredentialProvider::new()),
+                "EcsContainer" => ProvideCredentialChain::new().push(ECSCredentialProvider::new()),
+                _ => ProvideCredentialChain::new()
+                    .push(ProfileCredentialProvider::new().with_profile(text("source_profile"))),
+            };
+            chain = chain.push(self.role(arn, text("external_id"), text("role_session_name"), source));
+        }
+        let mut rest = DefaultCredentialProvider::builder();
+        if !name.is_empty() {
+            rest = rest.with_profile(name).no_env();
+        }
+        chain.push(rest.build())
+    }
+
+    fn role(
+        &self,
+        arn: &str,
+        external_id: &str,
+        session: &str,
+        source: ProvideCredentialChain<Credential>,
+    ) -> AssumeRoleCredentialProvider {
+        let sts = Signer::new(self.context.clone(), source, RequestSigner::new("sts", &self.region));
+        let session = if session.is_empty() { "headwater" } else { session };
+        let role = AssumeRoleCredentialProvider::new(arn.to_owned(), sts)
+            .with_region(self.region.clone())
+            .with_regional_sts_endpoint()
+            .with_role_session_name(session.to_owned());
+        if external_id.is_empty() { role } else { role.with_external_id(external_id.to_owned()) }
+    }
+}
+
+fn public_endpoint(region: &str) -> String {
+    let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+    format!("https://kinesis.{region}.{suffix}")
+}
+
+/// The keys of the profile in the shared configuration file; empty if there is none.
+async fn profile_section(context: &Context, profile: &str) -> HashMap<String, String> {
+    let profile = match profile {
+        "" => context.env_var("AWS_PROFILE").unwrap_or_else(|| "default".to_owned()),
+        named => named.to_owned(),
+    };
+    let path = context.env_var("AWS_CONFIG_FILE").unwrap_or_else(|| "~/.aws/config".to_owned());
+    let Some(path) = context.expand_home_dir(&path) else { return HashMap::new() };
+    match context.file_read(&path).await {
+        Ok(text) => section(&String::from_utf8_lossy(&text), &profile),
+        Err(_) => HashMap::new(),
+    }
+}
+
+/// One section of an AWS configuration file.
+fn section(text: &str, profile: &str) -> HashMap<String, String> {
+    let (mut inside, mut keys) = (false, HashMap::new());
+    for line in text.lines() {
+        if let Some(title) = line.trim().strip_prefix('[').and_then(|rest| rest.split(']').next()) {
+            let title = title.trim();
+            inside = title
+                .strip_prefix("profile ")
+                .map_or(title == "default" && profile == "default", |name| name.trim() == profile);
+        } else if inside && !line.starts_with([' ', '\t', '#', ';']) {
+            if let Some((key, value)) = line.split_once('=') {
+                keys.insert(key.trim().to_owned(), value.trim().to_owned());
+            }
+        }
+    }
+    keys
+}
+
+/// The HTTP client as the credential sources use it.
+#[derive(Debug)]
+pub(super) struct Asking(pub HttpClient);
+
+impl HttpSend for Asking {
+    async fn http_send(&self, request: http::Request<Bytes>) -> reqsign_core::Result<http::Response<Bytes>> {
+        let host = request.uri().host().unwrap_or_default();
+        let is_local = host.starts_with("169.254.") || host.starts_with("[fd00:");
+        let within = if is_local { METADATA_WITHIN } else { SOURCE_WITHIN };
+        let bounds = Bounds { within, answer_bytes_max: SOURCE_ANSWER_BYTES_MAX };
+        let answer = tokio::time::timeout(within, self.0.send(request, bounds)).await;
+        let answer = answer.map_err(|_| Error::unexpected("no answer in time").set_retryable(true))?;
+        answer.map_err(|error| Error::unexpected(error.to_string()).set_retryable(true))
+    }
+}
+
+#[derive(Debug)]
+struct Files;
+
+impl FileRead for Files {
+    async fn file_read(&self, path: &str) -> reqsign_core::Result<Vec<u8>> {
+        let read = async {
+            if tokio::fs::metadata(path).await?.len() > FILE_BYTES_MAX {
+                return Err(std::io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
+            }
+            tokio::fs::read(path).await
+        };
+        read.await.map_err(|error| Error::unexpected(format!("{path}: {error}")))
+    }
+}
+
+#[derive(Debug)]
+struct Commands;
+
+impl CommandExecute for Commands {
+    async fn command_execute<'a>(
+        &'a self,
+        program: &'a str,
+        args: &'a [&'a str],
+    ) -> reqsign_core::Result<CommandOutput> {
+        let mut command = tokio::process::Command::new(program);
+        command.args(args).kill_on_drop(true).stdin(std::process::Stdio::null());
+        let output = tokio::time::timeout(SOURCE_WITHIN * 6, command.output()).await;
+        let output = output
+            .map_err(|_| Error::unexpected(format!("{program} did not end in time")))?
+            .map_err(|error| Error::unexpected(format!("{program}: {error}")))?;
+        Ok(CommandOutput { status: output.status.code().unwrap_or(-1), stdout: output.stdout, stderr: output.stderr })
+    }
+}
+
+/// Trust for AWS itself: a file named by the sink or by `AWS_CA_BUNDLE`, else the system's.
+pub fn trust(ca: &Option<PathBuf>) -> Trust {
+    Trust { ca: ca.clone().or_else(|| std::env::var_os("AWS_CA_BUNDLE").map(PathBuf::from)), client: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profiles_keys_are_found_and_no_others() {
+        let text =
+            "[default]\nregion = eu-west-1\n[profile a]\nrole_arn=arn:x\nsource_profile = b\n s3 =\n  x = 1\n# no\n";
+        assert_eq!(section(text, "default")["region"], "eu-west-1");
+        assert_eq!(section(text, "a")["role_arn"], "arn:x");
+        assert_eq!(section(text, "a").len(), 2);
+        assert!(section(text, "c").is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_sinks_own_keys_come_before_everything() {
+        let settings = AwsSettings {
+            region: "eu-west-3".into(),
+            endpoint: "http://127.0.0.1:1".into(),
+            credentials: CredentialSource::None,
+            ..Default::default()
+        };
+        let aws = Aws::find(&settings, HttpClient::new(Trust::default())).await;
+        assert_eq!((aws.endpoint.as_str(), aws.region.as_str()), ("http://127.0.0.1:1", "eu-west-3"));
+        assert!(!aws.signs());
+        assert_eq!(public_endpoint("cn-north-1"), "https://kinesis.cn-north-1.amazonaws.com.cn");
+    }
+}

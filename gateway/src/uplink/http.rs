@@ -1,0 +1,237 @@
+//! The uplink's HTTP client: HTTP/1.1 with kept connections over hyper and rustls, everything bounded.
+//!
+//! Kinesis, the credential sources and other gateways are asked through it. It tries once: whether to try again is decided
+//! by who knows what a repeated request means. Only a request that never left is sent again on a fresh connection.
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Request, Response, Uri, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+use tokio_rustls::TlsConnector;
+
+/// Idle connections kept to one place.
+const IDLE_MAX: usize = 16;
+/// Idle connections are dropped after so long: before load balancers do, which usually close after 60 s.
+const IDLE_FOR: Duration = Duration::from_secs(20);
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    #[error("{0} is not an address to send to")]
+    Address(String),
+    #[error("cannot connect to {place}: {why}")]
+    Connect { place: String, why: String },
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    #[error("the answer is larger than {0} bytes")]
+    TooLarge(usize),
+}
+
+/// What a request may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// From the first byte sent to the last received; connecting counts apart.
+    pub within: Duration,
+    pub answer_bytes_max: usize,
+}
+
+type Body = Full<Bytes>;
+
+/// Cheap to clone; clones share the connections.
+#[derive(Clone)]
+pub struct HttpClient {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    idle: Mutex<HashMap<Place, Vec<Kept>>>,
+    /// Made at the first `https` address: reading the system's certificates takes memory that plain HTTP can spare.
+    tls: Mutex<Option<Arc<rustls::ClientConfig>>>,
+    trust: super::tls::Trust,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Place {
+    tls: bool,
+    host: String,
+    port: u16,
+}
+
+struct Kept {
+    connection: Connection,
+    since: Instant,
+}
+
+struct Connection {
+    sender: SendRequest<Body>,
+    driver: AbortHandle,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // A request that was given up must not linger in a half-open connection.
+        self.driver.abort();
+    }
+}
+
+impl std::fmt::Debug for HttpClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HttpClient")
+    }
+}
+
+impl HttpClient {
+    pub fn new(trust: super::tls::Trust) -> Self {
+        HttpClient { inner: Arc::new(Inner { idle: Mutex::default(), tls: Mutex::new(None), trust }) }
+    }
+
+    /// Sends a request with an absolute address and reads the whole answer.
+    pub async fn send(&self, request: Request<Bytes>, bounds: Bounds) -> Result<Response<Bytes>, HttpError> {
+        let place = Place::of(request.uri())?;
+        let mut request = origin_form(request.map(Full::new), &place);
+        loop {
+            let (mut connection, fresh) = match self.take_idle(&place) {
+                Some(connection) => (connection, false),
+                None => (self.connect(&place).await?, true),
+            };
+            let exchange = tokio::time::timeout(bounds.within, exchange(&mut connection, request, bounds));
+            match exchange.await {
+                Err(_) => return Err(HttpError::Timeout(bounds.within)),
+                Ok(Ok(response)) => {
+                    self.keep(place, connection);
+                    return Ok(response);
+                }
+                Ok(Err(Failed::Unsent(back))) if !fresh => request = *back,
+                Ok(Err(Failed::Unsent(_))) => return Err(HttpError::Broken("closed before the request".into())),
+                Ok(Err(Failed::Error(error))) => return Err(error),
+            }
+        }
+    }
+
+    fn take_idle(&self, place: &Place) -> Option<Connection> {
+        let mut idle = self.inner.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let kept = idle.get_mut(place)?;
+        kept.retain(|kept| kept.since.elapsed() < IDLE_FOR && kept.connection.sender.is_ready());
+        kept.pop().map(|kept| kept.connection)
+    }
+
+    fn keep(&self, place: Place, connection: Connection) {
+        if connection.sender.is_closed() {
+            return;
+        }
+        let mut idle = self.inner.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let kept = idle.entry(place).or_default();
+        if kept.len() < IDLE_MAX {
+            kept.push(Kept { connection, since: Instant::now() });
+        }
+    }
+
+    async fn connect(&self, place: &Place) -> Result<Connection, HttpError> {
+        let opened = tokio::time::timeout(CONNECT_WITHIN, self.open(place)).await;
+        let why = match opened {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(why)) => why,
+            Err(_) => format!("nothing answered within {CONNECT_WITHIN:?}"),
+        };
+        Err(HttpError::Connect { place: format!("{}:{}", place.host, place.port), why })
+    }
+
+    async fn open(&self, place: &Place) -> Result<Connection, String> {
+        let tcp = TcpStream::connect((place.host.as_str(), place.port)).await.map_err(|error| error.to_string())?;
+        let _ = tcp.set_nodelay(true);
+        if !place.tls {
+            return start(tcp).await;
+        }
+        let config = self.tls()?;
+        let name = ServerName::try_from(place.host.clone()).map_err(|error| error.to_string())?;
+        start(TlsConnector::from(config).connect(name, tcp).await.map_err(|error| error.to_string())?).await
+    }
+
+    fn tls(&self) -> Result<Arc<rustls::ClientConfig>, String> {
+        let mut made = self.inner.tls.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(config) = &*made {
+            return Ok(config.clone());
+        }
+        let config = self.inner.trust.config().map_err(|error| error.to_string())?;
+        Ok(made.insert(config).clone())
+    }
+}
+
+impl Place {
+    fn of(uri: &Uri) -> Result<Self, HttpError> {
+        let bad = || HttpError::Address(uri.to_string());
+        let tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(bad()),
+        };
+        let host = uri.host().ok_or_else(bad)?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Place { tls, host, port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }) })
+    }
+}
+
+/// The path alone, and the host as a header: as HTTP/1.1 wants it.
+fn origin_form(mut request: Request<Body>, place: &Place) -> Request<Body> {
+    if !request.headers().contains_key(header::HOST) {
+        let authority = request.uri().authority().map_or(place.host.as_str(), |authority| authority.as_str());
+        if let Ok(value) = HeaderValue::from_str(authority) {
+            request.headers_mut().insert(header::HOST, value);
+        }
+    }
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::from_static("/"));
+    request
+}
+
+async fn start<T>(io: T) -> Result<Connection, String>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(|error| error.to_string())?;
+    // What goes wrong in it is told to the request that waits.
+    let driver = tokio::spawn(async move { drop(connection.await) }).abort_handle();
+    Ok(Connection { sender, driver })
+}
+
+enum Failed {
+    Unsent(Box<Request<Body>>),
+    Error(HttpError),
+}
+
+async fn exchange(
+    connection: &mut Connection,
+    request: Request<Body>,
+    bounds: Bounds,
+) -> Result<Response<Bytes>, Failed> {
+    let broken = |error: hyper::Error| Failed::Error(HttpError::Broken(error.to_string()));
+    let response = match connection.sender.try_send_request(request).await {
+        Ok(response) => response,
+        Err(mut error) => {
+            return Err(match error.take_message() {
+                Some(request) => Failed::Unsent(Box::new(request)),
+                None => broken(error.into_error()),
+            });
+        }
+    };
+    let (parts, mut body) = response.into_parts();
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        if whole.len() + data.len() > bounds.answer_bytes_max {
+            return Err(Failed::Error(HttpError::TooLarge(bounds.answer_bytes_max)));
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(Response::from_parts(parts, whole.freeze()))
+}

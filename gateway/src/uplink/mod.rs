@@ -1,0 +1,235 @@
+//! Bytes out: every sink has its own position in the log and forwards at its own pace.
+//!
+//! Way of a record: `feed` reads a shard -> `lanes` (order, what may leave) -> `batch` (one request) -> `sink` -> its answer
+//! -> `lanes` -> the cursor in the log. `forward` joins them with `backoff`, `budget` and the upstream's `map`; `gap` tells of
+//! losses, `dead` keeps what is refused for good. Pure: backoff, batch, budget, gap, kpl, lanes, map, progress.
+//! Nothing here knows of MQTT sessions or the API; the codec shared with the door of another Headwater is `wire`.
+
+mod aws;
+mod backoff;
+mod batch;
+mod budget;
+mod config;
+mod dead;
+mod feed;
+mod figures;
+mod forward;
+mod gap;
+mod http;
+mod iot;
+mod kpl;
+mod lanes;
+mod map;
+mod progress;
+pub mod sink;
+mod tls;
+
+pub use config::{Common, SinkConfig};
+pub use gap::{CONTENT_TYPE as GAP_CONTENT_TYPE, KEY as GAP_KEY};
+pub use kpl::ID_TAG;
+
+use crate::clock::Clock;
+use crate::log::{Log, Stream};
+use crate::metrics::Metrics;
+use budget::Budget;
+use figures::Trouble;
+use forward::Forwarder;
+use sink::file::FileForwarder;
+use sink::kinesis::KinesisSink;
+use sink::mqtt::MqttSink;
+use sink::{Identity, Sink};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// How often a sink looks for streams that came or went.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkStartError {
+    #[error("{0}")]
+    Config(crate::problem::Problem),
+}
+
+/// What a sink has to say about one stream.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct SinkStatus {
+    pub sink: String,
+    pub stream: String,
+    /// Why it holds; `None` while it flows.
+    pub trouble: Option<String>,
+}
+
+/// All sinks at work.
+pub struct Uplink {
+    stop: watch::Sender<bool>,
+    sinks: Vec<JoinHandle<()>>,
+    troubles: Troubles,
+}
+
+type Troubles = Arc<Mutex<HashMap<(String, String), Trouble>>>;
+
+impl Uplink {
+    /// Starts every sink at its cursors. An upstream that is not there is no error: it is waited for.
+    pub async fn start(
+        sinks: &[SinkConfig],
+        log: Log,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Result<Uplink, UplinkStartError> {
+        if let Some(problem) = SinkConfig::check_all(sinks).into_iter().next() {
+            return Err(UplinkStartError::Config(problem));
+        }
+        let (stop, stopped) = watch::channel(false);
+        let troubles = Troubles::default();
+        let running = sinks.iter().map(|config| {
+            let cap = Some(config.common().max_bytes_per_s.0).filter(|rate| *rate > 0);
+            let running = Running {
+                config: config.clone(),
+                log: log.clone(),
+                clock: clock.clone(),
+                metrics: metrics.clone(),
+                budget: Arc::new(Mutex::new(Budget::new(cap, clock.now().mono_ms))),
+                troubles: troubles.clone(),
+                stop: stopped.clone(),
+                forwarders: HashMap::new(),
+            };
+            tokio::spawn(running.run())
+        });
+        Ok(Uplink { sinks: running.collect(), stop, troubles: troubles.clone() })
+    }
+
+    /// The state of every sink and stream.
+    pub fn status(&self) -> Vec<SinkStatus> {
+        let troubles = self.troubles.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let status = |((sink, stream), trouble): (&(String, String), &Trouble)| SinkStatus {
+            sink: sink.clone(),
+            stream: stream.clone(),
+            trouble: trouble.get(),
+        };
+        let mut all: Vec<_> = troubles.iter().map(status).collect();
+        all.sort_by(|a, b| (&a.sink, &a.stream).cmp(&(&b.sink, &b.stream)));
+        all
+    }
+
+    /// Stops sending, waits for what is in flight within `bound`, and saves the cursors.
+    pub async fn stop(self, bound: Duration) {
+        let _ = self.stop.send(true);
+        let until = tokio::time::Instant::now() + bound;
+        for mut sink in self.sinks {
+            if tokio::time::timeout_at(until, &mut sink).await.is_err() {
+                // The cursor was saved a moment ago; the rest is sent again.
+                sink.abort();
+            }
+        }
+    }
+}
+
+/// One sink: a forwarder for each stream it wants and that exists.
+struct Running {
+    config: SinkConfig,
+    log: Log,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    budget: Arc<Mutex<Budget>>,
+    troubles: Troubles,
+    stop: watch::Receiver<bool>,
+    /// By stream id: a stream made again under its name is another.
+    forwarders: HashMap<u32, Forwarding>,
+}
+
+struct Forwarding(JoinHandle<()>);
+
+impl Drop for Forwarding {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Running {
+    async fn run(mut self) {
+        while !*self.stop.borrow() {
+            self.follow_streams();
+            let _ = tokio::time::timeout(LOOK_EVERY, self.stop.changed()).await;
+        }
+        for (_, mut forwarding) in std::mem::take(&mut self.forwarders) {
+            let _ = (&mut forwarding.0).await;
+        }
+    }
+
+    fn follow_streams(&mut self) {
+        self.forwarders.retain(|_, forwarding| !forwarding.0.is_finished());
+        let streams = self.wanted();
+        let new: Vec<_> = streams.iter().filter(|stream| !self.forwarders.contains_key(&stream.id)).cloned().collect();
+        if new.is_empty() {
+            return;
+        }
+        let common = self.config.common();
+        self.log.register_sink(&common.name, &streams, common.required);
+        for stream in new {
+            let forwarding = Forwarding(self.forward(&stream));
+            self.forwarders.insert(stream.id, forwarding);
+        }
+    }
+
+    fn wanted(&self) -> Vec<Arc<Stream>> {
+        let common = self.config.common();
+        let wanted = |stream: &Arc<Stream>| {
+            let name = stream.name.as_str();
+            let named = common.streams.is_empty() && name != common.dead_letter;
+            !stream.is_deleted() && (named || common.streams.iter().any(|wanted| wanted == name))
+        };
+        self.log.streams().into_iter().filter(wanted).collect()
+    }
+
+    fn forward(&self, stream: &Arc<Stream>) -> JoinHandle<()> {
+        let who = Identity {
+            gateway: self.log.gateway_id().to_owned(),
+            incarnation: self.log.incarnation(),
+            stream: stream.name.clone(),
+        };
+        let trouble = Trouble::default();
+        let place = (self.config.common().name.clone(), stream.name.to_string());
+        self.troubles.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(place, trouble.clone());
+        let sink: Arc<dyn Sink> = match &self.config {
+            SinkConfig::Kinesis(config) => Arc::new(KinesisSink::new(config, who.clone())),
+            SinkConfig::Mqtt(config) => Arc::new(MqttSink::new(config, who.clone())),
+            SinkConfig::File(config) => return self.write_files(config, stream, who, trouble),
+        };
+        let forwarder = Forwarder::new(forward::Setup {
+            log: self.log.clone(),
+            stream: stream.clone(),
+            sink,
+            common: self.config.common().clone(),
+            who,
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+            budget: self.budget.clone(),
+            trouble,
+            stop: self.stop.clone(),
+        });
+        tokio::spawn(forwarder.run())
+    }
+
+    fn write_files(
+        &self,
+        config: &sink::file::FileConfig,
+        stream: &Arc<Stream>,
+        who: Identity,
+        trouble: Trouble,
+    ) -> JoinHandle<()> {
+        let forwarder = FileForwarder::new(sink::file::Setup {
+            log: self.log.clone(),
+            stream: stream.clone(),
+            config: config.clone(),
+            who,
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+            trouble,
+            stop: self.stop.clone(),
+        });
+        tokio::spawn(forwarder.run())
+    }
+}
