@@ -315,16 +315,29 @@ impl Budget {
         }
         let wanted = u32::try_from(wanted).map_err(|_| OverBudget)?;
         let more = timeout(BUDGET_WAIT, self.0.clone().acquire_many_owned(wanted)).await;
-        let more = more.map_err(|_| OverBudget)?.map_err(|_| OverBudget)?;
-        match &mut charge.0 {
-            Some(held) => held.merge(more),
-            None => charge.0 = Some(more),
+        charge.add(more.map_err(|_| OverBudget)?.map_err(|_| OverBudget)?);
+        Ok(())
+    }
+
+    /// The same without waiting.
+    pub fn try_raise(&self, charge: &mut Charge, bytes: usize) -> Result<(), OverBudget> {
+        let wanted = bytes.div_ceil(1 << 10).saturating_sub(charge.kib());
+        if wanted > 0 {
+            let wanted = u32::try_from(wanted).map_err(|_| OverBudget)?;
+            charge.add(self.0.clone().try_acquire_many_owned(wanted).map_err(|_| OverBudget)?);
         }
         Ok(())
     }
 }
 
 impl Charge {
+    fn add(&mut self, more: OwnedSemaphorePermit) {
+        match &mut self.0 {
+            Some(held) => held.merge(more),
+            None => self.0 = Some(more),
+        }
+    }
+
     fn kib(&self) -> usize {
         self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }

@@ -19,7 +19,7 @@ use crate::log::{Appender, Batch, Log, Placement};
 use crate::metrics::{Metrics, OperationLabel};
 use crate::wire;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::header::{CONTENT_TYPE, HeaderName, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, request};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -29,6 +29,12 @@ use tokio::time::timeout;
 
 /// Header by which a Headwater asks GetRecords for the headers and producer numbers of records.
 pub const WANTS_HEADERS: &str = "x-headwater-headers";
+/// Answers up to this are not charged to the budget, in bytes.
+const SMALL_ANSWER_BYTES: usize = 4 << 10;
+/// What zstd makes of telemetry at best; a batch that unpacks to more is bounded by `wire`.
+const BATCH_RATIO_MAX: usize = 12;
+/// Bodies above this are read and checked where that holds up nobody else's connection, in bytes.
+const HEAVY_BYTES: usize = 256 << 10;
 /// Appenders a connection keeps for its next requests; HTTP/2 may have several under way.
 const SPARE_APPENDERS_MAX: usize = 8;
 
@@ -43,6 +49,8 @@ pub struct Door {
     body: BodyLimits,
     answer_within: Duration,
     gateway: HeaderValue,
+    /// Nobody has to sign, but this is for programs on the box and not for pages in its browser.
+    closed_to_pages: bool,
 }
 
 /// What the door remembers of a connection.
@@ -68,6 +76,7 @@ impl Door {
             metrics,
             account: config.account(),
             budget: Budget::new(config.in_flight.0),
+            closed_to_pages: keys.is_empty() && !config.insecure_no_signature,
             keys,
             body: config.body_limits(),
             answer_within: config.answer_timeout.0,
@@ -111,12 +120,20 @@ impl Door {
             true => None,
             false => Some(sigv4::claim(&signed, &self.keys, self.clock.now())?),
         };
-        let (body, charge) = read_body(body, self.body, &self.budget).await?;
+        if claim.is_none() && self.closed_to_pages && head.headers.contains_key(ORIGIN) {
+            // A page in a browser on this box reaches loopback too; no SDK outside of one sends this header.
+            return Err(ApiError::new(Kind::AccessDenied, "Requests of web pages are taken only with access keys."));
+        }
+        let limits = match form {
+            Form::Batch => BodyLimits { bytes_max: wire::BODY_BYTES_MAX, ..self.body },
+            Form::Operation(..) => self.body,
+        };
+        let (body, charge) = read_body(body, limits, &self.budget).await?;
         if let Some(claim) = claim {
-            claim.prove(&signed, &body)?;
+            heavy(body.len(), || claim.prove(&signed, &body))?;
         }
         let (codec, run) = match form {
-            Form::Batch => return self.batch(session, &body).await,
+            Form::Batch => return self.batch(session, &body, charge).await,
             Form::Operation(codec, Target::Offered(operation)) => (*codec, operation.run),
             Form::Operation(_, other) => return Err(not_offered(other)),
         };
@@ -126,24 +143,28 @@ impl Door {
         let wants_headers = head.headers.get(WANTS_HEADERS).is_some_and(|value| value == "1");
         let call = Call { door: self, session, codec, body: &body, charge: Mutex::new(charge), wants_headers };
         let answered = timeout(self.answer_within, run(&call)).await.map_err(|_| too_late())??;
-        let body = self.charged(call.take_charge(), answered).await?;
+        let body = self.charged(call.take_charge(), answered);
         Ok(Answer { status: 200, content_type: codec.content_type(), body })
     }
 
-    async fn batch(&self, session: &Session, body: &[u8]) -> Result<Answer, ApiError> {
+    async fn batch(&self, session: &Session, body: &[u8], mut charge: Charge) -> Result<Answer, ApiError> {
+        // Compressed, it costs what it may become: once unpacked, and once in the batch for the log.
+        let unpacked = body.len().saturating_mul(BATCH_RATIO_MAX).min(wire::BATCH_BYTES_MAX);
+        self.budget.raise(&mut charge, body.len() + 2 * unpacked).await?;
         let run = batch::run(self, session, body);
         let answered = timeout(self.answer_within, run).await.map_err(|_| too_late())??;
         Ok(Answer { status: 200, content_type: wire::CONTENT_TYPE, body: answered.into() })
     }
 
-    /// An answer that is more than a few lines holds its part of the budget until the client has taken it.
-    async fn charged(&self, mut charge: Charge, answer: Vec<u8>) -> Result<Bytes, ApiError> {
-        if answer.len() <= 4 << 10 {
-            return Ok(answer.into());
+    /// An answer that is more than a few lines holds its part of the budget until the client has taken it. What was
+    /// done is answered in any case: large answers have their charge already, the others are of the size of their request.
+    fn charged(&self, mut charge: Charge, answer: Vec<u8>) -> Bytes {
+        if answer.len() <= SMALL_ANSWER_BYTES {
+            return answer.into();
         }
-        self.budget.raise(&mut charge, answer.len()).await?;
+        let _ = self.budget.try_raise(&mut charge, answer.len());
         charge.lower(answer.len());
-        Ok(charge.hold(answer))
+        charge.hold(answer)
     }
 
     fn count(&self, operation: &'static str, status: u16) {
@@ -271,10 +292,8 @@ fn too_late() -> ApiError {
 
 fn refusal(error: &ApiError) -> Answer {
     let (kind, status, _) = error.kind.wire();
-    let mut members = serde_json::Map::new();
-    members.insert("__type".into(), kind.into());
-    members.insert(error.kind.message_member().into(), error.says.as_str().into());
-    let body = serde_json::Value::Object(members).to_string();
+    let (member, says) = (error.kind.message_member(), serde_json::Value::from(error.says.as_str()));
+    let body = format!(r#"{{"__type":"{kind}","{member}":{says}}}"#);
     Answer { status, content_type: Codec::Json11.content_type(), body: body.into() }
 }
 
@@ -286,6 +305,13 @@ fn signed(head: &request::Parts) -> Signed<'_> {
         authority: head.uri.authority().map(|authority| authority.as_str()),
         headers: &head.headers as &HeaderMap,
     }
+}
+
+/// Runs work that takes longer the more bytes it has; a large piece of it hands this thread's other tasks to another thread.
+pub fn heavy<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    let threads = || Handle::try_current().is_ok_and(|h| h.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if bytes > HEAVY_BYTES && threads() { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// A random UUID, version 4.

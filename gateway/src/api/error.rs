@@ -23,6 +23,7 @@ pub enum Kind {
     IncompleteSignature,
     InvalidSignature,
     UnrecognizedClient,
+    AccessDenied,
     RequestEntityTooLarge,
     RequestTimeout,
     // Ours.
@@ -49,6 +50,7 @@ impl Kind {
             Kind::IncompleteSignature => ("IncompleteSignatureException", 400, "bad_signature"),
             Kind::InvalidSignature => ("InvalidSignatureException", 400, "bad_signature"),
             Kind::UnrecognizedClient => ("UnrecognizedClientException", 400, "unknown_key"),
+            Kind::AccessDenied => ("AccessDeniedException", 400, "web_page"),
             Kind::RequestEntityTooLarge => ("RequestEntityTooLargeException", 413, "too_large"),
             Kind::RequestTimeout => ("RequestTimeoutException", 408, "slow"),
             Kind::ServiceUnavailable => ("ServiceUnavailable", 503, "busy"),
@@ -66,6 +68,7 @@ impl Kind {
             | IncompleteSignature
             | InvalidSignature
             | UnrecognizedClient
+            | AccessDenied
             | RequestEntityTooLarge
             | RequestTimeout => "Message",
             _ => "message",

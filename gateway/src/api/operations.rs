@@ -1,5 +1,6 @@
 //! The one table: `X-Amz-Target` to operation. A new operation is a file in `op/` and a line here.
 
+use super::door::heavy;
 use super::error::ApiError;
 use super::{Call, op};
 use std::future::Future;
@@ -22,7 +23,8 @@ macro_rules! operations {
             Operation {
                 name: $name,
                 run: |call| Box::pin(async move {
-                    let answer = op::$file::run(call, call.codec.read(call.body)?).await?;
+                    let request = heavy(call.body.len(), || call.codec.read(call.body))?;
+                    let answer = op::$file::run(call, request).await?;
                     call.codec.write(&answer)
                 }),
             },

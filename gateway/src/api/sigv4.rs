@@ -1,6 +1,6 @@
 //! Signature Version 4: is this request signed by one of our access keys? Pure.
 //!
-//! The signature covers method, path, query, the headers it names and the body. It must name `host`, `x-amz-date` and, if
+//! The signature covers method, path, query, the headers it names and the body. It must name the host, `x-amz-date` and, if
 //! there is one, `x-amz-target`, so that a signed request cannot be turned into another. Signatures in the query are not
 //! taken.
 //! Errors are AWS's own, in its words. The age of a signature is judged only by a clock that can be trusted.
@@ -19,9 +19,8 @@ use ring::{digest, hmac};
 const SKEW_MINUTES: u64 = 15;
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const SERVICE: &str = "kinesis";
-/// Headers a signature must cover here, and headers it must cover if the request has them.
-const MUST_SIGN: [&str; 2] = ["host", "x-amz-date"];
-const MUST_SIGN_IF_SENT: [&str; 1] = ["x-amz-target"];
+/// What stands for `host` in HTTP/2; the JavaScript SDK signs it under this name.
+const AUTHORITY: &str = ":authority";
 
 /// The parts of a request that a signature covers.
 #[derive(Clone, Copy, Debug)]
@@ -182,11 +181,17 @@ fn check_date(date: &str, now: Now) -> Result<(), ApiError> {
 }
 
 fn check_signed_headers(signed: &str, headers: &HeaderMap) -> Result<(), ApiError> {
-    let sent = MUST_SIGN_IF_SENT.into_iter().filter(|name| headers.contains_key(*name));
-    match MUST_SIGN.into_iter().chain(sent).find(|must| !signed.split(';').any(|name| name == *must)) {
-        None => Ok(()),
-        Some(missing) => Err(invalid(format!("'{missing}' must be a 'SignedHeader' in the AWS Authorization."))),
-    }
+    let covers = |name: &str| signed.split(';').any(|covered| covered == name);
+    let missing = if !covers("host") && !covers(AUTHORITY) {
+        "'Host' or ':authority'"
+    } else if !covers("x-amz-date") {
+        "'X-Amz-Date'"
+    } else if headers.contains_key("x-amz-target") && !covers("x-amz-target") {
+        "'X-Amz-Target'"
+    } else {
+        return Ok(());
+    };
+    Err(invalid(format!("{missing} must be a 'SignedHeader' in the AWS Authorization.")))
 }
 
 fn canonical_request(request: &Signed<'_>, signed_headers: &str, body: &[u8]) -> String {
@@ -204,7 +209,7 @@ fn canonical_request(request: &Signed<'_>, signed_headers: &str, body: &[u8]) ->
             some = true;
             push_collapsed(&mut text, &String::from_utf8_lossy(value.as_bytes()));
         }
-        if let (false, true, Some(authority)) = (some, name == HOST.as_str(), request.authority) {
+        if let (false, true, Some(authority)) = (some, name == HOST || name == AUTHORITY, request.authority) {
             text.push_str(authority);
         }
         text.push('\n');

@@ -411,6 +411,19 @@ async fn what_is_no_operation_is_refused_as_aws_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_keys_a_web_page_on_the_box_gets_nothing() {
+    let mut gateway = Gateway::start().await;
+    let mut client = gateway.client().await;
+    client.headers.insert("origin", "http://127.0.0.1:3000".parse().unwrap());
+    let answer = client.post("ListStreams", "{}").await;
+    assert!(answer.text().contains("AccessDeniedException"), "{}", answer.text());
+    gateway.listen(ApiConfig { insecure_no_signature: true, ..ApiConfig::default() }).await;
+    let mut client = gateway.client().await;
+    client.headers.insert("origin", "http://127.0.0.1:3000".parse().unwrap());
+    assert_eq!(client.post("ListStreams", "{}").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_too_large_is_told_so() {
     let gateway = Gateway::start().await;
     let mut client = gateway.client().await;

@@ -127,13 +127,13 @@ fn stream_status(log: &Log, stream: &Arc<Stream>) -> StreamStatus {
     }
 }
 
-/// All cursors of all sinks, as the log keeps them.
+/// All cursors that have become durable at least once, where they stand now.
 fn cursors(log: &Log) -> Vec<CursorStatus> {
     let kept = log.state_scan(Table::Cursors, b"");
     kept.iter()
-        .filter_map(|(key, value)| {
+        .filter_map(|(key, _)| {
             let (sink, stream, shard) = cursor_key(key)?;
-            let CursorState { next, done } = serde_json::from_slice(value).ok()?;
+            let CursorState { next, done } = log.cursor(&sink, &*log.stream(&stream)?, shard);
             Some(CursorStatus { sink, stream, shard: shard_id(shard), next, done })
         })
         .collect()

@@ -79,7 +79,6 @@ async fn status_and_metrics_show_streams_and_sinks() {
         let shard = stream.shard_for(crate::record::HashKey::of(b"k")).index;
         log.register_sink("cloud", std::slice::from_ref(&stream), true);
         log.move_cursor("cloud", &stream, shard, CursorState::at(3));
-        // The cursor is durable with the next commit.
         log.create_stream(&StreamName::new("other").unwrap(), StreamSettings::default()).unwrap();
     })
     .await
@@ -92,7 +91,14 @@ async fn status_and_metrics_show_streams_and_sinks() {
     let tele = &status["streams"][1];
     assert_eq!((&tele["name"], &tele["records"]), (&"tele".into(), &3.into()));
     assert_eq!(tele["shards"].as_array().unwrap().iter().map(|s| s["newest"].as_u64().unwrap()).sum::<u64>(), 3);
-    let cursor = status["cursors"].as_array().unwrap().iter().find(|cursor| cursor["next"] == 3).expect("the cursor");
+    // A cursor is shown once it has been durable, which takes up to two seconds.
+    let cursor = loop {
+        let status: Value = serde_json::from_str(&running.get("/status", "").await.1).unwrap();
+        if let Some(cursor) = status["cursors"].as_array().unwrap().iter().find(|cursor| cursor["next"] == 3) {
+            break cursor.clone();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
     assert_eq!((&cursor["sink"], &cursor["stream"]), (&"cloud".into(), &"tele".into()));
 
     let (code, text) = running.get("/metrics", "").await;

@@ -46,7 +46,6 @@ pub struct Job {
 }
 
 impl Blobs {
-    #[cfg(any(test, feature = "sim"))]
     pub fn inline(files: Arc<BlobFiles>) -> Blobs {
         Blobs { files, jobs: None }
     }

@@ -10,13 +10,14 @@ use super::blob::Blobs;
 use super::error::AppendError;
 use super::frame::{ENTRIES_MAX, ENTRY_BYTES};
 use super::producer::{self, Admission, Mark, Producers};
+use super::schema::Table;
 use super::shard::Shard;
 use super::stream::{OnFull, Stream};
 use super::window::Run;
 use super::{encode, frame};
 use crate::record::Producer;
 use bytes::{Bytes, BytesMut};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -38,6 +39,8 @@ pub struct Group {
     pub number: u64,
     pub parts: Vec<Numbered>,
     pub control: Vec<frame::Control>,
+    /// The log's own changes of state, newest value of each key: nobody waits for them, so they outlive a failed group.
+    pub own: BTreeMap<(Table, Bytes), Option<Bytes>>,
     pub waiters: Vec<Arc<Waiter>>,
     /// Raw bytes, for the bound and for thin commits.
     pub bytes: usize,
@@ -47,11 +50,24 @@ pub struct Group {
 
 impl Group {
     fn new(number: u64) -> Self {
-        Group { number, parts: Vec::new(), control: Vec::new(), waiters: Vec::new(), bytes: 0, undo: Vec::new() }
+        Group {
+            number,
+            parts: Vec::new(),
+            control: Vec::new(),
+            own: BTreeMap::new(),
+            waiters: Vec::new(),
+            bytes: 0,
+            undo: Vec::new(),
+        }
+    }
+
+    fn put_own(&mut self, table: Table, key: Bytes, value: Option<Bytes>) {
+        self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len) + 8;
+        self.own.insert((table, key), value);
     }
 
     pub fn is_empty(&self) -> bool {
-        self.parts.is_empty() && self.control.is_empty() && self.waiters.is_empty()
+        self.parts.is_empty() && self.control.is_empty() && self.own.is_empty() && self.waiters.is_empty()
     }
 }
 
@@ -159,12 +175,11 @@ impl Door {
         }
     }
 
-    /// Changes of state alone, from the log itself: no waiting, no waiter; durable with the next commit.
+    /// Changes of state alone, from the log itself: no waiting, no waiter; durable with the next commit that works.
     pub fn put_state(&self, entries: impl IntoIterator<Item = frame::Control>) -> Ticket {
         let mut gathering = self.lock();
         for (table, key, value) in entries {
-            gathering.group.bytes += key.len() + value.as_ref().map_or(0, Bytes::len) + 8;
-            gathering.group.control.push((table, key, value));
+            gathering.group.put_own(table, key, value);
         }
         self.work.notify_one();
         Ticket(gathering.group.number)
@@ -276,9 +291,11 @@ impl Door {
     pub fn take(&self) -> Group {
         let mut gathering = self.lock();
         let next = Group::new(gathering.group.number + 1);
-        let group = std::mem::replace(&mut gathering.group, next);
+        let mut group = std::mem::replace(&mut gathering.group, next);
         drop(gathering);
         self.room.notify_waiters();
+        let own = group.own.iter().map(|((table, key), value)| (*table, key.clone(), value.clone()));
+        group.control.extend(own);
         group
     }
 
@@ -288,6 +305,9 @@ impl Door {
         let mut gathering = self.lock();
         let next = Group::new(gathering.group.number + 1);
         let behind = std::mem::replace(&mut gathering.group, next);
+        for ((table, key), value) in group.own.iter().chain(&behind.own) {
+            gathering.group.put_own(*table, key.clone(), value.clone());
+        }
         for (stream, id, before) in behind.undo.iter().rev().chain(group.undo.iter().rev()) {
             gathering.producers.undo(*stream, *id, *before);
         }

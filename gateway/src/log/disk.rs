@@ -6,12 +6,14 @@
 //! removed or renamed name is durable after [`Disk::sync_dir`] of the directory that holds it.
 
 mod aligned;
+mod overlay;
 mod real;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod store;
 
 pub use aligned::AlignedBuf;
+pub use overlay::OverlayDisk;
 pub use real::{LockFile, RealDisk, lock};
 pub use store::{Store, Written};
 

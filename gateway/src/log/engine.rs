@@ -80,6 +80,8 @@ pub struct Engine {
     pub state_db: Mutex<Option<StateDb>>,
     pub folding: Mutex<super::fold::Folding>,
     pub retaining: Mutex<super::retain::Retaining>,
+    /// Numbers of failed groups since the last commit that worked, by stream and shard.
+    lost: Mutex<BTreeMap<(u32, u32), (u64, u64)>>,
     trouble: Mutex<BTreeMap<&'static str, String>>,
     /// The file system has no room: a state, not an error (promise P6).
     pub disk_full: AtomicBool,
@@ -121,6 +123,7 @@ impl Engine {
                 self.metrics.commit_latency.observe(now_s() - began);
                 self.metrics.journal_written.inc_by(bytes);
                 self.publish(&mut group);
+                lock(&self.lost).clear();
                 self.commits.fetch_add(1, Ordering::Relaxed);
                 self.metrics.commits.inc();
                 self.set_trouble("commit", None);
@@ -207,16 +210,18 @@ impl Engine {
                 last.head = journal.head();
             }
         }
-        let mut lost: BTreeMap<(u32, u32), (u64, u64)> = BTreeMap::new();
+        // While one group after the other fails, the numbers they leave out are one range a shard.
+        let mut lost = lock(&self.lost);
         for part in group.parts.iter().chain(&behind.parts) {
             let range = lost.entry((part.stream.id, part.shard.index)).or_insert((part.run.first, part.run.last()));
             *range = (range.0.min(part.run.first), range.1.max(part.run.last()));
         }
-        let gaps = lost.into_iter().map(|((stream, shard), (from, to))| {
+        let gaps = lost.iter().map(|(&(stream, shard), &(from, to))| {
             self.state.gap_entry(stream, &Gap { shard, from, to, reason: GapReason::Unused, from_ms: 0, to_ms: 0 })
         });
         self.cursors.mark_all_unsaved();
         self.door.put_state(gaps);
+        drop(lost);
         for waiter in &group.waiters {
             waiter.resolve(group.number, false);
         }
@@ -280,26 +285,16 @@ impl Engine {
     pub fn heal_step(&self) {
         for (stream, id, why) in std::mem::take(&mut *lock(&self.suspects)) {
             let Some(entry) = self.store.entries(stream.id).into_iter().find(|entry| entry.id == id) else { continue };
-            self.store.close(stream.id, id);
-            let again = super::recover::guarded(|| self.store.open(stream.id, id, false)?.verify());
+            let again = super::recover::guarded(|| {
+                self.store.close(stream.id, id);
+                self.store.open(stream.id, id, false)?.verify()
+            });
             if again.is_ok() {
                 continue;
             }
             let why = SegmentError::Io(io::Error::other(why));
-            match super::rebuild::salvage(&self.store, &stream, id, &entry.extent, &why) {
-                Ok(salvaged) => {
-                    tracing::error!("{}", salvaged.says);
-                    for gap in salvaged.gaps {
-                        self.note_gap(&stream, gap);
-                    }
-                    match salvaged.extent {
-                        Some(extent) => self.store.put(stream.id, super::store::Entry { extent, ..entry }),
-                        None => {
-                            self.door.put_state([(Table::Segments, state::shard_key(stream.id, id), None)]);
-                            self.store.forget(stream.id, id);
-                        }
-                    }
-                }
+            match self.salvage(&stream, &entry, &why) {
+                Ok(says) => tracing::error!("{says}"),
                 Err(error) => {
                     tracing::error!(stream = %stream.name, segment = id, %error, "a damaged segment could not be salvaged")
                 }
@@ -371,6 +366,7 @@ impl Engine {
             state_db: Mutex::new(Some(parts.state_db)),
             folding: Mutex::default(),
             retaining: Mutex::default(),
+            lost: Mutex::default(),
             trouble: Mutex::default(),
             disk_full: AtomicBool::new(false),
             commits: AtomicU64::new(0),

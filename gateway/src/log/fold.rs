@@ -233,8 +233,12 @@ impl Engine {
 
     /// The segment that the stream's next blocks go into; `None`: a new one is begun.
     fn segment_to_write(&self, stream: &Stream) -> Option<Entry> {
-        let bound = stream.settings().max_bytes.map_or(u64::MAX, |max| max.0 / 4).clamp(1 << 20, self.sizes.segment);
-        self.store.newest(stream.id).filter(|newest| newest.extent.bytes < bound)
+        let bound = stream
+            .settings()
+            .max_bytes
+            .map_or(u64::MAX, |max| max.0 / 4)
+            .clamp((1 << 20).min(self.sizes.segment), self.sizes.segment);
+        self.store.newest_to_write(stream.id).filter(|newest| newest.extent.bytes < bound)
     }
 
     /// Writes the blocks; returns the row of the segment for the state.

@@ -14,6 +14,8 @@ mod blob;
 mod block;
 mod committer;
 mod cursor;
+#[cfg(test)]
+mod damage_tests;
 pub mod disk;
 mod encode;
 mod engine;
@@ -39,6 +41,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod threads;
+pub mod tool;
 mod window;
 
 pub use ack::{Appender, Ticket};

@@ -44,6 +44,7 @@ pub fn from_segments(store: &Store, state: &State, told: &mut Vec<String>) -> Re
         let mut highest: BTreeMap<ShardIndex, Number> = BTreeMap::new();
         for id in store.on_disk(stream)? {
             let read = guarded(|| {
+                store.close(stream, id);
                 let segment = store.open(stream, id, false)?;
                 Ok((segment.extent()?, segment.copy()?))
             });
@@ -156,7 +157,7 @@ fn find_blocks(store: &Store, stream: u32, file: &str) -> Result<Blocks, Segment
     let mut chunk = Vec::new();
     while at < length {
         chunk.resize(CHUNK.min((length - at) as usize), 0);
-        file.read_at(at, &mut chunk)?;
+        read_what_can_be_read(&*file, at, &mut chunk);
         for offset in memchr_all(&chunk, &block::MAGIC) {
             let place = at + offset as u64;
             if let Some((head, stored)) = block_at(&*file, place, length)
@@ -173,6 +174,18 @@ fn find_blocks(store: &Store, stream: u32, file: &str) -> Result<Blocks, Segment
         at += if at + chunk.len() as u64 == length { chunk.len() as u64 } else { step as u64 };
     }
     Ok(without_overlaps(blocks))
+}
+
+/// Fills `into`; pages that the disk refuses are zeros, and the blocks on them lost.
+fn read_what_can_be_read(file: &dyn super::disk::DiskFile, at: u64, into: &mut [u8]) {
+    if file.read_at(at, into).is_ok() {
+        return;
+    }
+    for (index, page) in into.chunks_mut(super::disk::PAGE_BYTES).enumerate() {
+        if file.read_at(at + (index * super::disk::PAGE_BYTES) as u64, page).is_err() {
+            page.fill(0);
+        }
+    }
 }
 
 fn block_at(file: &dyn super::disk::DiskFile, place: u64, length: u64) -> Option<(block::Head, Vec<u8>)> {

@@ -83,6 +83,8 @@ struct Recovering {
     /// Entries that go through the journal with the first group.
     entries: Vec<Control>,
     window_bytes: usize,
+    /// Segments that have a row and no file.
+    missing: Vec<(Arc<Stream>, u32, Extent)>,
     report: Recovery,
 }
 
@@ -142,6 +144,7 @@ impl Recovering {
             rows: Vec::new(),
             entries: Vec::new(),
             window_bytes: 0,
+            missing: Vec::new(),
             report,
         })
     }
@@ -171,6 +174,7 @@ impl Recovering {
         journal.sync_all().map_err(io_error(super::journal::DIR))?;
         let epoch = self.setup.entropy.u64(..);
         journal.resume(epoch, scan.head, tail, scan.prev);
+        self.lose_missing();
         self.settle_numbers(&scan);
         let position = Position { format: FORMAT, clean: false, tail, link, ..position };
         self.state_db.write(&self.rows, &position).map_err(store_error)?;
@@ -241,12 +245,9 @@ impl Recovering {
                 on_disk.retain(|other| *other != id);
                 let extent = match (here, Some(id) == newest) {
                     (false, _) => {
-                        self.report.told.push(format!(
-                            "segment {} of stream {} is missing; its numbers are in the gap ledger",
-                            store::path(stream.id, id),
-                            stream.name
-                        ));
-                        self.lose_segment(&stream, id, &extent);
+                        // The journal may say that it was trimmed; its numbers were given either way.
+                        restore_numbers(&stream, &extent);
+                        self.missing.push((stream.clone(), id, extent));
                         continue;
                     }
                     (true, false) => extent,
@@ -273,11 +274,7 @@ impl Recovering {
     }
 
     fn enter_segment(&mut self, stream: &Stream, id: u32, extent: Extent) {
-        for (shard, range) in &extent.shards {
-            if let Some(shard) = stream.shard(*shard) {
-                shard.restore(range.last);
-            }
-        }
+        restore_numbers(stream, &extent);
         let length =
             self.setup.disk.open(&store::path(stream.id, id), super::disk::Mode::Existing).and_then(|file| file.len());
         self.store.put(stream.id, Entry { id, extent, file_bytes: length.unwrap_or(0) });
@@ -285,7 +282,12 @@ impl Recovering {
     }
 
     fn extent_of(&mut self, stream: &Stream, id: u32, row: &Extent) -> Result<Option<Extent>, OpenError> {
-        match guarded(|| self.store.open(stream.id, id, false)?.extent()) {
+        let read = guarded(|| {
+            // After an error redb's view of the file is void.
+            self.store.close(stream.id, id);
+            self.store.open(stream.id, id, false)?.extent()
+        });
+        match read {
             Ok(extent) => Ok(Some(extent)),
             Err(error) => {
                 let salvaged = rebuild::salvage(&self.store, stream, id, row, &error).map_err(store_error)?;
@@ -295,6 +297,21 @@ impl Recovering {
                     self.entries.push(entry);
                 }
                 Ok(salvaged.extent)
+            }
+        }
+    }
+
+    /// Tells of segments that are gone and that no retention dropped; the journal has been replayed.
+    fn lose_missing(&mut self) {
+        for (stream, id, extent) in std::mem::take(&mut self.missing) {
+            let row = state::shard_key(stream.id, id);
+            if self.state.get(Table::Segments, &row).is_some() {
+                self.report.told.push(format!(
+                    "segment {} of stream {} is missing; its numbers are in the gap ledger",
+                    store::path(stream.id, id),
+                    stream.name
+                ));
+                self.lose_segment(&stream, id, &extent);
             }
         }
     }
@@ -317,10 +334,6 @@ impl Recovering {
             };
             let entry = self.state.gap_entry(stream.id, &gap);
             self.entries.push(entry);
-            // The numbers were given, whatever became of the records.
-            if let Some(shard) = stream.shard(*shard) {
-                shard.restore(range.last);
-            }
         }
     }
 
@@ -498,6 +511,12 @@ impl Recovering {
     fn settle_numbers(&mut self, scan: &Scan) {
         let lost = scan.torn || scan.damaged > 0 || self.report.state_rebuilt;
         for stream in self.streams.values() {
+            // Numbers that failed groups left out may stand above every record.
+            for gap in self.state.ledger(stream.id) {
+                if let Some(shard) = stream.shard(gap.shard) {
+                    shard.jump_to(gap.to);
+                }
+            }
             for shard in stream.shards().iter() {
                 let newest = shard.newest();
                 if lost && shard.reserved() > newest {
@@ -515,23 +534,47 @@ impl Recovering {
     }
 }
 
+fn restore_numbers(stream: &Stream, extent: &Extent) {
+    for (shard, range) in &extent.shards {
+        if let Some(shard) = stream.shard(*shard) {
+            shard.restore(range.last);
+        }
+    }
+}
+
 fn note_mark(stream: &Stream, key: &[u8], value: &[u8]) {
     if let Some((_, shard, mark, number)) = state::mark_from_row(key, value)
         && let Some(shard) = stream.shard(shard)
     {
         match mark {
             b'r' => shard.reserve_up_to(number),
-            b't' => shard.trim_to(number),
+            b't' => {
+                shard.trim_to(number);
+                // What was trimmed had been given, also when nothing of it is left.
+                shard.restore(number.saturating_sub(1));
+            }
             _ => {}
         }
     }
 }
 
-/// redb may panic on a file that was damaged; that is an error like another here.
-pub fn guarded<T>(run: impl FnOnce() -> Result<T, SegmentError>) -> Result<T, SegmentError> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
-        Err(SegmentError::Io(io::Error::new(io::ErrorKind::InvalidData, "the database is damaged")))
-    })
+/// How often a file is read before an error that may pass is taken for damage.
+const READ_ATTEMPTS: u32 = 3;
+
+/// Runs what may meet a damaged file. redb may panic on one: that is an error like another here. An error of the disk
+/// itself is tried again first: setting a sound file aside for a loose cable would lose what it holds.
+pub fn guarded<T>(mut run: impl FnMut() -> Result<T, SegmentError>) -> Result<T, SegmentError> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let result = catch_unwind(AssertUnwindSafe(&mut run)).unwrap_or_else(|_| {
+            Err(SegmentError::Io(io::Error::new(io::ErrorKind::InvalidData, "the database is damaged")))
+        });
+        match result {
+            Err(error) if error.may_pass() && attempts < READ_ATTEMPTS => {}
+            result => return result,
+        }
+    }
 }
 
 fn io_error(path: &str) -> impl Fn(io::Error) -> OpenError {

@@ -167,6 +167,8 @@ impl Engine {
     /// Sends trim marks, ledger rows and the end of the segment's row to the journal; the file goes when they are durable.
     fn begin_drop(&self, retaining: &mut Retaining, stream: &Arc<Stream>, id: u32, reason: GapReason) {
         let Some(entry) = self.store.entries(stream.id).into_iter().find(|entry| entry.id == id) else { return };
+        // What this promises to drop is what the segment holds now: a fold must not add to it.
+        self.store.seal(stream.id, id);
         let mut entries = vec![(Table::Segments, state::shard_key(stream.id, id), None)];
         for (index, extent) in &entry.extent.shards {
             let Some(shard) = stream.shard(*index) else { continue };

@@ -73,6 +73,23 @@ pub enum SegmentError {
     NoExtent,
 }
 
+impl SegmentError {
+    /// Whether the disk refused, which may pass, rather than gave something that is no database.
+    pub fn may_pass(&self) -> bool {
+        use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+        let refused = |error: &std::io::Error| !matches!(error.kind(), InvalidData | UnexpectedEof | NotFound);
+        match self {
+            SegmentError::Io(error) => refused(error),
+            SegmentError::Redb(error) => match &**error {
+                redb::Error::Io(error) => refused(error),
+                redb::Error::PreviousIo => true,
+                _ => false,
+            },
+            SegmentError::Block { .. } | SegmentError::NoExtent => false,
+        }
+    }
+}
+
 impl<E: Into<redb::Error>> From<E> for SegmentError
 where
     E: RedbError,

@@ -139,6 +139,10 @@ impl SteppedLog {
         self.engine.cursors.set(sink, &stream.name, shard, to);
     }
 
+    pub fn state(&self, table: super::schema::Table, key: &[u8]) -> Option<bytes::Bytes> {
+        self.engine.state.get(table, key)
+    }
+
     pub fn trouble(&self) -> Option<String> {
         self.engine.trouble()
     }

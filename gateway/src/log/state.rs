@@ -9,6 +9,7 @@ use crate::record::{Gap, GapReason, Number, ShardIndex};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 #[derive(Default)]
@@ -77,7 +78,10 @@ impl State {
         let Some(rows) = inner.tables.get(&Table::Gaps) else { return Vec::new() };
         let prefix = shard_key(stream, shard);
         let before = rows.range(prefix.clone()..=gap_key(stream, shard, from)).next_back();
-        let inside = rows.range(gap_key(stream, shard, from.saturating_add(1))..=gap_key(stream, shard, to));
+        // Excluded and included: an empty range that begins behind its end would panic.
+        let behind =
+            (Bound::Excluded(gap_key(stream, shard, from)), Bound::Included(gap_key(stream, shard, to.max(from))));
+        let inside = rows.range(behind);
         before
             .into_iter()
             .chain(inside)
@@ -130,11 +134,6 @@ impl State {
         while inner.unfolded.front().is_some_and(|(of, _)| *of <= group) {
             inner.unfolded.pop_front();
         }
-    }
-
-    #[cfg(any(test, feature = "sim"))]
-    pub fn has_unfolded(&self) -> bool {
-        !self.read().unfolded.is_empty()
     }
 }
 
@@ -225,6 +224,7 @@ mod tests {
         let cut: Vec<_> = state.gaps(1, 2, 15, 30).iter().map(|gap| (gap.from, gap.to)).collect();
         assert_eq!(cut, [(15, 20), (21, 21)]);
         assert!(state.gaps(1, 3, 1, 30).is_empty(), "another shard");
+        assert_eq!(state.gaps(1, 2, 21, 21).len(), 1, "a single number");
     }
 
     #[test]
@@ -235,7 +235,7 @@ mod tests {
         state.apply(2, put("b"));
         assert_eq!(state.up_to(1).len(), 1);
         state.folded(1);
-        assert!(state.has_unfolded());
+        assert_eq!(state.up_to(9).len(), 1);
         assert_eq!(state.scan(Table::Meta, b"").len(), 2);
     }
 }

@@ -4,7 +4,7 @@ use super::block::Block;
 use super::disk::{Disk, Written};
 use super::segment::{Extent, Segment, SegmentError};
 use crate::record::{Number, ShardIndex};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +29,8 @@ pub struct Store {
 #[derive(Default)]
 struct Inner {
     streams: BTreeMap<u32, Vec<Entry>>,
+    /// Segments that are going: nothing more may be written into them.
+    sealed: BTreeSet<(u32, u32)>,
     /// Least recently used first.
     open: Vec<((u32, u32), Arc<Segment>)>,
     /// To be closed once nobody reads them: a file must never be open as two databases.
@@ -67,8 +69,15 @@ impl Store {
         self.lock().streams.get(&stream).cloned().unwrap_or_default()
     }
 
-    pub fn newest(&self, stream: u32) -> Option<Entry> {
-        self.lock().streams.get(&stream)?.last().cloned()
+    /// The newest segment, unless it is going.
+    pub fn newest_to_write(&self, stream: u32) -> Option<Entry> {
+        let inner = self.lock();
+        let newest = inner.streams.get(&stream)?.last()?;
+        (!inner.sealed.contains(&(stream, newest.id))).then(|| newest.clone())
+    }
+
+    pub fn seal(&self, stream: u32, id: u32) {
+        self.lock().sealed.insert((stream, id));
     }
 
     pub fn bytes(&self, stream: u32) -> u64 {
@@ -182,6 +191,7 @@ impl Store {
         if let Some(entries) = self.lock().streams.get_mut(&stream) {
             entries.retain(|entry| entry.id != id);
         }
+        self.lock().sealed.remove(&(stream, id));
         match self.disk.remove(&path(stream, id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

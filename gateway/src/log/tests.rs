@@ -3,27 +3,44 @@
 use super::*;
 use crate::record::{GapReason, Header, HeaderId, NewRecord, Producer, Record};
 
-struct Bench {
+pub(super) struct Bench {
     dir: tempfile::TempDir,
     clock: Clock,
+    budget: ByteSize,
 }
 
 impl Bench {
-    fn new() -> Bench {
-        Bench { dir: tempfile::tempdir().unwrap(), clock: Clock::manual(1, 1_800_000_000_000) }
+    pub(super) fn path(&self) -> &Path {
+        self.dir.path()
     }
 
-    fn open(&self) -> Log {
-        let options = Options { max_bytes: BUDGET_MIN, ..Options::new(self.dir.path()) };
+    pub(super) fn roomy() -> Bench {
+        Bench { budget: ByteSize::mib(256), ..Bench::new() }
+    }
+
+    /// What a power cut would leave, if the disk had kept everything.
+    pub(super) fn copy_of(other: &Bench) -> Bench {
+        let copy = Bench { dir: tempfile::tempdir().unwrap(), clock: other.clock.clone(), budget: other.budget };
+        let copied = std::process::Command::new("cp").arg("-a").arg(other.path().join(".")).arg(copy.path()).status();
+        assert!(copied.unwrap().success());
+        copy
+    }
+
+    pub(super) fn new() -> Bench {
+        Bench { dir: tempfile::tempdir().unwrap(), clock: Clock::manual(1, 1_800_000_000_000), budget: BUDGET_MIN }
+    }
+
+    pub(super) fn open(&self) -> Log {
+        let options = Options { max_bytes: self.budget, ..Options::new(self.dir.path()) };
         Log::open(options, self.clock.clone(), Metrics::new()).unwrap()
     }
 }
 
-fn name(text: &str) -> StreamName {
+pub(super) fn name(text: &str) -> StreamName {
     StreamName::new(text).unwrap()
 }
 
-fn put(log: &Log, stream: &Arc<Stream>, range: std::ops::Range<u32>, data_len: usize) -> Vec<Placement> {
+pub(super) fn put(log: &Log, stream: &Arc<Stream>, range: std::ops::Range<u32>, data_len: usize) -> Vec<Placement> {
     let mut batch = Batch::new();
     for n in range {
         let key = format!("device-{}", n % 7);
@@ -34,7 +51,7 @@ fn put(log: &Log, stream: &Arc<Stream>, range: std::ops::Range<u32>, data_len: u
     log.appender().commit_blocking(&mut batch).unwrap()
 }
 
-fn all(log: &Log, stream: &Arc<Stream>) -> Vec<Entry> {
+pub(super) fn all(log: &Log, stream: &Arc<Stream>) -> Vec<Entry> {
     let mut found = Vec::new();
     for shard in stream.shards().iter() {
         let mut reader = log.reader(stream, shard.index, Position::Oldest).unwrap();
@@ -49,7 +66,7 @@ fn all(log: &Log, stream: &Arc<Stream>) -> Vec<Entry> {
     found
 }
 
-fn numbers(entries: &[Entry]) -> Vec<u32> {
+pub(super) fn numbers(entries: &[Entry]) -> Vec<u32> {
     let record = |entry: &Entry| match entry {
         Entry::Record(record) => Some(u32::from_be_bytes(record.data[..4].try_into().unwrap())),
         Entry::Gap(_) => None,
@@ -59,7 +76,7 @@ fn numbers(entries: &[Entry]) -> Vec<u32> {
     numbers
 }
 
-const ONE_SECOND: Duration = Duration::from_secs(10);
+pub(super) const STOP: Duration = Duration::from_secs(10);
 
 #[test]
 fn what_was_acknowledged_is_read_back_before_and_after_folds_and_restarts() {
@@ -69,7 +86,7 @@ fn what_was_acknowledged_is_read_back_before_and_after_folds_and_restarts() {
     let placed = put(&log, &stream, 0..500, 100);
     assert_eq!(placed.len(), 500);
     assert_eq!(numbers(&all(&log, &stream)), (0..500).collect::<Vec<_>>());
-    log.close(ONE_SECOND);
+    log.close(STOP);
     drop(log);
     let log = bench.open();
     assert!(log.recovery().clean, "{:?}", log.recovery());
@@ -84,7 +101,7 @@ fn what_was_acknowledged_is_read_back_before_and_after_folds_and_restarts() {
         let Some(Entry::Record(record)) = reader.next_blocking(1, 1).unwrap().pop() else { panic!("{placement:?}") };
         assert_eq!((record.number, &record.data[..4]), (number, &(n as u32).to_be_bytes()[..]));
     }
-    log.close(ONE_SECOND);
+    log.close(STOP);
 }
 
 #[test]
@@ -112,10 +129,10 @@ fn large_values_and_headers_come_back_whole() {
     assert_eq!(before.iter().map(|record| record.data.len()).collect::<Vec<_>>(), [INLINE_BYTES_MAX + 1, 5, 9]);
     assert_eq!(before[1].topic(), Some("a/b"));
     assert_eq!(before[1].headers, headers);
-    log.close(ONE_SECOND);
+    log.close(STOP);
     let log = bench.open();
     assert_eq!(read(&log), before);
-    log.close(ONE_SECOND);
+    log.close(STOP);
 }
 
 #[test]
@@ -141,12 +158,12 @@ fn a_numbered_record_is_stored_once_across_a_restart() {
     log.create_stream(&name("s"), StreamSettings::default()).unwrap();
     assert_eq!(send(&log, &[1, 2, 3]), 3);
     assert_eq!(send(&log, &[2, 3, 4]), 1);
-    log.close(ONE_SECOND);
+    log.close(STOP);
     let log = bench.open();
     assert_eq!(send(&log, &[1, 2, 3, 4]), 0);
     assert_eq!(send(&log, &[4, 5]), 1);
     assert_eq!(all(&log, &log.stream("s").unwrap()).len(), 5);
-    log.close(ONE_SECOND);
+    log.close(STOP);
 }
 
 #[test]
@@ -155,7 +172,7 @@ fn a_second_process_is_kept_out() {
     let log = bench.open();
     let options = Options { max_bytes: BUDGET_MIN, ..Options::new(bench.dir.path()) };
     assert!(matches!(Log::open(options, bench.clock.clone(), Metrics::new()), Err(OpenError::Locked { .. })));
-    log.close(ONE_SECOND);
+    log.close(STOP);
 }
 
 #[test]
@@ -173,14 +190,14 @@ fn a_stream_made_again_has_later_numbers_and_none_of_the_old_records() {
     assert!(second.shard(0).unwrap().first_number() > newest);
     put(&log, &second, 10..12, 10);
     assert_eq!(numbers(&all(&log, &second)), [10, 11]);
-    log.close(ONE_SECOND);
+    log.close(STOP);
     let log = bench.open();
     assert_eq!(numbers(&all(&log, &log.stream("s").unwrap())), [10, 11]);
-    log.close(ONE_SECOND);
+    log.close(STOP);
 }
 
 /// Incompressible, so that bytes in are bytes on disk.
-fn fill(log: &Log, stream: &Arc<Stream>, megabytes: u32) {
+pub(super) fn fill(log: &Log, stream: &Arc<Stream>, megabytes: u32) {
     let mut rng = fastrand::Rng::with_seed(5);
     let mut appender = log.appender();
     for _ in 0..megabytes {
@@ -222,7 +239,7 @@ fn a_full_stream_drops_its_oldest_and_the_ledger_tells() {
     let mut reader = log.reader(&stream, 0, Position::At(1)).unwrap();
     let entries = reader.next_blocking(2, 100).unwrap();
     assert!(matches!(&entries[0], Entry::Gap(gap) if gap.from == 1 && gap.reason == GapReason::Evicted), "{entries:?}");
-    log.close(ONE_SECOND);
+    log.close(STOP);
 }
 
 #[test]
@@ -237,7 +254,7 @@ fn a_full_stream_that_rejects_takes_nothing_and_loses_nothing() {
     assert_eq!(stream.shard(0).unwrap().oldest(), 1);
     let other = log.create_stream(&name("other"), StreamSettings::default()).unwrap();
     assert!(matches!(put(&log, &other, 0..1, 10)[0], Placement::Stored { .. }), "other streams go on");
-    log.close(ONE_SECOND);
+    log.close(STOP);
 }
 
 #[test]
@@ -255,7 +272,7 @@ fn records_expire_by_age_and_a_required_sink_holds_them() {
     log.move_cursor("cloud", &stream, 0, CursorState::at(stream.shard(0).unwrap().newest() + 1));
     eventually("the delivered records expire", || stream.shard(0).unwrap().oldest() > 1);
     assert_eq!(log.gaps(&stream)[0].reason, GapReason::Expired);
-    log.close(ONE_SECOND);
+    log.close(STOP);
 }
 
 #[tokio::test]
@@ -273,7 +290,7 @@ async fn a_reader_follows_the_tail() {
     assert_eq!(placed.unwrap(), [Placement::Stored { shard: 0, number: 1 }]);
     assert_eq!(reader.next(10, 1000).await.unwrap().len(), 1);
     let log = log.clone();
-    tokio::task::spawn_blocking(move || log.close(ONE_SECOND)).await.unwrap();
+    tokio::task::spawn_blocking(move || log.close(STOP)).await.unwrap();
 }
 
 #[test]
@@ -291,5 +308,5 @@ fn a_reader_starts_at_a_time() {
     let third = at(start + 2_000);
     assert!((3..=4).contains(&third), "{third}");
     assert_eq!(at(u64::MAX), 11);
-    log.close(ONE_SECOND);
+    log.close(STOP);
 }

@@ -78,6 +78,11 @@ impl Window {
         self.runs.iter().take_while(|run| run.group <= group).cloned().collect()
     }
 
+    /// First and last number of each run.
+    pub fn spans(&self) -> Vec<(Number, Number)> {
+        self.runs.iter().map(|run| (run.first, run.last())).collect()
+    }
+
     /// Forgets the runs up to `number`, which a segment holds now; returns the memory freed.
     pub fn fold(&mut self, number: Number) -> usize {
         let mut freed = 0;

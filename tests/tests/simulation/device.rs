@@ -2,8 +2,9 @@
 //! after a failure, as an MQTT client does.
 
 use super::oracle::Oracle;
-use headwater::log::{Appender, Batch, Log, Placement, Stream, Ticket};
-use headwater::record::{Header, HeaderId, NewRecord, Producer, ShardIndex};
+use headwater::log::sim::SteppedLog;
+use headwater::log::{Appender, Batch, Placement, Stream, Ticket};
+use headwater::record::{Header, HeaderId, NewRecord, Producer};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -93,7 +94,7 @@ impl Device {
     }
 
     /// Hands in what waits, then new messages, `records` in all.
-    pub fn send(&mut self, log: &Log, stream: &Arc<Stream>, records: u32, oracle: &mut Oracle) {
+    pub fn send(&mut self, log: &SteppedLog, stream: &Arc<Stream>, records: u32, oracle: &mut Oracle) {
         let waiting = self.pending.iter().filter(|pending| pending.sent.is_none()).count();
         for _ in waiting..records as usize {
             if self.pending.len() >= PENDING_MAX {
@@ -111,8 +112,16 @@ impl Device {
             self.push(&mut batch, stream, pending.message);
         }
         let appender = self.appender.get_or_insert_with(|| log.appender());
-        match appender.try_append(&mut batch) {
-            Ok(None) => {}
+        let appended = log.append(appender, &mut batch);
+        match appended {
+            // The log is behind; it may have taken a part. The device hangs up, as one that is not read does.
+            Ok(None) => {
+                for pending in self.pending.iter_mut().skip(first).take(count) {
+                    oracle.unanswered(pending.message);
+                    pending.message.attempt += 1;
+                }
+                self.disconnect();
+            }
             Ok(Some((ticket, placements))) => {
                 assert_eq!(placements.len(), count, "one placement a record");
                 for (pending, placement) in self.pending.iter_mut().skip(first).zip(placements) {
@@ -120,7 +129,13 @@ impl Device {
                     oracle.given(self.stream, pending.message, placement);
                 }
             }
-            Err(_) => self.disconnect(),
+            Err(_) => {
+                for pending in self.pending.iter_mut().skip(first).take(count) {
+                    oracle.unanswered(pending.message);
+                    pending.message.attempt += 1;
+                }
+                self.disconnect();
+            }
         }
     }
 
@@ -158,11 +173,5 @@ impl Device {
             }
             self.pending.pop_front();
         }
-    }
-}
-
-pub fn shard_of(placement: Placement) -> ShardIndex {
-    match placement {
-        Placement::Stored { shard, .. } | Placement::Duplicate { shard } | Placement::Full { shard } => shard,
     }
 }

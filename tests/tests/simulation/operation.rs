@@ -2,34 +2,59 @@
 
 use fastrand::Rng;
 use headwater::log::disk::sim::Fault;
+use headwater::log::sim::SimSizes;
 
 /// One step of a run. Numbers are raw draws; the world maps them to what there is.
 #[derive(Clone, Copy, Debug)]
 pub enum Operation {
     /// A device hands in its next records.
-    Append { device: usize, records: u32 },
+    Append {
+        device: usize,
+        records: u32,
+    },
     /// Another part stores a row of its state.
-    PutState { key: u8 },
+    PutState {
+        key: u8,
+    },
     Commit,
-    Fold,
-    Retain,
+    /// `all`: nothing stays in the window.
+    Fold {
+        all: bool,
+    },
+    /// Retention, cursors, healing: what the second thread does each second.
+    Tick,
     /// Everything readable is read and judged.
     Read,
     /// A sink acknowledges so many more records of every shard.
-    MoveCursor { sink: usize, records: u64 },
+    MoveCursor {
+        sink: usize,
+        records: u64,
+    },
     /// From now on the sink acknowledges nothing, or does so again.
-    SlowSink { sink: usize },
-    Advance { ms: u64 },
-    ClockJump { ms: i64 },
+    SlowSink {
+        sink: usize,
+    },
+    Advance {
+        ms: u64,
+    },
+    ClockJump {
+        ms: i64,
+    },
     /// So many bytes may still be written.
-    DiskFull { left: u64 },
+    DiskFull {
+        left: u64,
+    },
     DiskFree,
     IoError(Fault),
     Heal,
     /// The power goes when so many more operations have reached the disk.
-    CutPower { after: u64 },
+    CutPower {
+        after: u64,
+    },
     /// The power goes now; so many operations into the start that follows it may go again.
-    Crash { again_after: Option<u64> },
+    Crash {
+        again_after: Option<u64>,
+    },
     /// SIGKILL: the page cache survives.
     Kill,
     /// A graceful stop.
@@ -59,6 +84,12 @@ impl Profile {
             steps: rng.u32(60..260),
         }
     }
+
+    /// Small enough that a run laps the ring and rolls segments.
+    pub fn sizes(&self) -> SimSizes {
+        let budget = if self.tight { 20 << 20 } else { 1 << 30 };
+        SimSizes { budget, ring: 1 << 20, segment: 256 << 10, blob_file: 256 << 10 }
+    }
 }
 
 impl Operation {
@@ -87,8 +118,8 @@ fn any(rng: &mut Rng) -> Operation {
         0..380 => Operation::Append { device: rng.usize(..), records: rng.u32(1..12) },
         380..400 => Operation::PutState { key: rng.u8(0..8) },
         400..640 => Operation::Commit,
-        640..710 => Operation::Fold,
-        710..760 => Operation::Retain,
+        640..710 => Operation::Fold { all: rng.bool() },
+        710..760 => Operation::Tick,
         760..780 => Operation::Read,
         780..840 => Operation::MoveCursor { sink: rng.usize(..), records: rng.u64(1..60) },
         840..850 => Operation::SlowSink { sink: rng.usize(..) },

@@ -30,6 +30,8 @@ pub struct Pass<'a> {
     pub records: &'a [Record],
     /// Gaps as the reader met them.
     pub met: &'a [Gap],
+    /// Not the first look after a start.
+    pub live: bool,
     /// The ledger of the shard.
     pub ledger: &'a [Gap],
 }
@@ -45,6 +47,8 @@ pub struct Allowed {
 pub struct Oracle {
     books: BTreeMap<(usize, ShardIndex), Book>,
     numbered: BTreeSet<u32>,
+    /// Handed in and never placed: may be anywhere.
+    unanswered: BTreeSet<Message>,
     pub acknowledged: u64,
     pub refused: u64,
     /// Rows of state: what was acknowledged, then what may be there besides.
@@ -76,8 +80,20 @@ impl Oracle {
     pub fn given(&mut self, stream: usize, message: Message, placement: Placement) {
         if let Placement::Stored { shard, number } = placement {
             let before = self.book(stream, shard).given.insert(number, message);
-            assert!(before.is_none(), "stream {stream} shard {shard}: number {number} was given to {before:?} and to {message:?}");
+            assert!(
+                before.is_none(),
+                "stream {stream} shard {shard}: number {number} was given to {before:?} and to {message:?}"
+            );
         }
+    }
+
+    pub fn unanswered(&mut self, message: Message) {
+        self.unanswered.insert(message);
+    }
+
+    /// After a start: a number above the newest was named to nobody who could count on it, and may be given again.
+    pub fn forget_unused(&mut self, stream: usize, shard: ShardIndex, newest: Number) {
+        self.book(stream, shard).given.split_off(&(newest + 1));
     }
 
     pub fn acknowledged(&mut self, stream: usize, shard: ShardIndex, number: Number, message: Message) {
@@ -118,12 +134,12 @@ impl Oracle {
 impl Oracle {
     pub fn judge(&mut self, pass: &Pass<'_>, allowed: Allowed) -> Verdict {
         let place = format!("stream {} shard {}", pass.stream, pass.shard);
-        let numbered = self.numbered.clone();
-        let book = self.book(pass.stream, pass.shard);
+        let Oracle { books, numbered, unanswered, .. } = self;
+        let book = books.entry((pass.stream, pass.shard)).or_default();
         let result = judge_numbers(pass)
             .and_then(|()| judge_ledger(pass, allowed))
-            .and_then(|()| book.judge_records(pass, &numbered))
-            .and_then(|()| book.judge_acknowledged(pass))
+            .and_then(|()| book.judge_records(pass, numbered, unanswered))
+            .and_then(|()| book.judge_acknowledged(pass, unanswered))
             .and_then(|()| book.judge_order(pass));
         result.map_err(|says| format!("{place}: {says}"))
     }
@@ -174,7 +190,13 @@ fn judge_ledger(pass: &Pass<'_>, allowed: Allowed) -> Verdict {
     }
     for record in pass.records {
         let gone = explained(pass.ledger, record.number);
-        judge!(gone.is_none(), "number {} can be read and is in the ledger as {gone:?}", record.number);
+        // The ledger is durable before the records go; in between both are true.
+        let going = gone.is_some_and(|gap| matches!(gap.reason, GapReason::Evicted | GapReason::Expired));
+        judge!(
+            gone.is_none() || (going && pass.live),
+            "number {} can be read and is in the ledger as {gone:?}",
+            record.number
+        );
     }
     Ok(())
 }
@@ -185,19 +207,29 @@ fn explained(ledger: &[Gap], number: Number) -> Option<&Gap> {
 }
 
 fn was_dropped(ledger: &[Gap], number: Number) -> bool {
-    explained(ledger, number).is_some_and(|gap| gap.reason != GapReason::Unused)
+    explained(ledger, number).is_some_and(is_dropped)
+}
+
+fn is_dropped(gap: &Gap) -> bool {
+    matches!(gap.reason, GapReason::Evicted | GapReason::Expired | GapReason::Corrupt)
 }
 
 impl Book {
     /// Every record is byte for byte one that was handed in, where it always stood, and once if it is numbered.
-    fn judge_records(&mut self, pass: &Pass<'_>, numbered: &BTreeSet<u32>) -> Verdict {
+    fn judge_records(&mut self, pass: &Pass<'_>, numbered: &BTreeSet<u32>, unanswered: &BTreeSet<Message>) -> Verdict {
         for record in pass.records {
             let number = record.number;
-            let message = Message::parse(&record.data).ok_or_else(|| format!("number {number} holds what nobody sent"))?;
+            let message =
+                Message::parse(&record.data).ok_or_else(|| format!("number {number} holds what nobody sent"))?;
             judge!(record.data == message.data(), "number {number}: the bytes of {message:?} are not what was sent");
-            judge!(record.key == Message::key(message.device), "number {number}: {message:?} has the key {:?}", record.key);
+            judge!(
+                record.key == Message::key(message.device),
+                "number {number}: {message:?} has the key {:?}",
+                record.key
+            );
             let given = self.given.get(&number);
-            judge!(given == Some(&message), "number {number} holds {message:?} and was given to {given:?}");
+            let placed = given == Some(&message) || (given.is_none() && unanswered.contains(&message));
+            judge!(placed, "number {number} holds {message:?} and was given to {given:?}");
             let before = self.seen.insert(number, message);
             judge!(before.is_none_or(|b| b == message), "number {number} held {before:?} and now holds {message:?}");
             if numbered.contains(&message.device) {
@@ -209,19 +241,25 @@ impl Book {
     }
 
     /// Promise P1: what was acknowledged is there at its number, or the ledger says why not.
-    fn judge_acknowledged(&self, pass: &Pass<'_>) -> Verdict {
+    fn judge_acknowledged(&self, pass: &Pass<'_>, unanswered: &BTreeSet<Message>) -> Verdict {
         let there: BTreeSet<Number> = pass.records.iter().map(|record| record.number).collect();
         for (number, message) in &self.acknowledged {
             let kept = there.contains(number) || was_dropped(pass.ledger, *number);
             let why = explained(pass.ledger, *number);
             judge!(kept, "{message:?} was acknowledged as number {number} and is lost (ledger: {why:?})");
             let stands = self.seen.get(number);
-            judge!(stands.is_none_or(|s| s == message), "number {number} holds {stands:?}; {message:?} was acknowledged");
+            judge!(
+                stands.is_none_or(|s| s == message),
+                "number {number} holds {stands:?}; {message:?} was acknowledged"
+            );
         }
         for (device, sequence) in &self.duplicates {
-            let mut attempts = self.given.iter().filter(|(_, m)| (m.device, m.sequence) == (*device, *sequence));
-            let kept = attempts.any(|(number, _)| there.contains(number) || was_dropped(pass.ledger, *number));
-            judge!(kept, "device {device} message {sequence} was acknowledged as a duplicate and is nowhere");
+            let is_it = |message: &&Message| (message.device, message.sequence) == (*device, *sequence);
+            let places = self.given.iter().chain(&self.seen).filter(|(_, message)| is_it(message));
+            let kept = { places }.any(|(number, _)| there.contains(number) || was_dropped(pass.ledger, *number));
+            // An attempt that was never placed may have been stored and dropped before anyone saw it.
+            let unseen = unanswered.iter().any(|message| is_it(&message)) && pass.ledger.iter().any(is_dropped);
+            judge!(kept || unseen, "device {device} message {sequence} was acknowledged as a duplicate and is nowhere");
         }
         Ok(())
     }

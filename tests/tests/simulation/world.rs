@@ -3,12 +3,12 @@
 use super::device::Device;
 use super::operation::{Operation, Profile};
 use super::oracle::{Allowed, Oracle, Pass, Verdict};
-use super::stepped::{Sabotage, Stepped};
 use bytes::Bytes;
 use fastrand::Rng;
 use headwater::clock::Clock;
-use headwater::log::disk::sim::SimDisk;
-use headwater::log::{Appender, Batch, Entry, OnFull, Position, Stream, StreamSettings, Table, Ticket};
+use headwater::log::disk::sim::{Fault, SimDisk};
+use headwater::log::sim::{SimStep, SteppedLog};
+use headwater::log::{Appender, Batch, CursorState, Entry, OnFull, Position, Stream, StreamSettings, Table, Ticket};
 use headwater::record::{Gap, Record, StreamName};
 use headwater::units::{ByteSize, Span};
 use std::collections::{BTreeMap, VecDeque};
@@ -26,17 +26,18 @@ const ROOM_BYTES: u64 = 1 << 40;
 pub struct World {
     pub sim: SimDisk,
     pub oracle: Oracle,
-    log: Option<Stepped>,
+    log: Option<SteppedLog>,
     rng: Rng,
     clock: Clock,
     profile: Profile,
-    sabotage: Sabotage,
     devices: Vec<Device>,
     clerk: Clerk,
     slow: [bool; SINKS.len()],
     /// Highest cursor ever moved to, by sink, stream, shard.
     moved: BTreeMap<(usize, usize, u32), u64>,
     pub reopens: u32,
+    /// What the last start reported, for a person.
+    pub recovery: String,
 }
 
 /// Stores rows of state, one value after the other.
@@ -48,7 +49,7 @@ struct Clerk {
 }
 
 impl World {
-    pub fn new(seed: u64, profile: Profile, sabotage: Sabotage) -> World {
+    pub fn new(seed: u64, profile: Profile) -> World {
         let mut oracle = Oracle::default();
         let devices = (0..DEVICES)
             .map(|id| {
@@ -66,12 +67,12 @@ impl World {
             rng: Rng::with_seed(seed ^ 0x5eed),
             clock: Clock::manual(1, START_MS),
             profile,
-            sabotage,
             devices,
             clerk: Clerk::default(),
             slow: [false; SINKS.len()],
             moved: BTreeMap::new(),
             reopens: 0,
+            recovery: String::new(),
         }
     }
 
@@ -91,18 +92,21 @@ impl World {
         match operation {
             Operation::Append { device, records } => {
                 let device = &mut self.devices[device % DEVICES as usize];
-                if let Some(stream) = log.log().stream(STREAMS[device.stream].0) {
-                    device.send(log.log(), &stream, records, &mut self.oracle);
+                if let Some(stream) = log.stream(STREAMS[device.stream].0) {
+                    device.send(log, &stream, records, &mut self.oracle);
                 }
             }
             Operation::PutState { key } => self.clerk.put(log, key, &mut self.oracle),
             Operation::Commit => {
-                log.commit_step();
+                if log.commit_step() == SimStep::NoRoom {
+                    // A fold that fails leaves things as they are; the next step tries again.
+                    let _ = log.fold_step(true);
+                }
                 self.take_answers();
             }
-            Operation::Fold => log.fold_step(),
-            Operation::Retain => log.retain_step(),
-            Operation::Read => return self.judge(),
+            Operation::Fold { all } => _ = log.fold_step(all),
+            Operation::Tick => log.tick(),
+            Operation::Read => return self.judge(true),
             Operation::MoveCursor { sink, records } => self.move_cursor(sink % SINKS.len(), records),
             Operation::SlowSink { sink } => self.slow[sink % SINKS.len()] ^= true,
             Operation::Advance { ms } => self.clock.advance(ms),
@@ -111,7 +115,7 @@ impl World {
             Operation::DiskFree => self.sim.set_capacity(ROOM_BYTES),
             Operation::IoError(fault) => self.sim.arm(fault),
             Operation::Heal => self.sim.disarm(),
-            Operation::CutPower { after } => self.sim.arm(headwater::log::disk::sim::Fault::CutPower { after }),
+            Operation::CutPower { after } => self.sim.arm(Fault::CutPower { after }),
             Operation::Crash { again_after } => return self.crash(again_after),
             Operation::Kill => return self.end(SimDisk::kill),
             Operation::Close => return self.close(),
@@ -132,14 +136,15 @@ impl World {
             return;
         }
         for (index, (name, _, _)) in STREAMS.iter().enumerate() {
-            let Some(stream) = log.log().stream(name) else { continue };
+            let Some(stream) = log.stream(name) else { continue };
             for shard in stream.shards().iter() {
-                let mut cursor = log.log().cursor(SINKS[sink].0, &stream, shard.index);
+                let cursor = log.cursor(SINKS[sink].0, &stream, shard.index);
+                let mut cursor = cursor.unwrap_or_else(|| CursorState::at(shard.oldest()));
                 let to = (cursor.next + records).min(shard.newest() + 1);
                 cursor.raise(to);
                 let moved = self.moved.entry((sink, index, shard.index)).or_default();
                 *moved = (*moved).max(to);
-                log.log().move_cursor(SINKS[sink].0, &stream, shard.index, cursor);
+                log.move_cursor(SINKS[sink].0, &stream, shard.index, cursor);
             }
         }
     }
@@ -150,7 +155,7 @@ impl World {
     fn crash(&mut self, again_after: Option<u64>) -> Verdict {
         self.end(SimDisk::crash)?;
         if let Some(after) = again_after {
-            self.sim.arm(headwater::log::disk::sim::Fault::CutPower { after });
+            self.sim.arm(Fault::CutPower { after });
             // Recovery itself is cut off, or is through before the power goes.
             self.reopen(Some(()))?;
             self.end(SimDisk::crash)?;
@@ -167,8 +172,9 @@ impl World {
     }
 
     fn close(&mut self) -> Verdict {
-        if let Some(log) = &mut self.log {
-            log.close();
+        if let Some(log) = self.log.take() {
+            // What it could not fold is in the journal.
+            let _ = log.close();
             self.take_answers();
         }
         if self.sim.power_is_cut() {
@@ -193,9 +199,12 @@ impl World {
             self.sim.disarm();
             self.sim.set_capacity(ROOM_BYTES);
         }
-        let budget = if self.profile.tight { 64 << 20 } else { 1 << 30 };
-        match Stepped::open(self.sim.mount(), self.clock.clone(), budget, self.sabotage) {
-            Ok(log) => self.log = Some(log),
+        let seed = self.rng.u64(..);
+        match SteppedLog::open(self.sim.mount(), self.clock.clone(), seed, self.profile.sizes()) {
+            Ok(log) => {
+                self.recovery = format!("{:?}", log.recovery);
+                self.log = Some(log);
+            }
             Err(_) if may_fail.is_some() && self.sim.power_is_cut() => return Ok(()),
             Err(error) => return Err(format!("the log does not start: {error}")),
         }
@@ -204,22 +213,23 @@ impl World {
             return Ok(());
         }
         made?;
-        self.judge()
+        self.judge(false)
     }
 
     fn make_streams(&mut self) -> Verdict {
         let Some(log) = &mut self.log else { return Ok(()) };
         for (name, shards, on_full) in STREAMS {
-            if log.log().stream(name).is_none() {
+            if log.stream(name).is_none() {
                 let max_bytes = self.profile.tight.then_some(ByteSize(1 << 20));
                 let settings = StreamSettings { shards, retention: Span::days(2), max_bytes, on_full };
                 let name = StreamName::new(name).map_err(|error| error.to_string())?;
-                log.create_stream(&name, settings)?;
+                log.create_stream(&name, settings).map_err(|error| error.to_string())?;
             }
         }
-        let streams: Vec<Arc<Stream>> = log.log().streams();
-        for (sink, required) in SINKS {
-            log.log().register_sink(sink, &streams, required);
+        for stream in STREAMS.iter().filter_map(|(name, _, _)| log.stream(name)) {
+            for (sink, required) in SINKS {
+                log.register_sink(sink, &stream, required);
+            }
         }
         Ok(())
     }
@@ -227,11 +237,24 @@ impl World {
 
 // Judgement.
 impl World {
-    pub fn judge(&mut self) -> Verdict {
-        let Some(log) = &self.log else { return Ok(()) };
+    fn judge(&mut self, live: bool) -> Verdict {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        if self.profile.io_errors && live {
+            // A read may fail once; what comes after is judged.
+            for stream in STREAMS.iter().filter_map(|(name, _, _)| log.stream(name)) {
+                for shard in stream.shards().iter() {
+                    let _ = read_all(log, &stream, shard.index);
+                }
+            }
+            self.sim.disarm();
+            if self.sim.power_is_cut() {
+                return Ok(());
+            }
+            log.tick();
+        }
         for (index, (name, _, on_full)) in STREAMS.iter().enumerate() {
-            let Some(stream) = log.log().stream(name) else { return Err(format!("the stream {name} is gone")) };
-            let ledger = log.log().gaps(&stream);
+            let Some(stream) = log.stream(name) else { return Err(format!("the stream {name} is gone")) };
+            let ledger = log.gaps(&stream);
             let evicted = *on_full == OnFull::DropOldest && (self.profile.tight || self.profile.full_disk);
             for shard in stream.shards().iter() {
                 let (records, met) = read_all(log, &stream, shard.index)?;
@@ -244,14 +267,18 @@ impl World {
                     newest: shard.newest(),
                     records: &records,
                     met: &met,
+                    live,
                     ledger: &own,
                 };
                 self.oracle.judge(&pass, Allowed { evicted, corrupt: false })?;
+                if !live {
+                    self.oracle.forget_unused(index, shard.index, shard.newest());
+                }
                 judge_cursors(log, &stream, index, shard.index, shard.newest(), &self.moved)?;
             }
         }
         for key in 0..8 {
-            let row = log.log().state(Table::Uplink, &[key]);
+            let row = log.state(Table::Uplink, &[key]);
             let value = row.map(|row| u64::from_be_bytes(row.as_ref().try_into().unwrap_or_default()));
             self.oracle.judge_state(key, value)?;
         }
@@ -261,7 +288,7 @@ impl World {
 
 /// Law: a cursor stands neither beyond what its sink acknowledged nor beyond what is durable.
 fn judge_cursors(
-    log: &Stepped,
+    log: &SteppedLog,
     stream: &Arc<Stream>,
     index: usize,
     shard: u32,
@@ -270,7 +297,7 @@ fn judge_cursors(
 ) -> Verdict {
     let oldest = stream.shard(shard).map_or(1, |shard| shard.oldest());
     for (sink, (name, _)) in SINKS.iter().enumerate() {
-        let cursor = log.log().cursor(name, stream, shard);
+        let Some(cursor) = log.cursor(name, stream, shard) else { continue };
         let most = moved.get(&(sink, index, shard)).copied().unwrap_or(1).max(oldest);
         if cursor.next > newest + 1 {
             return Err(format!("law: cursor {} of {name} <= durable {newest}", cursor.next));
@@ -282,8 +309,8 @@ fn judge_cursors(
     Ok(())
 }
 
-fn read_all(log: &Stepped, stream: &Arc<Stream>, shard: u32) -> Result<(Vec<Record>, Vec<Gap>), String> {
-    let mut reader = log.log().reader(stream, shard, Position::Oldest).map_err(|error| error.to_string())?;
+fn read_all(log: &SteppedLog, stream: &Arc<Stream>, shard: u32) -> Result<(Vec<Record>, Vec<Gap>), String> {
+    let mut reader = log.reader(stream, shard, Position::Oldest).map_err(|error| error.to_string())?;
     let (mut records, mut met) = (Vec::new(), Vec::new());
     loop {
         let entries = reader.next_blocking(1_000, 4 << 20).map_err(|error| error.to_string())?;
@@ -300,13 +327,13 @@ fn read_all(log: &Stepped, stream: &Arc<Stream>, shard: u32) -> Result<(Vec<Reco
 }
 
 impl Clerk {
-    fn put(&mut self, log: &Stepped, key: u8, oracle: &mut Oracle) {
+    fn put(&mut self, log: &SteppedLog, key: u8, oracle: &mut Oracle) {
         self.next += 1;
         let value = self.next;
         let mut batch = Batch::new();
         batch.put_state(Table::Uplink, vec![key], Some(Bytes::copy_from_slice(&value.to_be_bytes())));
-        let appender = self.appender.get_or_insert_with(|| log.log().appender());
-        if let Ok(Some((ticket, _))) = appender.try_append(&mut batch) {
+        let appender = self.appender.get_or_insert_with(|| log.appender());
+        if let Ok(Some((ticket, _))) = log.append(appender, &mut batch) {
             oracle.state_sent(key, value);
             self.pending.push_back((ticket, key, value));
         }

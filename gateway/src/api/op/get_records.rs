@@ -55,7 +55,7 @@ pub async fn run(call: &Call<'_>, request: Request<'_>) -> Result<Answer, ApiErr
     checks.stream_arn(&request.stream_arn);
     checks.finish()?;
     let iterator = iterator(call, request.shard_iterator.as_deref().unwrap_or_default())?;
-    let (stream, mut reader) = open(call, &request, &iterator)?;
+    let (stream, mut reader) = open(call, &request, &iterator).await?;
     if request.dry_run == Some(Flag(true)) {
         return Err(ApiError::dry_run());
     }
@@ -100,7 +100,7 @@ fn expired(issued: Issued, now: Issued) -> String {
     )
 }
 
-fn open(call: &Call<'_>, request: &Request<'_>, iterator: &Iterator) -> Result<(Arc<Stream>, Reader), ApiError> {
+async fn open(call: &Call<'_>, request: &Request<'_>, iterator: &Iterator) -> Result<(Arc<Stream>, Reader), ApiError> {
     if request
         .stream_arn
         .as_deref()
@@ -111,7 +111,16 @@ fn open(call: &Call<'_>, request: &Request<'_>, iterator: &Iterator) -> Result<(
     }
     let stream = call.door.log.stream(iterator.stream.as_str()).filter(|stream| stream.id == iterator.stream_id);
     let stream = stream.ok_or_else(|| no_shard(call, iterator))?;
-    let reader = call.door.log.reader(&stream, iterator.shard, iterator.from);
+    let (shard, from) = (iterator.shard, iterator.from);
+    let reader = match from {
+        // A moment is looked for on disk.
+        Position::Time(_) => {
+            let (log, stream) = (call.door.log.clone(), stream.clone());
+            let opened = tokio::task::spawn_blocking(move || log.reader(&stream, shard, from));
+            opened.await.map_err(ApiError::internal)?
+        }
+        _ => call.door.log.reader(&stream, shard, from),
+    };
     let reader = reader.map_err(|error| told(call, iterator, error.into()))?;
     Ok((stream, reader))
 }

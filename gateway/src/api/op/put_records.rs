@@ -4,6 +4,7 @@ use super::put::{self, Entry, Put};
 use super::shown::ShardId;
 use crate::api::Call;
 use crate::api::check::Checks;
+use crate::api::door::heavy;
 use crate::api::error::ApiError;
 use crate::api::sequence::Sequence;
 use crate::api::shape::{Flag, List, Shape, Text};
@@ -47,13 +48,13 @@ enum Outcome {
 
 pub async fn run(call: &Call<'_>, request: Request<'_>) -> Result<Answer, ApiError> {
     let mut buffer = Vec::new();
-    check(&request, &mut buffer)?;
+    heavy(call.body.len(), || check(&request, &mut buffer))?;
     let stream = call.stream(&request.stream_name, &request.stream_arn)?;
     let entries = request.records.as_ref().map_or(&[][..], |list| &list.members);
     let mut batch = Batch::new();
-    for Shape(entry) in entries {
-        entry.push(&stream, &mut batch, &mut buffer)?;
-    }
+    heavy(call.body.len(), || {
+        entries.iter().try_for_each(|Shape(entry)| entry.push(&stream, &mut batch, &mut buffer))
+    })?;
     if request.dry_run == Some(Flag(true)) {
         return Err(ApiError::dry_run());
     }

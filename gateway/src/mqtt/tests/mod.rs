@@ -1,0 +1,10 @@
+//! The MQTT door in front of a real log, over real sockets. Tests read as the trace of a client.
+
+mod abuse;
+mod bench;
+mod durability;
+mod harness;
+mod protocol;
+mod subscribers;
+mod with_rumqttc;
+mod with_tls;

@@ -1,0 +1,81 @@
+//! TLS 1.2 and 1.3, with and without client certificates.
+
+use super::harness::*;
+use crate::mqtt::{MqttConfig, RouteConfig, TlsConfig};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+fn file(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/mqtt/testdata").join(name)
+}
+
+async fn gateway(mutual: bool) -> Gateway {
+    let tls = TlsConfig {
+        listen: "127.0.0.1:0".into(),
+        cert: Some(file("server.pem")),
+        key: Some(file("server.key")),
+        client_ca: mutual.then(|| file("ca.pem")),
+        ..TlsConfig::default()
+    };
+    let route = RouteConfig { key: "{identity}".into(), ..Default::default() };
+    Gateway::with(MqttConfig { tls, ..Default::default() }, &[route], &[]).await
+}
+
+/// CONNACK and PUBACK as seen over TLS; an error if either does not come.
+async fn publish_over(
+    gateway: &Gateway,
+    version: &'static SupportedProtocolVersion,
+    who: Option<&str>,
+) -> std::io::Result<()> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(file("ca.pem")).unwrap()).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots);
+    let config = match who {
+        None => builder.with_no_client_auth(),
+        Some(name) => {
+            let cert = CertificateDer::from_pem_file(file(&format!("{name}.pem"))).unwrap();
+            let key = PrivateKeyDer::from_pem_file(file(&format!("{name}.key"))).unwrap();
+            builder.with_client_auth_cert(vec![cert], key).unwrap()
+        }
+    };
+    let socket = TcpStream::connect(gateway.mqtt.as_ref().unwrap().tls_local_addr().unwrap()).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await?;
+    stream.write_all(&[connect(4, true, "c1"), publish(1, 1, "a", "x")].concat()).await?;
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer).await?;
+    assert_eq!(answer, [0x20, 2, 0, 0, 0x40, 2, 0, 1]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn tls_of_both_versions_carries_mqtt() {
+    let gateway = gateway(false).await;
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        publish_over(&gateway, version, None).await.unwrap();
+    }
+    assert_eq!(&gateway.records("default")[0].key[..], b"c1", "no identity: the client id");
+}
+
+#[tokio::test]
+async fn with_a_client_ca_the_certificate_names_the_device_and_strangers_stay_out() {
+    let gateway = gateway(true).await;
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        publish_over(&gateway, version, Some("device")).await.unwrap();
+        publish_over(&gateway, version, Some("stranger")).await.unwrap_err();
+        publish_over(&gateway, version, None).await.unwrap_err();
+    }
+    let records = gateway.records("default");
+    assert_eq!(records.len(), 2);
+    assert_eq!(&records[0].key[..], b"pump-7");
+    gateway.until_rejects("tls_handshake", 4).await;
+}

@@ -1,0 +1,245 @@
+//! The clients people really use, and the Kinesis of others as upstream: mosquitto's, paho and rumqttc over MQTT; the AWS
+//! CLI, boto3 and the SDK for JavaScript over HTTP; kinesalite and kinesis-mock behind the uplink, read back with AWS' own
+//! de-aggregator.
+
+use headwater_tests::audit::{Acked, Fleet, Verdict, audit};
+use headwater_tests::aws::Got;
+use headwater_tests::gateway::{Gateway, Setup};
+use headwater_tests::tools::{self, Process, npm_package, program, python, root, run, run_ok};
+use headwater_tests::{aws, need};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const BOUND: Duration = Duration::from_secs(60);
+const NO_PYTHON: &str = "the packages of tests/clients/requirements.txt are not installed";
+const NO_NODE: &str = "node or the packages of tests/clients/package.json are not installed";
+
+fn script(name: &str) -> std::path::PathBuf {
+    root().join("tests/clients").join(name)
+}
+
+fn host_and_port(addr: SocketAddr) -> [String; 2] {
+    [addr.ip().to_string(), addr.port().to_string()]
+}
+
+/// `mosquitto_pub` sends a line a message and ends when all are acknowledged; `mosquitto_sub` writes them down.
+fn mosquitto(gateway: &Gateway, version: &str, qos: &str) {
+    let (publish, subscribe) = (program("mosquitto_pub").unwrap(), program("mosquitto_sub").unwrap());
+    let [host, port] = host_and_port(gateway.mqtt);
+    let home = tempfile::tempdir().unwrap();
+    let (lines, got) = (home.path().join("lines"), home.path().join("got"));
+    let sent: String = (0..100).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+    std::fs::write(&lines, &sent).unwrap();
+    let topic = format!("mosquitto/{version}/{qos}");
+    let common = ["-h", &host, "-p", &port, "-V", version, "-q", qos, "-t", &topic];
+    let mut subscriber = Command::new(subscribe);
+    subscriber.args(common).args(["-i", "mosquitto-sub", "-C", "100", "-W", "30"]);
+    subscriber.stdout(std::fs::File::create(&got).unwrap());
+    let mut subscriber = Process::start(&mut subscriber);
+    let subscribed = || gateway.metric("headwater_mqtt_subscriptions") > 0.0;
+    assert!(tools::eventually(Duration::from_secs(10), subscribed), "mosquitto_sub did not subscribe");
+    let mut publisher = Command::new(publish);
+    publisher.args(common).args(["-i", "mosquitto-pub", "-l"]).stdin(std::fs::File::open(&lines).unwrap());
+    let mut publisher = Process::start(&mut publisher);
+    assert!(publisher.0.wait().unwrap().success(), "mosquitto_pub -V {version} -q {qos}");
+    let status = subscriber.0.wait().unwrap();
+    let got = std::fs::read_to_string(&got).unwrap();
+    assert!(status.success(), "mosquitto_sub -V {version} -q {qos}: {status}, got\n{got}");
+    assert_eq!(got, sent, "-V {version} -q {qos}");
+    let unsubscribed = || gateway.metric("headwater_mqtt_subscriptions") == 0.0;
+    assert!(tools::eventually(Duration::from_secs(10), unsubscribed), "a subscription outlived its connection");
+}
+
+#[test]
+fn mosquitto_pub_and_sub_speak_both_versions_and_all_qos() {
+    need!(program("mosquitto_pub"), "mosquitto_pub is not installed");
+    let gateway = Gateway::plain();
+    for version in ["311", "5"] {
+        for qos in ["0", "1", "2"] {
+            mosquitto(&gateway, version, qos);
+        }
+    }
+    let kept = aws::read_stream(gateway.api, "default");
+    assert_eq!(kept.len(), 600);
+    assert!(kept.iter().all(|got| got.key == "mosquitto-pub"), "the client id is the default key");
+}
+
+#[test]
+fn paho_speaks_both_versions_and_all_qos() {
+    let python = need!(python(), NO_PYTHON);
+    let gateway = Gateway::plain();
+    let said = run_ok(Command::new(python).arg(script("paho_client.py")).args(host_and_port(gateway.mqtt)), BOUND);
+    assert_eq!(said.lines().count(), 6, "{said}");
+    assert_eq!(aws::read_stream(gateway.api, "default").len(), 300);
+}
+
+#[test]
+fn rumqttc_publishes_and_hears_its_own_messages() {
+    use rumqttc::v5::mqttbytes::QoS;
+    use rumqttc::v5::mqttbytes::v5::Packet;
+    use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+    let gateway = Gateway::plain();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let [host, _] = host_and_port(gateway.mqtt);
+    let (acked, heard) = runtime.block_on(async {
+        let options = MqttOptions::new("rumqttc", host, gateway.mqtt.port());
+        let (client, mut connection) = AsyncClient::new(options, 200);
+        client.subscribe("rumqttc/#", QoS::AtLeastOnce).await.unwrap();
+        for n in 0..100 {
+            client.publish("rumqttc/t", QoS::AtLeastOnce, false, n.to_string()).await.unwrap();
+        }
+        let (mut acked, mut heard) = (0, Vec::new());
+        let all = async {
+            while acked < 100 || heard.len() < 100 {
+                match connection.poll().await.expect("the connection stays") {
+                    Event::Incoming(Packet::PubAck(_)) => acked += 1,
+                    Event::Incoming(Packet::Publish(publish)) => heard.push(publish.payload.to_vec()),
+                    _ => {}
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(20), all).await;
+        (acked, heard)
+    });
+    let sent: Vec<_> = (0..100).map(|n: u32| n.to_string().into_bytes()).collect();
+    assert_eq!((acked, heard), (100, sent));
+}
+
+#[test]
+fn the_aws_cli_creates_puts_and_reads() {
+    let cli = need!(program("aws"), NO_PYTHON);
+    let gateway = Gateway::plain();
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new("bash");
+    command.arg(script("aws_cli.sh")).arg(cli).arg(format!("http://{}", gateway.api)).current_dir(home.path());
+    run_ok(&mut command, Duration::from_secs(180));
+}
+
+#[test]
+fn boto3_speaks_to_the_api() {
+    let python = need!(python(), NO_PYTHON);
+    let gateway = Gateway::plain();
+    let endpoint = format!("http://{}", gateway.api);
+    run_ok(Command::new(python).arg(script("boto3_api.py")).arg(endpoint), BOUND);
+}
+
+#[test]
+fn the_sdk_for_javascript_speaks_h2c_to_the_api() {
+    let sdk = need!(npm_package("@aws-sdk/client-kinesis"), NO_NODE);
+    let gateway = Gateway::plain();
+    // A module is looked for beside its script: copied to where the packages are.
+    let beside = sdk.ancestors().nth(3).unwrap().join("h2c.mjs");
+    std::fs::copy(script("h2c.mjs"), &beside).unwrap();
+    let endpoint = format!("http://{}", gateway.api);
+    run_ok(Command::new(program("node").unwrap()).arg(beside).arg(endpoint), BOUND);
+}
+
+/// A Kinesis of others, on a loopback port.
+struct Upstream {
+    endpoint: String,
+    _process: Process,
+}
+
+fn node_server(package: &Path, main: &str, args: &[String], env: &[(&str, String)], port: u16) -> Upstream {
+    let mut command = Command::new(program("node").unwrap());
+    command.arg("--require").arg(script("loopback.cjs")).arg(package.join(main)).args(args).current_dir(package);
+    command.envs(env.iter().map(|(name, value)| (name, value))).stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let process = Process::start(&mut command);
+    tools::wait_for_port(([127, 0, 0, 1], port).into(), BOUND);
+    Upstream { endpoint: format!("http://127.0.0.1:{port}"), _process: process }
+}
+
+fn kinesalite(package: &Path) -> Upstream {
+    let port = tools::free_port();
+    node_server(package, "cli.js", &["--port".into(), port.to_string()], &[], port)
+}
+
+fn kinesis_mock(package: &Path) -> Upstream {
+    let (plain, tls) = (tools::free_port(), tools::free_port());
+    let env = [("KINESIS_MOCK_PLAIN_PORT", plain.to_string()), ("KINESIS_MOCK_TLS_PORT", tls.to_string())];
+    node_server(package, "main.js", &[], &env, plain)
+}
+
+/// Everything in the upstream's stream as AWS' own code takes it apart, and how many aggregates there were.
+fn read_upstream(python: &Path, upstream: &Upstream) -> (Vec<Got>, u64) {
+    let mut command = Command::new(python);
+    command.arg(script("upstream.py")).args(["read", &upstream.endpoint, "telemetry"]);
+    let output = run(&mut command, BOUND);
+    let (text, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && !said.contains("ERROR"), "{said}");
+    let records = text.lines().map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).expect("upstream.py writes JSON");
+        let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+        Got { sequence: text("sequence"), key: text("key"), data: aws::unblob(&text("data")) }
+    });
+    let aggregates = said.lines().find_map(|line| line.strip_suffix(" aggregates")?.parse().ok());
+    (records.collect(), aggregates.unwrap_or(0))
+}
+
+/// A fleet publishes, the uplink forwards, and the upstream holds what was acknowledged, once, in order, each record under
+/// its own key.
+fn forwards_to(upstream: &Upstream, python: &Path, aggregate: bool) {
+    run_ok(
+        Command::new(python).arg(script("upstream.py")).args(["create", &upstream.endpoint, "telemetry", "3"]),
+        BOUND,
+    );
+    let sink = format!(
+        "[[sink]]\nname = \"cloud\"\ntype = \"kinesis\"\nstreams = [\"default\"]\ntarget = \"telemetry\"\n\
+         region = \"eu-west-1\"\nendpoint = {:?}\nrequired = true\naggregate = {aggregate}\n",
+        upstream.endpoint
+    );
+    let setup = Setup::new(&sink).env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+    let gateway = setup.start();
+    let fleet = Fleet::start(gateway.mqtt, 8, 100);
+    std::thread::sleep(Duration::from_secs(3));
+    let acked: Acked = fleet.finish();
+    let drained = || gateway.metric("headwater_sink_backlog") == 0.0;
+    assert!(tools::eventually(BOUND, drained), "the backlog does not drain\n{}", gateway.log());
+    let (records, aggregates) = read_upstream(python, upstream);
+    let verdict = audit(&acked, &records);
+    assert_eq!(verdict, Verdict { stored: acked.values().sum(), ..Verdict::default() });
+    assert!(records.iter().all(|got| got.key.starts_with("device-")), "sub-records keep their own keys");
+    assert_eq!(aggregates > 0, aggregate, "{aggregates} aggregates");
+}
+
+#[test]
+fn kinesalite_gets_every_record_aggregated() {
+    let (package, python) = (need!(npm_package("kinesalite"), NO_NODE), need!(python(), NO_PYTHON));
+    forwards_to(&kinesalite(&package), &python, true);
+}
+
+#[test]
+fn kinesalite_gets_every_record_one_by_one() {
+    let (package, python) = (need!(npm_package("kinesalite"), NO_NODE), need!(python(), NO_PYTHON));
+    forwards_to(&kinesalite(&package), &python, false);
+}
+
+#[test]
+fn kinesis_mock_gets_every_record_aggregated() {
+    let (package, python) = (need!(npm_package("kinesis-local"), NO_NODE), need!(python(), NO_PYTHON));
+    forwards_to(&kinesis_mock(&package), &python, true);
+}
+
+#[test]
+fn the_aarch64_binary_takes_mosquitto_pub_under_emulation() {
+    let binary = std::env::var("HEADWATER_AARCH64_BIN").ok().filter(|path| Path::new(path).is_file());
+    let binary = need!(binary, "no aarch64 binary was built (deploy/cross-aarch64)");
+    let qemu = need!(program("qemu-aarch64-static"), "qemu-user-static is not installed");
+    let publish = need!(program("mosquitto_pub"), "mosquitto_pub is not installed");
+    let qemu = qemu.display().to_string();
+    let setup = Setup::default().under(&[&qemu, "-L", "/usr/aarch64-linux-gnu"]);
+    let mut gateway = setup.binary(Path::new(&binary)).start();
+    let [host, port] = host_and_port(gateway.mqtt);
+    for n in 0..20 {
+        let message = format!("message {n}");
+        let args = ["-h", &host, "-p", &port, "-q", "1", "-i", "pi", "-t", "pi/t", "-m", &message];
+        run_ok(Command::new(&publish).args(args), BOUND);
+    }
+    gateway.restart();
+    let kept: Vec<_> = aws::read_stream(gateway.api, "default").into_iter().map(|got| got.data).collect();
+    assert_eq!(kept, (0..20).map(|n| format!("message {n}").into_bytes()).collect::<Vec<_>>());
+    assert!(gateway.stop().success());
+}

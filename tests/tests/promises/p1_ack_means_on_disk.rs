@@ -1,0 +1,237 @@
+//! P1: PUBACK, PUBREC and the HTTP 200 of PutRecords leave only after the fsync of the commit that holds the record.
+//!
+//! A SIGKILL says nothing of fsync, since the page cache survives it. So the proof is the order of system calls, and what
+//! the gateway does when a sync is slow or fails.
+
+use headwater_tests::audit::{Fleet, Follower, Verdict, audit};
+use headwater_tests::gateway::{Gateway, Setup};
+use headwater_tests::mqtt::{self, Client, Version, kind};
+use headwater_tests::trace::{CALLS, Call, STRACE, parse};
+use headwater_tests::{aws, need, tools};
+use serde_json::json;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+fn traced(trace: &Path) -> Setup {
+    let trace = trace.display().to_string();
+    let mut under = STRACE.to_vec();
+    under.extend(["-e", CALLS, "-o", &trace]);
+    Setup::default().under(&under)
+}
+
+/// The trace of a gateway that was stopped, once strace has written all of it.
+fn calls_of(mut gateway: Gateway, trace: &Path) -> Vec<Call> {
+    gateway.stop();
+    let ended = || std::fs::read_to_string(trace).is_ok_and(|text| text.trim_end().ends_with("+++ exited with 0 +++"));
+    assert!(tools::eventually(Duration::from_secs(20), ended), "strace did not end its trace");
+    parse(&std::fs::read_to_string(trace).expect("a trace"))
+}
+
+/// Asserts that between the arrival of `asked` and the departure of `answer` a file was written and then synced, with
+/// success, both from begin to end. Returns the write.
+fn synced_between<'a>(calls: &'a [Call], asked: &Call, answer: &Call) -> &'a Call {
+    let within = |call: &&Call| call.start > asked.start && call.end < answer.start;
+    let sync = |call: &&Call| call.is_sync() && call.result == 0 && within(call);
+    let held_by = |write: &&Call| calls.iter().filter(sync).any(|sync| sync.start > write.end && sync.on == write.on);
+    let found = calls.iter().filter(|call| call.is_file_write() && call.result > 0 && within(call)).find(held_by);
+    found.unwrap_or_else(|| {
+        let meanwhile: Vec<_> = calls.iter().filter(within).map(|c| (&c.name, &c.on, c.result)).collect();
+        panic!("{answer:?} left with no synced write since {asked:?}; meanwhile: {meanwhile:?}")
+    })
+}
+
+#[test]
+fn p1_a_puback_leaves_after_the_sync_of_the_write_that_holds_its_record() {
+    need!(tools::program("strace"), "strace is not installed");
+    let home = tempfile::tempdir().unwrap();
+    let trace = home.path().join("trace");
+    let gateway = traced(&trace).start();
+    let mut client = Client::connect(gateway.mqtt, "one-in-flight", Version::V311).unwrap();
+    let token = |n: usize| format!("token-{n:04}-{:016x}", (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    for n in 0..50 {
+        assert_eq!(client.publish("dev/one", token(n).as_bytes()).unwrap(), 0);
+    }
+    drop(client);
+    let calls = calls_of(gateway, &trace);
+    for n in 0..50 {
+        let token = token(n).into_bytes();
+        let asked = calls.iter().find(|call| call.is_receive() && call.contains(&token));
+        let asked = asked.unwrap_or_else(|| panic!("the trace shows no arrival of message {n}"));
+        let id = (n as u16 + 1).to_be_bytes();
+        let puback = [kind::PUBACK << 4, 2, id[0], id[1]];
+        let answer = calls.iter().find(|call| call.is_send() && call.start > asked.end && call.contains(&puback));
+        let answer = answer.unwrap_or_else(|| panic!("the trace shows no PUBACK of message {n}"));
+        let write = synced_between(&calls, asked, answer);
+        // A record alone in its group is not compressed: its bytes can be seen on their way to the disk.
+        assert!(write.contains(&token), "message {n} is not in the write that its PUBACK waited for: {:?}", write.on);
+    }
+}
+
+#[test]
+fn p1_pubacks_of_a_full_window_leave_after_the_sync_of_their_group() {
+    need!(tools::program("strace"), "strace is not installed");
+    let home = tempfile::tempdir().unwrap();
+    let trace = home.path().join("trace");
+    let gateway = traced(&trace).start();
+    let addr = gateway.mqtt;
+    let devices: Vec<_> = (0..4).map(|device| std::thread::spawn(move || windowed(addr, device, 200, 20))).collect();
+    devices.into_iter().for_each(|device| device.join().expect("a device gets its acknowledgements"));
+    let calls = calls_of(gateway, &trace);
+    let mut proven = 0;
+    for device in 0..4 {
+        let Some(first) =
+            calls.iter().find(|call| call.is_receive() && call.contains(window_token(device, 1).as_bytes()))
+        else {
+            panic!("the trace shows no arrival from device {device}");
+        };
+        for n in 1..=200u16 {
+            let token = window_token(device, n).into_bytes();
+            let id = n.to_be_bytes();
+            let puback = [kind::PUBACK << 4, 2, id[0], id[1]];
+            // A read may cut a PUBLISH in two; such a message is proven by its neighbours.
+            let Some(asked) =
+                calls.iter().find(|call| call.is_receive() && call.on == first.on && call.contains(&token))
+            else {
+                continue;
+            };
+            let answer =
+                calls.iter().find(|c| c.is_send() && c.on == first.on && c.end > asked.start && c.contains(&puback));
+            let answer = answer.unwrap_or_else(|| panic!("the trace shows no PUBACK of {n} to device {device}"));
+            synced_between(&calls, asked, answer);
+            proven += 1;
+        }
+    }
+    assert!(proven > 700, "only {proven} of 800 acknowledgements could be judged");
+}
+
+fn window_token(device: u16, n: u16) -> String {
+    format!("device {device} message {n:05}.")
+}
+
+fn windowed(addr: std::net::SocketAddr, device: u16, count: u16, window: u16) {
+    let mut client = Client::connect(addr, &format!("window-{device}"), Version::V311).unwrap();
+    let topic = format!("dev/window-{device}");
+    for n in 1..=count {
+        client.send(&topic, window_token(device, n).as_bytes()).unwrap();
+        if n > window {
+            assert_eq!(client.read().unwrap().id(), n - window);
+        }
+    }
+    for n in count - window + 1..=count {
+        assert_eq!(client.read().unwrap().id(), n);
+    }
+}
+
+#[test]
+fn p1_a_pubrec_and_the_answer_to_put_records_leave_after_the_sync() {
+    need!(tools::program("strace"), "strace is not installed");
+    let home = tempfile::tempdir().unwrap();
+    let trace = home.path().join("trace");
+    let gateway = traced(&trace).start();
+    aws::create_stream(gateway.api, "traced", 1);
+    let mut client = Client::connect(gateway.mqtt, "qos-2", Version::V311).unwrap();
+    client.send_raw(&mqtt::publish(Version::V311, "dev/two", b"exactly-once-token", 2, 77, false, None)).unwrap();
+    let answer = client.read().unwrap();
+    assert_eq!((answer.kind(), answer.id()), (kind::PUBREC, 77));
+    let data = aws::blob(b"put-records-token");
+    let put = json!({"StreamName": "traced", "Records": [{"PartitionKey": "k", "Data": data}]});
+    aws::call(gateway.api, "PutRecords", &put).unwrap();
+    drop(client);
+    let calls = calls_of(gateway, &trace);
+
+    let asked = calls.iter().find(|call| call.is_receive() && call.contains(b"exactly-once-token")).unwrap();
+    let pubrec = [kind::PUBREC << 4, 2, 0, 77];
+    let answer = calls.iter().find(|call| call.is_send() && call.contains(&pubrec)).expect("a PUBREC in the trace");
+    assert!(synced_between(&calls, asked, answer).contains(b"exactly-once-token"));
+
+    let asked = calls.iter().find(|call| call.is_receive() && call.contains(data.as_bytes())).unwrap();
+    let ok = |call: &&Call| call.is_send() && call.start > asked.end && call.contains(b" 200 OK");
+    let answer = calls.iter().find(ok).expect("a 200 in the trace");
+    assert!(synced_between(&calls, asked, answer).contains(b"put-records-token"));
+}
+
+/// Every sync takes 200 ms longer. Strace delays the end of the call, so an acknowledgement that does not wait for it
+/// comes too early.
+#[test]
+fn p1_an_acknowledgement_waits_for_a_slow_disk() {
+    need!(tools::program("strace"), "strace is not installed");
+    let home = tempfile::tempdir().unwrap();
+    let trace = home.path().join("trace").display().to_string();
+    let slow = "inject=fsync,fdatasync:delay_exit=200000";
+    let under = ["strace", "-D", "-f", "--seccomp-bpf", "-e", "trace=fsync,fdatasync", "-e", slow, "-o", &trace];
+    let gateway = Setup::default().under(&under).start();
+    let mut client = Client::connect(gateway.mqtt, "slow-disk", Version::V5).unwrap();
+    for n in 0..10 {
+        let sent = Instant::now();
+        assert_eq!(client.publish("dev/slow", format!("message {n}").as_bytes()).unwrap() & 0x80, 0);
+        let took = sent.elapsed();
+        assert!(took >= Duration::from_millis(195), "acknowledged after {took:?}, before the sync could end");
+    }
+}
+
+/// From the moment the log file `fail` is asked for, syncs answer EIO: nothing may be acknowledged then.
+#[test]
+fn p1_nothing_is_acknowledged_when_the_sync_fails() {
+    need!(tools::program("strace"), "strace is not installed");
+    let home = tempfile::tempdir().unwrap();
+    let mut gateway = Setup::default().dir(&home.path().join("data")).start();
+    let mut client = Client::connect(gateway.mqtt, "before", Version::V5).unwrap();
+    assert_eq!(client.publish("dev/before", b"kept").unwrap() & 0x80, 0);
+    // Attached to the running gateway, so that it starts on a disk that still works.
+    let pid = gateway.pid().to_string();
+    let trace = home.path().join("trace").display().to_string();
+    let fail = "inject=fsync,fdatasync:error=EIO";
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-f", "-e", "trace=fsync,fdatasync", "-e", fail, "-o", &trace, "-p", &pid]);
+    let strace = tools::Process::start(strace.stderr(std::process::Stdio::null()));
+    let attached =
+        || std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| !s.contains("TracerPid:\t0"));
+    if !tools::eventually(Duration::from_secs(10), attached) {
+        return tools::skip(
+            "p1_nothing_is_acknowledged_when_the_sync_fails",
+            "strace may not attach to a process here",
+        );
+    }
+    for n in 0..5 {
+        // A refusal (0x80 and above) is an answer; success is a lie.
+        let Ok(mut client) = Client::connect(gateway.mqtt, &format!("after-{n}"), Version::V5) else { continue };
+        client.send("dev/after", format!("lost {n}").as_bytes()).unwrap();
+        if let Ok(Some(answer)) = client.read_within(Duration::from_secs(1))
+            && answer.kind() == kind::PUBACK
+        {
+            assert!(answer.reason() >= 0x80, "acknowledged with {:#04x} although no sync succeeded", answer.reason());
+        }
+    }
+    assert!(gateway.alive(), "an I/O error of the disk must not end the gateway\n{}", gateway.log());
+    assert_ne!(gateway.http_get("/readyz").0, 200, "a gateway that cannot commit is not ready");
+    drop(strace);
+    gateway.restart();
+    let kept = aws::read_stream(gateway.api, "default");
+    assert!(kept.iter().any(|got| got.data == b"kept"), "what was acknowledged before is still there");
+}
+
+/// SIGKILL at random moments under load, on the same directory, over and over.
+#[test]
+fn p1_every_acknowledged_record_survives_a_hundred_kills_in_order_at_its_number_once() {
+    let kills = tools::rounds(100, 10);
+    let mut gateway = Gateway::plain();
+    let fleet = Fleet::start(gateway.mqtt, 8, 2_000);
+    let mut follower = Follower::default();
+    for round in 0..kills {
+        fleet.wait_for_more(1, Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(fastrand::u64(0..300)));
+        gateway.kill();
+        let acked = fleet.acked();
+        gateway.restart();
+        follower.follow(gateway.api, "default");
+        let verdict = audit(&acked, follower.records());
+        let clean = Verdict { stored: verdict.stored, ..Verdict::default() };
+        assert_eq!(verdict, clean, "after kill {round}");
+    }
+    let acked = fleet.finish();
+    follower.follow(gateway.api, "default");
+    let verdict = audit(&acked, follower.records());
+    assert_eq!(verdict, Verdict { stored: verdict.stored, ..Verdict::default() }, "at the end");
+    follower.same_again(gateway.api, "default");
+    eprintln!("{kills} kills, {} acknowledged, {verdict:?}", acked.values().sum::<u64>());
+}

@@ -1,0 +1,212 @@
+//! P5: a range that was evicted, expired or found corrupt is in the gap ledger, and goes upstream, in order, as a gap record.
+//!
+//! So records and gaps add up: nothing that was acknowledged is missing without a line that says so.
+
+use headwater_tests::aws::{self, Got};
+use headwater_tests::gateway::{Gateway, Setup, headwater};
+use headwater_tests::mqtt::{Client, Version};
+use headwater_tests::tools;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const RECORD_BYTES: usize = 16 << 10;
+
+/// Publishes records that no compressor makes smaller, numbered in their first eight bytes, over a window.
+fn fill(mqtt: SocketAddr, from: u64, count: u64) {
+    let mut client = Client::connect(mqtt, "filler", Version::V5).unwrap();
+    let mut random = fastrand::Rng::with_seed(from + 1);
+    let mut payload = vec![0; RECORD_BYTES];
+    for n in 0..count {
+        random.fill(&mut payload);
+        payload[..8].copy_from_slice(&(from + n).to_be_bytes());
+        client.send("dev/filler", &payload).unwrap();
+        if n >= 16 {
+            assert_eq!(client.read().unwrap().reason() & 0x80, 0);
+        }
+    }
+    for _ in 0..count.min(16) {
+        assert_eq!(client.read().unwrap().reason() & 0x80, 0);
+    }
+}
+
+fn number(got: &Got) -> Option<u64> {
+    Some(u64::from_be_bytes(got.data.get(..8)?.try_into().ok()?)).filter(|_| got.data.len() == RECORD_BYTES)
+}
+
+/// `{"headwater":"gap",...}`, as it goes upstream.
+fn gap(got: &Got) -> Option<Value> {
+    let value: Value = serde_json::from_slice(&got.data).ok()?;
+    (value["headwater"] == "gap").then_some(value)
+}
+
+/// An optional sink never holds retention: while its upstream is away the oldest go. Once it is back, the gap records and
+/// the records it still gets cover every number, in order.
+#[test]
+fn p5_what_was_evicted_before_it_was_delivered_goes_upstream_as_a_gap() {
+    let mut cloud = Setup::new("[[stream]]\nname = \"telemetry\"\nshards = 1\n").start();
+    let toml = format!(
+        "[[stream]]\nname = \"default\"\nshards = 1\nmax_bytes = \"16 MiB\"\non_full = \"drop-oldest\"\n\
+         [[sink]]\nname = \"cloud\"\ntype = \"kinesis\"\nstreams = [\"default\"]\ntarget = \"telemetry\"\n\
+         region = \"eu-west-1\"\nendpoint = \"http://{}\"\nrequired = false\n",
+        cloud.api
+    );
+    let edge = Setup::new(&toml).env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").start();
+    cloud.kill();
+    let count = 6_000;
+    fill(edge.mqtt, 0, count);
+    let evicted = || edge.metric("headwater_gap_records_total") > 0.0;
+    assert!(tools::eventually(Duration::from_secs(30), evicted), "16 MiB cannot hold 94 MiB: some must be evicted");
+    cloud.restart();
+
+    let mut arrived = Vec::new();
+    let complete = tools::eventually(Duration::from_secs(60), || {
+        arrived = aws::read_stream(cloud.api, "telemetry");
+        arrived.iter().any(|got| number(got) == Some(count - 1))
+    });
+    assert!(complete, "the newest record did not arrive");
+    let mut told = 0;
+    let mut next = 0;
+    for got in &arrived {
+        if let Some(gap) = gap(got) {
+            assert_eq!(gap["reason"], "evicted", "{gap}");
+            assert_eq!(gap["stream"], "default", "{gap}");
+            let counted = gap["to"].as_u64().unwrap() - gap["from"].as_u64().unwrap() + 1;
+            assert_eq!(gap["count"].as_u64(), Some(counted), "{gap}");
+            told += counted;
+            next += counted;
+        } else if let Some(number) = number(got) {
+            assert_eq!(number, next, "record {number} arrived where {next} was due and no gap record says why");
+            next += 1;
+        }
+    }
+    assert!(told > 0 && next == count, "{told} told as lost, {next} of {count} accounted for");
+}
+
+/// Files of the data directory whose path has `word` in it, largest first.
+fn files(dir: &Path, word: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![dir.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.strip_prefix(dir).unwrap().to_string_lossy().contains(word) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort_by_key(|path| std::cmp::Reverse(path.metadata().map_or(0, |about| about.len())));
+    found
+}
+
+/// Inverts 64 bytes at each of a few places in the second half of a file's written part.
+fn damage(path: &Path) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let length = file.metadata().unwrap().len();
+    for part in [3, 4, 5] {
+        let at = length * part / 8;
+        let mut bytes = [0; 64];
+        file.read_exact_at(&mut bytes, at).unwrap();
+        file.write_all_at(&bytes.map(|byte| !byte), at).unwrap();
+    }
+    file.sync_all().unwrap();
+}
+
+/// Numbers of the filler that can be read, and the records the ledger says are gone.
+fn accounted(gateway: &mut Gateway) -> (BTreeSet<u64>, u64) {
+    let got = aws::read_stream(gateway.api, "default").iter().filter_map(number).collect();
+    gateway.stop();
+    (got, ledger(&gateway.dir()))
+}
+
+/// Records the gap ledger of a stopped gateway's directory names as lost.
+fn ledger(dir: &Path) -> u64 {
+    let dir = dir.display().to_string();
+    let text = tools::run_ok(&mut headwater(&["log", "inspect", "--json", &dir]), Duration::from_secs(60));
+    let lost = |gap: &Value| {
+        let told = gap["reason"].as_str() != Some("unused");
+        if told { gap["to"].as_u64().unwrap() - gap["from"].as_u64().unwrap() + 1 } else { 0 }
+    };
+    let mut total = 0;
+    for line in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        visit_gaps(&line, &mut |gap| total += lost(gap));
+    }
+    total
+}
+
+/// Every object under a key `gaps`, wherever it stands.
+fn visit_gaps(value: &Value, seen: &mut impl FnMut(&Value)) {
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                match (name.as_str(), member) {
+                    ("gaps", Value::Array(gaps)) => gaps.iter().for_each(&mut *seen),
+                    _ => visit_gaps(member, seen),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| visit_gaps(item, seen)),
+        _ => {}
+    }
+}
+
+fn stop(gateway: &mut Gateway) {
+    gateway.stop();
+}
+
+/// Damages what `pick` chooses while the gateway is down; then every record can be read or is in the ledger, and ingest
+/// goes on.
+fn damaged(count: u64, end: impl Fn(&mut Gateway), pick: impl Fn(&Path) -> Vec<PathBuf>, hurt: impl Fn(&Path)) {
+    let mut gateway = Setup::new("[[stream]]\nname = \"default\"\nshards = 1\n").start();
+    fill(gateway.mqtt, 0, count);
+    end(&mut gateway);
+    let chosen = pick(&gateway.dir());
+    assert!(!chosen.is_empty(), "nothing to damage in {:?}", files(&gateway.dir(), ""));
+    chosen.iter().for_each(|path| hurt(path));
+    gateway.restart();
+    fill(gateway.mqtt, count, 100);
+    let (got, lost) = accounted(&mut gateway);
+    let fresh = (count..count + 100).filter(|n| got.contains(n)).count();
+    assert_eq!(fresh, 100, "ingest is unharmed");
+    let old = got.iter().filter(|n| **n < count).count() as u64;
+    assert!(old + lost >= count, "{old} of {count} can be read, {lost} are in the ledger");
+    eprintln!("{chosen:?}: {old} of {count} salvaged, {lost} in the ledger");
+}
+
+#[test]
+fn p5_a_damaged_segment_is_quarantined_and_its_missing_range_told() {
+    let newest_big = |dir: &Path| files(dir, "segment").into_iter().take(1).collect();
+    damaged(3_000, stop, newest_big, damage);
+}
+
+#[test]
+fn p5_a_missing_segment_is_told() {
+    let newest_big = |dir: &Path| files(dir, "segment").into_iter().take(1).collect();
+    damaged(3_000, stop, newest_big, |path| std::fs::remove_file(path).unwrap());
+}
+
+#[test]
+fn p5_a_damaged_journal_is_told() {
+    damaged(500, Gateway::kill, |dir| files(dir, "journal"), damage);
+}
+
+#[test]
+fn p5_a_lost_state_database_is_rebuilt_from_its_segments() {
+    let state = |dir: &Path| files(dir, "state").into_iter().take(1).collect();
+    damaged(3_000, stop, state, |path| std::fs::remove_file(path).unwrap());
+}
+
+#[test]
+fn p5_a_truncated_state_database_is_rebuilt_from_its_segments() {
+    let state = |dir: &Path| files(dir, "state").into_iter().take(1).collect();
+    let truncate = |path: &Path| {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    };
+    damaged(3_000, stop, state, truncate);
+}

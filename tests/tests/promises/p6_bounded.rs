@@ -1,0 +1,197 @@
+//! P6: everything is bounded: memory, disk, queues, connections, request sizes. A full disk is a policy, never an exit and
+//! never corruption.
+
+use crate::disk::SmallDisk;
+use headwater_tests::audit::{Fleet, Verdict, audit};
+use headwater_tests::gateway::{Gateway, Setup};
+use headwater_tests::mqtt::{Client, Version, kind};
+use headwater_tests::{aws, need, tools};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const MIB: u64 = 1 << 20;
+/// MQTT 5: the reason for a record that a full stream refuses.
+const QUOTA_EXCEEDED: u8 = 0x97;
+
+/// Blocks on disk below a folder, in bytes.
+fn used(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(about) if about.is_dir() => used(&entry.path()),
+            Ok(about) => about.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut payload = vec![0; bytes];
+    fastrand::fill(&mut payload);
+    payload
+}
+
+#[test]
+fn p6_an_idle_gateway_takes_less_than_24_mb() {
+    let gateway = Gateway::plain();
+    std::thread::sleep(Duration::from_secs(2));
+    let resident = gateway.resident();
+    assert!(resident > 0 && resident < 24_000_000, "{resident} bytes resident");
+}
+
+#[test]
+fn p6_the_data_directory_stays_within_its_budget() {
+    let gateway = Setup::default().data("max_bytes = \"64 MiB\"").start();
+    let mut client = Client::connect(gateway.mqtt, "filler", Version::V5).unwrap();
+    let (mut most, mut acked) = (0, 0u64);
+    for n in 0..20_000 {
+        client.send("dev/filler", &noise(10_000)).unwrap();
+        if n >= 16 {
+            acked += u64::from(client.read().unwrap().reason() < 0x80);
+        }
+        if n % 500 == 0 {
+            most = most.max(used(&gateway.dir()));
+        }
+    }
+    most = most.max(used(&gateway.dir()));
+    assert!(most <= 64 * MIB, "{most} bytes on disk with a budget of {}", 64 * MIB);
+    assert_eq!(acked, 20_000 - 16, "drop-oldest refuses nothing");
+    let kept = aws::read_stream(gateway.api, "default").len() as u64 * 10_000;
+    assert!(kept > 8 * MIB, "a budget of 64 MiB holds only {kept} bytes");
+}
+
+#[test]
+fn p6_a_full_stream_under_reject_says_so_and_keeps_what_it_acknowledged() {
+    let stream = "[[stream]]\nname = \"default\"\nshards = 1\nmax_bytes = \"16 MiB\"\non_full = \"reject\"\n";
+    let gateway = Setup::new(stream).start();
+    let mut client = Client::connect(gateway.mqtt, "filler", Version::V5).unwrap();
+    let (mut acked, mut refused) = (Vec::new(), 0);
+    for n in 0..4_000u32 {
+        let mut payload = noise(10_000);
+        payload[..4].copy_from_slice(&n.to_be_bytes());
+        match client.publish("dev/filler", &payload).unwrap() {
+            QUOTA_EXCEEDED => refused += 1,
+            reason if reason < 0x80 => acked.push(n),
+            other => panic!("message {n} was answered with {other:#04x}"),
+        }
+        if refused > 50 {
+            break;
+        }
+    }
+    assert!(refused > 50, "16 MiB took {} records of 10,000 bytes and refused {refused}", acked.len());
+    let kept = aws::read_stream(gateway.api, "default");
+    let kept: Vec<_> = kept.iter().map(|got| u32::from_be_bytes(got.data[..4].try_into().unwrap())).collect();
+    assert_eq!(kept, acked, "exactly what was acknowledged, in order");
+    // MQTT 3.1.1 has no reason codes: no PUBACK, by the documented policy.
+    let mut old = Client::connect(gateway.mqtt, "old-filler", Version::V311).unwrap();
+    old.send("dev/old", &noise(10_000)).unwrap();
+    let answer = old.read_within(Duration::from_secs(2));
+    assert!(!matches!(&answer, Ok(Some(packet)) if packet.kind() == kind::PUBACK), "{answer:?}");
+}
+
+#[test]
+fn p6_memory_stays_bounded_while_subscribers_never_read() {
+    let gateway = Gateway::plain();
+    let mut deaf = Vec::new();
+    for n in 0..100 {
+        let mut client = Client::connect(gateway.mqtt, &format!("deaf-{n}"), Version::V5).unwrap();
+        client.subscribe("#", if n % 2 == 0 { 0 } else { 1 }).unwrap();
+        deaf.push(client);
+    }
+    let mut client = Client::connect(gateway.mqtt, "talker", Version::V5).unwrap();
+    let mut most = 0;
+    for n in 0..6_000 {
+        client.send("dev/talker", &noise(10_000)).unwrap();
+        if n >= 16 {
+            client.read().unwrap();
+        }
+        if n % 100 == 0 {
+            most = most.max(gateway.resident());
+        }
+    }
+    assert!(most < 128_000_000, "{most} bytes resident after 60 MB for a hundred subscribers that never read");
+}
+
+#[test]
+fn p6_connections_over_the_limit_are_refused_and_the_others_stay() {
+    let gateway = Setup::default().mqtt("connections_max = 50").start();
+    let mut held: Vec<_> = (0..50)
+        .map(|n| Client::connect(gateway.mqtt, &format!("held-{n}"), Version::V5).expect("within the limit"))
+        .collect();
+    let refused = (0..20).filter(|n| Client::connect(gateway.mqtt, &format!("late-{n}"), Version::V5).is_err()).count();
+    assert_eq!(refused, 20);
+    for client in &mut held {
+        assert!(client.publish("dev/held", b"still here").unwrap() < 0x80);
+    }
+    held.pop();
+    let again = || Client::connect(gateway.mqtt, "after", Version::V5).is_ok();
+    assert!(tools::eventually(Duration::from_secs(5), again), "a place that was left is given again");
+}
+
+/// The disk fills up with something that is not ours. Acknowledgements stop; nothing acknowledged is lost; and when the
+/// space is back, ingest goes on by itself.
+#[test]
+fn p6_a_full_disk_is_survived_and_ingest_goes_on_when_space_returns() {
+    let disk = need!(SmallDisk::mount(256), "no small file system can be mounted here");
+    let setup = Setup::new("[[stream]]\nname = \"default\"\nshards = 1\non_full = \"reject\"\n");
+    let mut gateway = setup.data("max_bytes = \"1 GiB\"").dir(&disk.path().join("data")).start();
+    let mut acked = Vec::new();
+    let mut n = 0u32;
+    let mut publish = |gateway: &Gateway, acked: &mut Vec<u32>| -> bool {
+        n += 1;
+        let mut payload = noise(10_000);
+        payload[..4].copy_from_slice(&n.to_be_bytes());
+        let Ok(mut client) = Client::connect(gateway.mqtt, "filler", Version::V5) else { return false };
+        let answered = client.send("dev/filler", &payload).and_then(|_| client.read_within(Duration::from_secs(2)));
+        let good = matches!(answered, Ok(Some(puback)) if puback.kind() == kind::PUBACK && puback.reason() < 0x80);
+        if good {
+            acked.push(n);
+        }
+        good
+    };
+    for _ in 0..200 {
+        assert!(publish(&gateway, &mut acked), "an empty disk takes records");
+    }
+    let ballast = disk.fill_but(0);
+    let full = Instant::now();
+    let mut refused = 0;
+    while refused < 5 && full.elapsed() < Duration::from_secs(60) {
+        refused += u32::from(!publish(&gateway, &mut acked));
+    }
+    assert!(refused >= 5, "{} records were acknowledged and the disk is full", acked.len());
+    assert!(gateway.alive(), "a full disk must not end the gateway\n{}", gateway.log());
+    std::fs::remove_file(ballast).unwrap();
+    let goes_on = tools::eventually(Duration::from_secs(30), || publish(&gateway, &mut acked));
+    assert!(goes_on, "space is back and ingest is not\n{}", gateway.log());
+    // Once more through a kill: what was acknowledged around the full disk survives it.
+    gateway.restart();
+    let kept = aws::read_stream(gateway.api, "default");
+    let kept: Vec<_> = kept.iter().map(|got| u32::from_be_bytes(got.data[..4].try_into().unwrap())).collect();
+    let missing: Vec<_> = acked.iter().filter(|n| !kept.contains(n)).collect();
+    assert!(missing.is_empty(), "acknowledged and lost: {missing:?}");
+    assert!(kept.windows(2).all(|two| two[0] < two[1]), "in order, once");
+}
+
+/// With `drop-oldest` a full disk takes the oldest and goes on.
+#[test]
+fn p6_on_a_full_disk_drop_oldest_makes_room() {
+    let disk = need!(SmallDisk::mount(256), "no small file system can be mounted here");
+    let gateway = Setup::default().data("max_bytes = \"1 GiB\"").dir(&disk.path().join("data")).start();
+    let fleet = Fleet::start(gateway.mqtt, 4, 200);
+    let mut filler = Client::connect(gateway.mqtt, "filler", Version::V5).unwrap();
+    let mut late = 0;
+    for _ in 0..10_000 {
+        filler.send("dev/filler", &noise(40_000)).unwrap();
+        // 400 MB on 256 MiB: the oldest have to go, and each message is answered in the end.
+        match filler.read() {
+            Ok(puback) => late += u32::from(puback.reason() >= 0x80),
+            Err(e) => panic!("no answer on a full disk under drop-oldest: {e}\n{}", gateway.log()),
+        }
+    }
+    assert_eq!(late, 0, "drop-oldest refuses nothing");
+    let acked = fleet.finish();
+    let verdict = audit(&acked, &aws::read_stream(gateway.api, "default"));
+    assert_eq!((verdict.duplicated, verdict.reordered), (0, 0), "{verdict:?}");
+    assert_ne!(verdict, Verdict::default());
+}

@@ -1,0 +1,404 @@
+//! P8: bad input costs its sender alone: a clear error, and nothing else is lost, delayed or stopped.
+//!
+//! Packets are written byte by byte; what a library would never send is what is asked for here. A witness, who behaves,
+//! measures what the others pay: paired runs, in turn, without and with the offender.
+
+use headwater_tests::audit::{Fleet, Verdict, audit};
+use headwater_tests::gateway::{Gateway, Setup};
+use headwater_tests::mqtt::{Client, Packet, Version, connect_packet, kind, packet, publish, put_text};
+use headwater_tests::{aws, tools};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const MALFORMED: u8 = 0x81;
+const PROTOCOL_ERROR: u8 = 0x82;
+const BAD_TOPIC_FILTER: u8 = 0x8f;
+const BAD_TOPIC_NAME: u8 = 0x90;
+const ID_NOT_FOUND: u8 = 0x92;
+const RECEIVE_MAXIMUM: u8 = 0x93;
+const BAD_TOPIC_ALIAS: u8 = 0x94;
+const TOO_LARGE: u8 = 0x95;
+const BAD_PAYLOAD_FORMAT: u8 = 0x99;
+
+/// What an MQTT 5 client sends behind its CONNECT, and the reason codes that answer it well.
+struct Bad {
+    what: &'static str,
+    bytes: Vec<u8>,
+    reasons: &'static [u8],
+}
+
+fn bad(what: &'static str, bytes: Vec<u8>, reasons: &'static [u8]) -> Bad {
+    Bad { what, bytes, reasons }
+}
+
+fn text(content: &[u8]) -> Vec<u8> {
+    let mut bytes = (content.len() as u16).to_be_bytes().to_vec();
+    bytes.extend_from_slice(content);
+    bytes
+}
+
+/// A PUBLISH from its flags and the parts of its body.
+fn publish_of(flags: u8, parts: &[&[u8]]) -> Vec<u8> {
+    packet(kind::PUBLISH << 4 | flags, &parts.concat())
+}
+
+const EITHER: &[u8] = &[MALFORMED, PROTOCOL_ERROR];
+
+fn bad_packets() -> Vec<Bad> {
+    let topic = text(b"dev/bad");
+    let good = |payload: &[u8]| publish(Version::V5, "dev/bad", payload, 1, 1, false, None);
+    let subscribe = |flags: u8, body: &[&[u8]]| packet(kind::SUBSCRIBE << 4 | flags, &body.concat());
+    let mut truncated = good(b"payload");
+    truncated[1] = 4;
+    vec![
+        bad("a second CONNECT", connect_packet(Version::V5, "again", true), &[PROTOCOL_ERROR]),
+        bad("QoS 3", publish_of(6, &[&topic, &[0, 1, 0], b"x"]), &[MALFORMED]),
+        bad("DUP with QoS 0", publish_of(8, &[&topic, &[0], b"x"]), &[MALFORMED]),
+        bad("packet identifier 0", publish_of(2, &[&topic, &[0, 0, 0], b"x"]), EITHER),
+        bad("a length of five bytes", vec![0x32, 0xff, 0xff, 0xff, 0xff, 0x01], &[MALFORMED]),
+        bad("a topic longer than its packet", packet(0x32, &[0x00, 0xff, b'a']), &[MALFORMED]),
+        bad("a packet cut short by its own length", truncated, &[MALFORMED]),
+        bad(
+            "a topic that is not UTF-8",
+            publish_of(2, &[&text(&[b'a', 0xff, 0xfe]), &[0, 1, 0]]),
+            &[MALFORMED, BAD_TOPIC_NAME],
+        ),
+        bad(
+            "a surrogate in a topic",
+            publish_of(2, &[&text(&[0xed, 0xa0, 0x80]), &[0, 1, 0]]),
+            &[MALFORMED, BAD_TOPIC_NAME],
+        ),
+        bad("a zero in a topic", publish_of(2, &[&text(b"a\0b"), &[0, 1, 0]]), &[MALFORMED, BAD_TOPIC_NAME]),
+        bad(
+            "a wildcard in a topic",
+            publish_of(2, &[&text(b"dev/#"), &[0, 1, 0]]),
+            &[MALFORMED, PROTOCOL_ERROR, BAD_TOPIC_NAME],
+        ),
+        bad("an empty topic and no alias", publish_of(2, &[&text(b""), &[0, 1, 0]]), &[PROTOCOL_ERROR, BAD_TOPIC_NAME]),
+        bad("topic alias 0", publish_of(2, &[&topic, &[0, 1, 3, 0x23, 0, 0]]), &[BAD_TOPIC_ALIAS]),
+        bad(
+            "a topic alias over the maximum",
+            publish_of(2, &[&topic, &[0, 1, 3, 0x23, 0xff, 0xff]]),
+            &[BAD_TOPIC_ALIAS],
+        ),
+        bad(
+            "an alias that was never set",
+            publish_of(2, &[&text(b""), &[0, 1, 3, 0x23, 0, 1]]),
+            &[PROTOCOL_ERROR, BAD_TOPIC_ALIAS],
+        ),
+        bad("an unknown property", publish_of(2, &[&topic, &[0, 1, 2, 0x7f, 0]]), &[MALFORMED, PROTOCOL_ERROR]),
+        bad("a property twice", publish_of(2, &[&topic, &[0, 1, 4, 0x01, 0, 0x01, 0]]), EITHER),
+        bad("properties longer than the packet", publish_of(2, &[&topic, &[0, 1, 50, 0x01]]), &[MALFORMED]),
+        bad("a subscription identifier from a client", publish_of(2, &[&topic, &[0, 1, 2, 0x0b, 1]]), EITHER),
+        bad(
+            "a payload format of 2",
+            publish_of(2, &[&topic, &[0, 1, 2, 0x01, 2]]),
+            &[MALFORMED, PROTOCOL_ERROR, BAD_PAYLOAD_FORMAT],
+        ),
+        bad("SUBSCRIBE with wrong flags", subscribe(0, &[&[0, 1, 0], &text(b"a"), &[1]]), &[MALFORMED]),
+        bad("SUBSCRIBE to nothing", subscribe(2, &[&[0, 1, 0]]), EITHER),
+        bad("SUBSCRIBE with QoS 3", subscribe(2, &[&[0, 1, 0], &text(b"a"), &[3]]), EITHER),
+        bad("SUBSCRIBE with packet identifier 0", subscribe(2, &[&[0, 0, 0], &text(b"a"), &[1]]), EITHER),
+        bad(
+            "a filter with # in the middle",
+            subscribe(2, &[&[0, 1, 0], &text(b"a#/b"), &[1]]),
+            &[MALFORMED, BAD_TOPIC_FILTER],
+        ),
+        bad("UNSUBSCRIBE from nothing", packet(0xa2, &[0, 1, 0]), EITHER),
+        bad("PUBREL with wrong flags", packet(0x60, &[0, 1]), &[MALFORMED]),
+        bad("PUBACK of nothing sent", packet(0x40, &[0, 9]), &[PROTOCOL_ERROR, ID_NOT_FOUND]),
+        bad("a CONNACK from a client", packet(0x20, &[0, 0, 0]), EITHER),
+        bad("a SUBACK from a client", packet(0x90, &[0, 1, 0, 0]), EITHER),
+        bad("an UNSUBACK from a client", packet(0xb0, &[0, 1, 0, 0]), EITHER),
+        bad("a PINGRESP from a client", packet(0xd0, &[]), EITHER),
+        bad("packet type 0", packet(0x00, &[]), EITHER),
+        bad("PINGREQ with a body", packet(0xc0, &[1]), &[MALFORMED]),
+        bad("AUTH without a method", packet(0xf0, &[0x18, 0]), &[PROTOCOL_ERROR, MALFORMED, 0x8c]),
+    ]
+}
+
+/// What the gateway says to the packet: a DISCONNECT, a negative answer, or a closed connection without a word.
+fn answer_to(addr: SocketAddr, id: &str, bytes: &[u8]) -> Option<Packet> {
+    let mut client = Client::connect(addr, id, Version::V5).expect("the offender may connect");
+    let _ = client.send_raw(bytes);
+    client.read_within(Duration::from_secs(5)).ok().flatten()
+}
+
+fn reason_of(answer: &Packet) -> u8 {
+    match answer.kind() {
+        kind::DISCONNECT => answer.body.first().copied().unwrap_or(0),
+        kind::SUBACK => answer.body.last().copied().unwrap_or(0),
+        _ => answer.reason(),
+    }
+}
+
+#[test]
+fn p8_every_bad_packet_is_answered_with_its_reason_and_nobody_else_notices() {
+    let mut gateway = Gateway::plain();
+    let fleet = Fleet::start(gateway.mqtt, 4, 500);
+    let mut wrong = Vec::new();
+    for (n, Bad { what, bytes, reasons }) in bad_packets().into_iter().enumerate() {
+        match answer_to(gateway.mqtt, &format!("bad-{n}"), &bytes) {
+            Some(answer) if reasons.contains(&reason_of(&answer)) => {}
+            Some(answer) => {
+                wrong.push(format!("{what}: {:02x} {:02x?}, expected one of {reasons:02x?}", answer.first, answer.body))
+            }
+            None => wrong.push(format!("{what}: no answer, expected one of {reasons:02x?}")),
+        }
+        assert!(gateway.alive(), "{what} ended the gateway\n{}", gateway.log());
+    }
+    let acked = fleet.finish();
+    let records = aws::read_stream(gateway.api, "default");
+    assert_eq!(audit(&acked, &records), Verdict { stored: acked.values().sum(), ..Verdict::default() });
+    assert!(records.iter().all(|got| !got.key.starts_with("bad-")), "nothing of a bad packet is kept");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn p8_a_connection_that_does_not_open_with_a_good_connect_is_closed() {
+    let mut gateway = Gateway::plain();
+    let flipped = |at: usize, byte: u8| {
+        let mut bytes = connect_packet(Version::V311, "flipped", true);
+        bytes[at] = byte;
+        bytes
+    };
+    let mut long = connect_packet(Version::V311, "long", true);
+    long.push(0);
+    long[1] += 1;
+    let bad = [
+        ("an HTTP request", b"GET / HTTP/1.1\r\nHost: here\r\n\r\n".to_vec()),
+        ("a PUBLISH first", publish(Version::V311, "a", b"b", 1, 1, false, None)),
+        ("a wrong protocol name", flipped(5, b'X')),
+        ("protocol level 9", flipped(8, 9)),
+        ("the reserved flag", flipped(9, 3)),
+        ("will QoS without a will", flipped(9, 2 | 0x18)),
+        ("a user name flag without a user name", flipped(9, 2 | 0x80)),
+        ("bytes behind the client id", long),
+        ("zeros", vec![0; 64]),
+        ("noise", (0..=255).rev().collect()),
+    ];
+    for (what, bytes) in bad {
+        let mut stream = TcpStream::connect(gateway.mqtt).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        let _ = stream.write_all(&bytes);
+        let mut said = Vec::new();
+        let ended = stream.read_to_end(&mut said);
+        let closed = ended.is_ok() || ended.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset);
+        assert!(closed, "{what}: the connection is still open");
+        let welcome = said.first() == Some(&0x20) && said.get(3) == Some(&0);
+        assert!(!welcome, "{what} was welcomed: {said:02x?}");
+        assert!(gateway.alive(), "{what} ended the gateway\n{}", gateway.log());
+    }
+    assert!(Client::connect(gateway.mqtt, "good", Version::V311).unwrap().publish("dev/good", b"x").is_ok());
+}
+
+#[test]
+fn p8_a_payload_over_the_limit_is_refused_with_packet_too_large() {
+    let gateway = Setup::default().mqtt("packet_size_max = \"64 KiB\"").start();
+    let big = publish(Version::V5, "dev/big", &vec![b'x'; 100 << 10], 1, 1, false, None);
+    let answer = answer_to(gateway.mqtt, "big", &big).expect("an answer");
+    assert_eq!((answer.kind(), reason_of(&answer)), (kind::DISCONNECT, TOO_LARGE));
+    // The promise of a length is enough: nobody waits for, or keeps, the bytes behind it.
+    let promise = [0x32, 0xff, 0xff, 0xff, 0x7f];
+    let answer = answer_to(gateway.mqtt, "promise", &promise).expect("an answer");
+    assert_eq!((answer.kind(), reason_of(&answer)), (kind::DISCONNECT, TOO_LARGE));
+}
+
+#[test]
+fn p8_more_in_flight_than_the_receive_maximum_ends_the_sender() {
+    let gateway = Setup::default().mqtt("receive_maximum = 5").start();
+    let mut client = Client::connect(gateway.mqtt, "greedy", Version::V5).unwrap();
+    // QoS 2 stays in flight until its PUBREL, which never comes.
+    for id in 1..=6 {
+        let _ = client.send_raw(&publish(Version::V5, "dev/greedy", b"x", 2, id, false, None));
+    }
+    let mut last = None;
+    while let Ok(packet) = client.read() {
+        last = Some(packet);
+    }
+    let last = last.expect("an answer");
+    assert_eq!((last.kind(), reason_of(&last)), (kind::DISCONNECT, RECEIVE_MAXIMUM));
+}
+
+#[test]
+fn p8_a_pubrel_of_an_unknown_identifier_is_answered_not_found() {
+    let gateway = Gateway::plain();
+    let answer = answer_to(gateway.mqtt, "pubrel", &packet(0x62, &[0, 9])).expect("an answer");
+    assert_eq!((answer.kind(), answer.id(), answer.reason()), (kind::PUBCOMP, 9, ID_NOT_FOUND));
+}
+
+#[test]
+fn p8_a_topic_that_matches_no_route_is_refused_and_counted() {
+    let route = "[[route]]\ntopics = [\"site/+/t\"]\nstream = \"default\"\nkey = \"{topic[1]}\"\n";
+    let gateway = Setup::new(route).start();
+    let mut client = Client::connect(gateway.mqtt, "lost", Version::V5).unwrap();
+    assert!(client.publish("site/a/t", b"routed").unwrap() < 0x80);
+    for _ in 0..20 {
+        assert!(client.publish("somewhere/else", b"nowhere").unwrap() >= 0x80);
+    }
+    assert!(client.publish("site/a/t", b"routed").unwrap() < 0x80, "the connection goes on");
+    assert!(gateway.metric("headwater_rejects_total") >= 20.0);
+    let told = gateway.log().lines().filter(|line| line.to_lowercase().contains("route")).count();
+    assert!((1..=3).contains(&told), "logged once a burst, not {told} times\n{}", gateway.log());
+    assert_eq!(aws::read_stream(gateway.api, "default").len(), 2);
+}
+
+/// Round trips of one device with one message in flight, for a while: the p99.
+fn witness(addr: SocketAddr, bound: Duration) -> Duration {
+    let mut client = Client::connect(addr, "witness", Version::V5).expect("the witness is let in");
+    let mut took = Vec::new();
+    let until = Instant::now() + bound;
+    while Instant::now() < until {
+        let sent = Instant::now();
+        assert!(client.publish("dev/witness", b"a well-behaved hundred bytes").expect("the witness is served") < 0x80);
+        took.push(sent.elapsed());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    took.sort_unstable();
+    took[took.len() * 99 / 100]
+}
+
+/// Median, over paired runs, of the witness' p99 with the offender over the p99 without.
+fn price(what: &str, gateway: &Gateway, offend: impl Fn(SocketAddr, &AtomicBool) + Send + Sync + 'static) {
+    let offend = Arc::new(offend);
+    let span = Duration::from_millis(tools::rounds(4_000, 1_500) as u64);
+    let mut ratios = Vec::new();
+    for _ in 0..tools::rounds(5, 3) {
+        let quiet = witness(gateway.mqtt, span);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (offend, stopped, addr) = (offend.clone(), stop.clone(), gateway.mqtt);
+        let offender = std::thread::spawn(move || offend(addr, &stopped));
+        std::thread::sleep(Duration::from_millis(200));
+        let disturbed = witness(gateway.mqtt, span);
+        stop.store(true, Ordering::SeqCst);
+        offender.join().expect("the offender ends");
+        eprintln!("{what}: p99 {quiet:?} alone, {disturbed:?} with the offender");
+        ratios.push(disturbed.as_secs_f64() / quiet.as_secs_f64());
+    }
+    ratios.sort_by(f64::total_cmp);
+    let median = ratios[ratios.len() / 2];
+    assert!(median <= 2.0, "{what}: the witness' p99 rose {median:.2} times ({ratios:.2?})");
+}
+
+/// As many thread priorities below the gateway as a load generator on the same two cores should be.
+fn politely() {
+    let _ = rustix::process::nice(10);
+}
+
+#[test]
+fn p8_malformed_packets_do_not_delay_others() {
+    let gateway = Gateway::plain();
+    price("malformed packets", &gateway, |addr, stop| {
+        politely();
+        let bad = bad_packets();
+        for n in (0..bad.len()).cycle() {
+            if stop.load(Ordering::SeqCst) {
+                return;
+            }
+            if let Ok(mut client) = Client::connect(addr, "offender", Version::V5) {
+                let _ = client.send_raw(&bad[n].bytes);
+                let _ = client.read_within(Duration::from_millis(50));
+            }
+        }
+    });
+}
+
+#[test]
+fn p8_clients_that_never_read_do_not_delay_others() {
+    let gateway = Gateway::plain();
+    price("clients that never read", &gateway, |addr, stop| {
+        politely();
+        let mut deaf = Vec::new();
+        for n in 0..50 {
+            let Ok(mut client) = Client::connect(addr, &format!("deaf-{n}"), Version::V5) else { continue };
+            let _ = client.subscribe("#", n % 2);
+            let _ = client.stream.set_write_timeout(Some(Duration::from_millis(20)));
+            deaf.push(client);
+        }
+        while !stop.load(Ordering::SeqCst) {
+            for client in &mut deaf {
+                let _ = client.send("dev/deaf", b"answer me, I do not listen");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+}
+
+#[test]
+fn p8_clients_that_send_a_byte_at_a_time_do_not_delay_others() {
+    let gateway = Gateway::plain();
+    price("a byte a second", &gateway, |addr, stop| {
+        politely();
+        let bytes = connect_packet(Version::V5, "slow", true);
+        let mut slow: Vec<_> = (0..200).filter_map(|_| TcpStream::connect(addr).ok()).collect();
+        for at in 0..bytes.len() {
+            for stream in &mut slow {
+                let _ = stream.write_all(&bytes[at..=at]);
+            }
+            let until = Instant::now() + Duration::from_secs(1);
+            while Instant::now() < until {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    });
+}
+
+#[test]
+fn p8_ten_thousand_connects_do_not_delay_others() {
+    let gateway = Gateway::plain();
+    price("ten thousand connects", &gateway, |addr, stop| {
+        politely();
+        for n in 0..10_000 {
+            if stop.load(Ordering::SeqCst) {
+                return;
+            }
+            if let Ok(mut client) = Client::open(addr, Version::V5) {
+                let _ = client.send_raw(&connect_packet(Version::V5, &format!("crowd-{n}"), true));
+            }
+        }
+    });
+}
+
+/// A client that stops in the middle of its CONNECT is let go of in time, so that it cannot hold a place for ever.
+#[test]
+fn p8_a_connect_that_never_ends_is_cut_off() {
+    let gateway = Setup::default().mqtt("connect_within = \"2 s\"").start();
+    let mut stream = TcpStream::connect(gateway.mqtt).unwrap();
+    stream.write_all(&connect_packet(Version::V5, "half", true)[..7]).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let started = Instant::now();
+    let mut said = Vec::new();
+    let _ = stream.read_to_end(&mut said);
+    assert!(started.elapsed() < Duration::from_secs(8), "half a CONNECT holds its place");
+}
+
+/// Subscribing where one may not, publishing QoS 2 out of order, unsubscribing what was never subscribed: answered, and
+/// the session goes on.
+#[test]
+fn p8_what_is_only_unusual_is_answered_and_the_session_goes_on() {
+    let gateway = Gateway::plain();
+    let mut client = Client::connect(gateway.mqtt, "unusual", Version::V5).unwrap();
+    let mut body = vec![0, 1, 0];
+    put_text(&mut body, "never/subscribed");
+    client.send_raw(&packet(0xa2, &body)).unwrap();
+    let unsuback = client.read().unwrap();
+    assert_eq!((unsuback.first, unsuback.body.last()), (0xb0, Some(&0x11)), "no subscription existed");
+    let twice = publish(Version::V5, "dev/unusual", b"once", 2, 7, false, None);
+    client.send_raw(&twice).unwrap();
+    assert_eq!(client.read().unwrap().kind(), kind::PUBREC);
+    let again = publish(Version::V5, "dev/unusual", b"once", 2, 7, true, None);
+    client.send_raw(&again).unwrap();
+    assert_eq!(client.read().unwrap().kind(), kind::PUBREC);
+    client.send_raw(&packet(0x62, &[0, 7])).unwrap();
+    let pubcomp = client.read().unwrap();
+    assert_eq!((pubcomp.kind(), pubcomp.reason()), (kind::PUBCOMP, 0));
+    assert!(client.publish("dev/unusual", b"goes on").unwrap() < 0x80);
+    let kept: Vec<_> = aws::read_stream(gateway.api, "default").into_iter().map(|got| got.data).collect();
+    assert_eq!(kept, [b"once".to_vec(), b"goes on".to_vec()]);
+}

@@ -1,0 +1,109 @@
+//! What runs the gateway on a box: the service unit, what it tells systemd, and how it stops.
+
+use headwater_tests::audit::{Fleet, Verdict, audit};
+use headwater_tests::gateway::{Gateway, Setup, headwater};
+use headwater_tests::tools::{program, root, run, run_ok};
+use headwater_tests::{aws, need, tools};
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const BOUND: Duration = Duration::from_secs(60);
+
+/// The unit, with a program that exists in the place of ours.
+fn unit_file() -> (tempfile::TempDir, String) {
+    let home = tempfile::tempdir().unwrap();
+    let unit = std::fs::read_to_string(root().join("deploy/systemd/headwater.service")).unwrap();
+    let path = home.path().join("headwater.service");
+    std::fs::write(&path, unit.replace("/usr/bin/headwater", "/bin/true")).unwrap();
+    (home, path.display().to_string())
+}
+
+#[test]
+fn systemd_accepts_the_unit() {
+    let analyze = need!(program("systemd-analyze"), "systemd-analyze is not installed");
+    let (_home, unit) = unit_file();
+    let output = run(Command::new(analyze).args(["verify", &unit]), BOUND);
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_unit_exposes_little() {
+    let analyze = need!(program("systemd-analyze"), "systemd-analyze is not installed");
+    let (_home, unit) = unit_file();
+    let said = run_ok(Command::new(analyze).args(["security", "--offline=true", &unit]), BOUND);
+    let level = said.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_default();
+    let level: f64 = level.split(": ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap_or(10.0);
+    assert!(level < 2.0, "exposure level {level}, of 10\n{said}");
+}
+
+#[test]
+fn the_sample_configuration_is_good() {
+    let sample = root().join("deploy/headwater.toml").display().to_string();
+    run_ok(&mut headwater(&["check", &sample]), BOUND);
+}
+
+#[test]
+fn systemd_is_told_ready_watchdog_and_stopping() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let setup = Setup::default().env("NOTIFY_SOCKET", &path.display().to_string()).env("WATCHDOG_USEC", "1000000");
+    let mut gateway = setup.start();
+    let mut heard = String::new();
+    let mut hear = |word: &str| {
+        let mut message = [0; 512];
+        while !heard.contains(word) {
+            let length = socket.recv(&mut message).unwrap_or_else(|e| panic!("no {word}: {e}; heard {heard:?}"));
+            heard.push_str(&String::from_utf8_lossy(&message[..length]));
+            heard.push('\n');
+        }
+    };
+    hear("READY=1");
+    hear("WATCHDOG=1");
+    assert!(gateway.stop().success());
+    hear("STOPPING=1");
+}
+
+#[test]
+fn a_stop_drains_and_loses_nothing() {
+    let mut gateway = Gateway::plain();
+    let fleet = Fleet::start(gateway.mqtt, 8, 1_000);
+    fleet.wait_for_more(200, BOUND);
+    let asked = Instant::now();
+    assert!(gateway.stop().success(), "{}", gateway.log());
+    assert!(asked.elapsed() < Duration::from_secs(15), "the stop took {:?}", asked.elapsed());
+    let acked = fleet.finish();
+    gateway.restart();
+    let verdict = audit(&acked, &aws::read_stream(gateway.api, "default"));
+    assert_eq!(verdict, Verdict { stored: verdict.stored, ..Verdict::default() });
+}
+
+#[test]
+fn health_readiness_and_metrics_answer() {
+    let gateway = Gateway::plain();
+    assert_eq!(gateway.http_get("/healthz").0, 200);
+    assert_eq!(gateway.http_get("/readyz").0, 200);
+    let (status, text) = gateway.http_get("/metrics");
+    assert_eq!(status, 200);
+    for name in ["headwater_commits_total", "headwater_mqtt_connections", "headwater_commit_latency_seconds_bucket"] {
+        assert!(text.contains(name), "{name} is missing in\n{text}");
+    }
+}
+
+#[test]
+fn a_second_gateway_on_the_same_directory_is_refused() {
+    let gateway = Gateway::plain();
+    let dir = gateway.dir().display().to_string();
+    let home = tempfile::tempdir().unwrap();
+    let config = home.path().join("second.toml");
+    let off =
+        "[mqtt]\nlisten = \"127.0.0.1:0\"\n[api]\nlisten = \"127.0.0.1:0\"\n[console]\nlisten = \"127.0.0.1:0\"\n";
+    std::fs::write(&config, off).unwrap();
+    let config = config.display().to_string();
+    let second = run(&mut headwater(&["run", "--config", &config, "--data", &dir]), BOUND);
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success() && said.contains("another headwater"), "{said}");
+    assert!(tools::eventually(BOUND, || gateway.http_get("/readyz").0 == 200), "the first goes on");
+}

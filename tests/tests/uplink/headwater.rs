@@ -1,0 +1,145 @@
+//! Against another Headwater: its real door, and a link between them that loses answers.
+
+use crate::rig::{Audit, Rig, STREAM, open};
+use headwater::api::{Api, ApiConfig};
+use headwater::clock::Clock;
+use headwater::log::{Entry, Log, Position, Stream, StreamSettings};
+use headwater::metrics::Metrics;
+use headwater::record::{HeaderId, Record, StreamName};
+use headwater_tests::proxy::Proxy;
+use std::sync::Arc;
+use std::time::Duration;
+
+struct Site {
+    _dir: tempfile::TempDir,
+    log: Log,
+    stream: Arc<Stream>,
+    api: Api,
+}
+
+impl Site {
+    async fn start(shards: u32) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (clock, metrics) = (Clock::system(), Metrics::new());
+        let log = open(dir.path(), &clock, &metrics);
+        let settings = StreamSettings { shards, ..StreamSettings::default() };
+        let stream = log.create_stream(&StreamName::new(STREAM).unwrap(), settings).unwrap();
+        let config = ApiConfig { listen: "127.0.0.1:0".parse().unwrap(), ..ApiConfig::default() };
+        let api = Api::start(&config, log.clone(), clock, metrics).await.unwrap();
+        Site { _dir: dir, log, stream, api }
+    }
+
+    fn records(&self) -> Vec<Record> {
+        let mut records = Vec::new();
+        for shard in self.stream.shards().iter() {
+            let mut reader = self.log.reader(&self.stream, shard.index, Position::Oldest).unwrap();
+            loop {
+                let entries = reader.next_blocking(10_000, 1 << 20).unwrap();
+                if entries.is_empty() {
+                    break;
+                }
+                records.extend(entries.into_iter().filter_map(|entry| match entry {
+                    Entry::Record(record) => Some(record),
+                    Entry::Gap(_) => None,
+                }));
+            }
+        }
+        records
+    }
+}
+
+fn audit(rig: &Rig, site: &Site) -> Audit {
+    let records = site.records();
+    let text = |bytes: &bytes::Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+    let arrived: Vec<_> = records
+        .iter()
+        .map(|record| (text(&record.key), record.data.clone(), record.header(HeaderId::Origin).map(text)))
+        .collect();
+    assert!(arrived.iter().all(|(_, _, id)| id.is_some()), "every record carries the id of its first gateway");
+    rig.audit(arrived.iter().map(|(key, data, id)| (key.as_str(), &data[..], id.as_deref())))
+}
+
+fn sink(endpoint: std::net::SocketAddr) -> String {
+    format!(r#"{{"type":"kinesis","name":"site","endpoint":"http://{endpoint}","credentials":"none","timeout":"3 s"}}"#)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_another_headwater_stores_every_record_once_though_answers_are_lost() {
+    let site = Site::start(3).await;
+    let proxy = Proxy::start(site.api.local_addr()).await;
+    proxy.lose_answers(30);
+    let mut rig = Rig::new(2);
+    rig.put(20_000, 100).await;
+    rig.start(&sink(proxy.addr)).await;
+    for _ in 0..20 {
+        rig.put(500, 100).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    proxy.lose_answers(0);
+    rig.drained("site", Duration::from_secs(60)).await;
+    assert!(proxy.lost() > 3, "{}", proxy.lost());
+    assert_eq!(audit(&rig, &site), Audit { arrived: rig.total(), ..Audit::default() });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_a_restart_in_the_middle_duplicates_nothing_in_another_headwater() {
+    let site = Site::start(2).await;
+    let mut rig = Rig::new(3);
+    rig.put(30_000, 60).await;
+    let config = sink(site.api.local_addr());
+    rig.start(&config).await;
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        rig.restart(&config).await;
+        rig.put(1000, 60).await;
+    }
+    rig.drained("site", Duration::from_secs(60)).await;
+    assert_eq!(audit(&rig, &site), Audit { arrived: rig.total(), ..Audit::default() });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_of_sites_keeps_the_id_of_the_first() {
+    let last = Site::start(1).await;
+    let middle = Site::start(2).await;
+    let mut rig = Rig::new(1);
+    rig.put(500, 10).await;
+    rig.start(&sink(middle.api.local_addr())).await;
+    let onward: headwater::uplink::SinkConfig = serde_json::from_str(&sink(last.api.local_addr())).unwrap();
+    let (clock, metrics) = (Clock::system(), Metrics::new());
+    let uplink = headwater::uplink::Uplink::start(&[onward], middle.log.clone(), clock, metrics).await.unwrap();
+    while last.stream.record_count() < 500 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    uplink.stop(Duration::from_secs(2)).await;
+    assert_eq!(audit(&rig, &last), Audit { arrived: 500, ..Audit::default() });
+    let prefix = format!("hw1/{}/", rig.log.gateway_id());
+    let from_first = |record: &Record| record.header(HeaderId::Origin).unwrap().starts_with(prefix.as_bytes());
+    assert!(last.records().iter().all(from_first));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_never_forwarded_to_itself() {
+    let site = Site::start(1).await;
+    let onto_itself: headwater::uplink::SinkConfig = serde_json::from_str(&sink(site.api.local_addr())).unwrap();
+    let metrics = Metrics::new();
+    let uplink =
+        headwater::uplink::Uplink::start(&[onto_itself], site.log.clone(), Clock::system(), metrics).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let status = uplink.status();
+    assert!(status[0].trouble.as_deref().unwrap_or_default().contains("in circles"), "{status:?}");
+}
+
+/// Not a benchmark (`headwater bench drain` is): it fails when something waits that should not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_drains_without_waiting_for_anything() {
+    let site = Site::start(4).await;
+    let mut rig = Rig::new(4);
+    rig.put(200_000, 200).await;
+    let began = std::time::Instant::now();
+    rig.start(&sink(site.api.local_addr())).await;
+    rig.drained("site", Duration::from_secs(100)).await;
+    let per_s = 200_000.0 / began.elapsed().as_secs_f64();
+    println!("{per_s:.0} records/s, unoptimised");
+    assert!(per_s > 5_000.0, "{per_s}");
+    assert_eq!(site.stream.record_count(), 200_000);
+}

@@ -1,0 +1,177 @@
+//! A log with records in it, an uplink, and the audit of what arrived.
+
+use headwater::clock::Clock;
+use headwater::log::{Batch, Log, Options, Placement, Stream, StreamSettings};
+use headwater::metrics::Metrics;
+use headwater::record::{NewRecord, StreamName};
+use headwater::units::{ByteSize, Span};
+use headwater::uplink::{SinkConfig, Uplink};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub struct Rig {
+    pub dir: tempfile::TempDir,
+    pub log: Log,
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+    pub stream: Arc<Stream>,
+    pub uplink: Option<Uplink>,
+    /// Records sent for each key.
+    pub sent: HashMap<String, u64>,
+}
+
+pub const STREAM: &str = "telemetry";
+
+impl Rig {
+    pub fn new(shards: u32) -> Self {
+        let _ = tracing_subscriber::fmt().with_max_level(level()).with_test_writer().try_init();
+        let dir = tempfile::tempdir().unwrap();
+        let (clock, metrics) = (Clock::system(), Metrics::new());
+        let log = open(dir.path(), &clock, &metrics);
+        let settings = StreamSettings { shards, ..StreamSettings::default() };
+        let stream = log.create_stream(&StreamName::new(STREAM).unwrap(), settings).unwrap();
+        Rig { dir, log, clock, metrics, stream, uplink: None, sent: HashMap::new() }
+    }
+
+    pub async fn start(&mut self, toml: &str) {
+        let sinks = [serde_json::from_value::<SinkConfig>(config(toml)).unwrap()];
+        let uplink = Uplink::start(&sinks, self.log.clone(), self.clock.clone(), self.metrics.clone()).await;
+        self.uplink = Some(uplink.unwrap());
+    }
+
+    pub async fn stop(&mut self) {
+        if let Some(uplink) = self.uplink.take() {
+            uplink.stop(Duration::from_secs(2)).await;
+        }
+    }
+
+    /// Closes the log and opens it again, as a restart does.
+    pub async fn restart(&mut self, config: &str) {
+        self.stop().await;
+        let log = self.log.clone();
+        tokio::task::spawn_blocking(move || log.close(Duration::from_secs(5))).await.unwrap();
+        self.log = open(self.dir.path(), &self.clock, &self.metrics);
+        self.stream = self.log.stream(STREAM).unwrap();
+        self.start(config).await;
+    }
+
+    /// Puts `count` records, their keys in turn, each saying its key and its number within the key.
+    pub async fn put(&mut self, count: usize, keys: usize) {
+        let mut appender = self.log.appender();
+        let mut left = count;
+        while left > 0 {
+            let mut batch = Batch::new();
+            for at in 0..left.min(1000) {
+                let key = format!("dev-{}", (left + at) % keys);
+                let number = self.sent.entry(key.clone()).or_default();
+                *number += 1;
+                let data = format!("{{\"k\":\"{key}\",\"n\":{number}}}");
+                let record = NewRecord { key: key.as_bytes(), data: data.as_bytes(), ..Default::default() };
+                batch.push(&self.stream, &record).unwrap();
+            }
+            left -= batch.len();
+            let placements = appender.commit(&mut batch).await.unwrap();
+            assert!(placements.iter().all(|placement| matches!(placement, Placement::Stored { .. })));
+        }
+    }
+
+    pub fn total(&self) -> u64 {
+        self.sent.values().sum()
+    }
+
+    /// Records no cursor of the sink has passed.
+    pub fn backlog(&self, sink: &str) -> u64 {
+        let open = |shard: &Arc<headwater::log::Shard>| {
+            let cursor = self.log.cursor(sink, &self.stream, shard.index);
+            let above: u64 = cursor.done.iter().map(|(from, to)| to - from + 1).sum();
+            (shard.newest() + 1).saturating_sub(cursor.next).saturating_sub(above)
+        };
+        self.stream.shards().iter().map(open).sum()
+    }
+
+    /// Waits until the sink's cursors have passed everything.
+    pub async fn drained(&self, sink: &str, within: Duration) {
+        let until = Instant::now() + within;
+        while self.backlog(sink) > 0 {
+            assert!(Instant::now() < until, "{} records left, {:?}", self.backlog(sink), self.status());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub fn status(&self) -> Vec<headwater::uplink::SinkStatus> {
+        self.uplink.as_ref().map(Uplink::status).unwrap_or_default()
+    }
+
+    /// Compares what arrived, in the order it is seen, with what was sent.
+    pub fn audit<'a>(&self, arrived: impl Iterator<Item = (&'a str, &'a [u8], Option<&'a str>)>) -> Audit {
+        let mut audit = Audit::default();
+        let mut newest: HashMap<String, u64> = HashMap::new();
+        let mut ids: HashMap<String, (String, u64)> = HashMap::new();
+        let mut seen: HashMap<(String, u64), Option<String>> = HashMap::new();
+        for (key, data, id) in arrived {
+            let value: serde_json::Value = serde_json::from_slice(data).unwrap();
+            if value["headwater"] == "gap" {
+                audit.gaps.push(value);
+                continue;
+            }
+            let number = value["n"].as_u64().unwrap();
+            assert_eq!(value["k"], key);
+            let place = (key.to_owned(), number);
+            if let Some(id) = id {
+                let first = ids.entry(id.to_owned()).or_insert_with(|| place.clone());
+                assert_eq!(*first, place, "one id names one record");
+            }
+            if let Some(known) = seen.get(&place) {
+                assert_eq!(known.as_deref(), id, "a duplicate carries the same record id");
+                audit.duplicated += 1;
+                continue;
+            }
+            seen.insert(place, id.map(str::to_owned));
+            let last = newest.entry(key.to_owned()).or_default();
+            if number < *last {
+                audit.reordered += 1;
+            }
+            *last = number.max(*last);
+        }
+        audit.arrived = seen.len() as u64;
+        audit.lost = self.total() - audit.arrived;
+        audit
+    }
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub struct Audit {
+    pub arrived: u64,
+    pub lost: u64,
+    /// Judged on the first occurrence of each record.
+    pub reordered: u64,
+    pub duplicated: u64,
+    pub gaps: Vec<serde_json::Value>,
+}
+
+impl Audit {
+    #[track_caller]
+    pub fn nothing_lost_or_reordered(&self) {
+        assert_eq!((self.lost, self.reordered), (0, 0), "{self:?}");
+    }
+}
+
+pub fn open(dir: &Path, clock: &Clock, metrics: &Arc<Metrics>) -> Log {
+    let options =
+        Options { dir: dir.to_owned(), max_bytes: ByteSize::mib(512), thin_commits_per_s: 1000, linger: Span::ms(1) };
+    Log::open(options, clock.clone(), metrics.clone()).unwrap()
+}
+
+/// A sink's section, as JSON.
+fn config(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn level() -> tracing_subscriber::filter::LevelFilter {
+    std::env::var("RUST_LOG")
+        .ok()
+        .and_then(|level| level.parse().ok())
+        .unwrap_or(tracing_subscriber::filter::LevelFilter::WARN)
+}
