@@ -126,7 +126,8 @@ mod tests {
     #[test]
     fn a_cause_is_told_once() {
         let taken = || std::io::Error::from(std::io::ErrorKind::AddrInUse);
-        let error = anyhow::Error::new(taken()).context(format!("cannot listen: {}", taken())).context("say --mqtt-listen");
+        let error =
+            anyhow::Error::new(taken()).context(format!("cannot listen: {}", taken())).context("say --mqtt-listen");
         assert_eq!(chain(&error), format!("say --mqtt-listen: cannot listen: {}", taken()));
     }
 }
