@@ -6,7 +6,6 @@
 mod read;
 #[cfg(test)]
 mod sample;
-mod tree;
 
 pub use read::{Mistake, Mistakes, Override, Value};
 

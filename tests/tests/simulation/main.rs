@@ -41,7 +41,11 @@ fn run(seed: u64) -> Result<Outcome, String> {
         }
         world.apply(operation).map_err(|says| {
             let steps: Vec<String> = last.iter().map(|operation| format!("  {operation:?}")).collect();
-            format!("seed {seed} step {step}: {says}\nlast start: {}\nlast steps:\n{}", world.recovery, steps.join("\n"))
+            format!(
+                "seed {seed} step {step}: {says}\nlast start: {}\nlast steps:\n{}",
+                world.recovery,
+                steps.join("\n")
+            )
         })?;
     }
     world.apply(Operation::Crash { again_after: None }).map_err(|says| format!("seed {seed}, last crash: {says}"))?;
@@ -68,8 +72,14 @@ fn run_guarded(seed: u64) -> Result<Outcome, String> {
 }
 
 fn run_all(of: impl Fn(u64) -> bool) {
-    let failures: Vec<String> = seeds().into_iter().filter(|seed| of(*seed)).filter_map(|seed| run_guarded(seed).err()).collect();
-    assert!(failures.is_empty(), "{} seeds failed; HEADWATER_SIM_SEED=n runs one alone\n{}", failures.len(), failures.join("\n"));
+    let failures: Vec<String> =
+        seeds().into_iter().filter(|seed| of(*seed)).filter_map(|seed| run_guarded(seed).err()).collect();
+    assert!(
+        failures.is_empty(),
+        "{} seeds failed; HEADWATER_SIM_SEED=n runs one alone\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 #[test]
