@@ -112,7 +112,7 @@ pub(super) fn parse(name: &str, text: &str, overrides: &[Override]) -> Result<Co
         }
         None => debug_assert!(!mistakes.is_empty(), "a tree that cannot be read has a mistake"),
     }
-    mistakes.sort_by(|a, b| (a.line, a.column).cmp(&(b.line, b.column)));
+    mistakes.sort_by_key(|a| (a.line, a.column));
     mistakes.dedup();
     Err(Mistakes(mistakes))
 }

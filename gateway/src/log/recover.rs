@@ -1,17 +1,17 @@
 //! What a start does before anybody may append or read: from whatever a power cut left to the laws of `shard.rs`.
 //!
-//! 1. the state database, or its rebuilding from the segments; 2. the streams and what their newest segments hold;
-//! 3. the frames of the journal behind the folded position, into the window; 4. numbers that may have been given and lost
-//! are jumped over; 5. files nothing refers to go. Acknowledging begins before any of it is folded.
+//! First the state database, or its rebuilding from the segments; then the streams and what their newest segments hold;
+//! then the frames of the journal behind the folded position, into the window; then numbers that may have been given and
+//! lost are jumped over; last, files nothing refers to go. Acknowledging begins before any of it is folded.
 
 use super::blob::{self, BlobFiles, Blobs};
 use super::committer::{Door, RESERVE_AHEAD};
 use super::cursor::Cursors;
 use super::disk::Disk;
 use super::engine::{Committed, Engine, Parts, Sizes};
-use super::error::OpenError;
+use super::error::{OpenError, io_error, scan_error, store_error};
 use super::frame::{self, Control, Link};
-use super::journal::{Found, Journal, Scan, ScanError};
+use super::journal::{Found, Journal, Scan};
 use super::producer::{self, Producers};
 use super::rebuild;
 use super::schema::Table;
@@ -585,25 +585,5 @@ pub fn guarded<T>(mut run: impl FnMut() -> Result<T, SegmentError>) -> Result<T,
             Err(error) if error.may_pass() && attempts < READ_ATTEMPTS => {}
             result => return result,
         }
-    }
-}
-
-fn io_error(path: &str) -> impl Fn(io::Error) -> OpenError {
-    let path = PathBuf::from(path);
-    move |source| OpenError::Io { path: path.clone(), source }
-}
-
-fn store_error(error: SegmentError) -> OpenError {
-    OpenError::Store(error.to_string())
-}
-
-fn scan_error(error: ScanError) -> OpenError {
-    match error {
-        ScanError::Io(source) => OpenError::Io { path: super::journal::DIR.into(), source },
-        ScanError::Newer(version) => OpenError::Newer {
-            path: super::journal::DIR.into(),
-            found: u32::from(version),
-            known: u32::from(frame::VERSION),
-        },
     }
 }

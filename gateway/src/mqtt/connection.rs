@@ -160,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             return;
         }
         let any = self.session.inbound.taken().len() > 0;
-        if !self.disk.present && !(any && self.claim_place()) {
+        if !(self.disk.present || any && self.claim_place()) {
             return;
         }
         let value = any.then(|| {

@@ -105,7 +105,7 @@ async fn follow(
             // MQTT has no way to tell a gap; the ledger has it.
             let Entry::Record(record) = entry else { continue };
             let subscriptions = filters.borrow().clone();
-            let Some(delivery) = record.topic().filter(|t| is_topic_name(t)).and_then(|t| subscriptions.from_log(t))
+            let Some(delivery) = record.topic().filter(|t| is_topic_name(t)).and_then(|t| subscriptions.logged(t))
             else {
                 continue;
             };

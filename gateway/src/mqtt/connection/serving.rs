@@ -130,7 +130,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             Action::Store(publish) => {
                 if let Err(reason) = store(&mut self.inlet, &self.shared, &publish) {
                     let label = if reason == Reason::ServerBusy { "qos0_overload" } else { reason.label() };
-                    self.shared.reject_as(label, &self.inlet.who().client_id, "a message was refused");
+                    self.shared.reject_as(
+                        label,
+                        &self.inlet.who().client_id,
+                        "a message was refused (no route for its topic, or the reason named)",
+                    );
                     if let Some(id) = publish.id {
                         if publish.qos == Qos::ExactlyOnce {
                             self.session.inbound.release(id);
