@@ -1,3 +1,5 @@
+//! What leaves when: traces of single events first, then runs against an upstream that does what it likes.
+
 use super::*;
 use crate::uplink::map::UpstreamShard;
 use bytes::Bytes;
