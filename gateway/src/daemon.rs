@@ -41,7 +41,7 @@ pub fn run(config: &Config, stop_within: Duration) -> Result<()> {
         .build()
         .context("the runtime could not be started")?;
     let outcome = runtime.block_on(async {
-        let daemon = Daemon::start(config, log.clone(), clock, metrics.clone()).await?;
+        let daemon = Daemon::start(config, log.clone(), clock, metrics.clone()).await.map_err(advise)?;
         serve(daemon, stop_within).await
     });
     let (within, outcome) = match outcome {
@@ -52,6 +52,20 @@ pub fn run(config: &Config, stop_within: Duration) -> Result<()> {
     runtime.shutdown_timeout(Duration::from_secs(1));
     eprintln!("{}", stopped_line(&metrics));
     outcome
+}
+
+/// Says what to do about an address that cannot be had.
+fn advise(error: anyhow::Error) -> anyhow::Error {
+    let kind = error.chain().find_map(|cause| Some(cause.downcast_ref::<std::io::Error>()?.kind()));
+    match kind {
+        Some(std::io::ErrorKind::AddrInUse) => {
+            error.context("an address is taken: stop what listens there, or name another (see `headwater run --help`)")
+        }
+        Some(std::io::ErrorKind::PermissionDenied) => {
+            error.context("an address is not allowed: ports below 1024 want root, or CAP_NET_BIND_SERVICE")
+        }
+        _ => error,
+    }
 }
 
 /// Opens the log and makes the streams of the configuration. Blocking.

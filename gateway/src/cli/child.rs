@@ -147,7 +147,7 @@ impl Gateway {
         self.child.id()
     }
 
-    /// SIGKILL, as a power cut would have it (less the disk's own cache). Blocking for the exit.
+    /// SIGKILL: nothing is drained, nothing is said. Blocking for the exit.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
@@ -185,6 +185,14 @@ impl Gateway {
         }
         let words = find_line(&self.log, read_from, "headwater stopped")?.unwrap_or_default();
         Ok(words.into_iter().filter_map(|(name, value)| Some((name, value.parse().ok()?))).collect())
+    }
+}
+
+impl Drop for Gateway {
+    /// Nobody is left to stop it: whoever wanted its counters has called [`Gateway::stop`].
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -1,11 +1,133 @@
-//! `headwater log`
-use super::output::Output;
-use anyhow::Result;
-use clap::Args;
+//! `headwater log`: look at, verify and repair the data directory of a stopped gateway.
+
+use super::output::{Output, Unit};
+use crate::log::tool::{self, Report, StreamReport};
+use crate::units::ByteSize;
+use anyhow::{Result, ensure};
+use clap::{Args, Subcommand};
+use std::path::{Path, PathBuf};
+
 #[derive(Args)]
-pub struct LogCommand {}
+pub struct LogCommand {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Show streams, shards, segments and gaps, and what a start would do. Changes nothing.
+    Inspect(Directory),
+    /// Read every block, check every checksum, account for every missing number. Changes nothing; exit code 1 if
+    /// something is damaged.
+    Verify(Directory),
+    /// Save what is whole of every damaged segment, enter what is lost into the gap ledger, and say what was done.
+    Repair(Directory),
+}
+
+#[derive(Args)]
+struct Directory {
+    /// The data directory; no gateway may be running on it.
+    #[arg(value_name = "DIR", env = "HEADWATER_DATA")]
+    dir: PathBuf,
+}
+
 impl LogCommand {
-    pub fn run(self, _: &Output) -> Result<()> {
-        Ok(())
+    pub fn run(self, out: &Output) -> Result<()> {
+        match self.what {
+            What::Inspect(Directory { dir }) => {
+                let report = there(&dir).and_then(|()| Ok(tool::inspect(&dir)?))?;
+                out.result(&report, || text(&report))
+            }
+            What::Verify(Directory { dir }) => {
+                let report = with_progress(&dir, out, "verifying", tool::verify)?;
+                out.result(&report, || text(&report))?;
+                let found = report.problems.len();
+                ensure!(found == 0, "{found} problems; `headwater log repair {}` saves what is whole", dir.display());
+                Ok(())
+            }
+            What::Repair(Directory { dir }) => {
+                let report = with_progress(&dir, out, "repairing", tool::repair)?;
+                out.result(&report, || text(&report))
+            }
+        }
+    }
+}
+
+type Work = fn(&Path, tool::Progress<'_>) -> Result<Report, crate::log::OpenError>;
+
+fn with_progress(dir: &Path, out: &Output, what: &'static str, work: Work) -> Result<Report> {
+    there(dir)?;
+    let bar = out.progress(0, what, Unit::Bytes);
+    let report = work(dir, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    Ok(report?)
+}
+
+/// A directory without a log would be opened as a new one, and found whole.
+fn there(dir: &Path) -> Result<()> {
+    let mut entries = std::fs::read_dir(dir).map_err(|error| anyhow::anyhow!("{}: {error}", dir.display()))?;
+    ensure!(
+        entries.next().is_some(),
+        "{}: the directory is empty; name the data directory of a gateway",
+        dir.display()
+    );
+    Ok(())
+}
+
+/// The report for people.
+fn text(report: &Report) -> String {
+    let mut lines = vec![
+        format!("gateway {}, incarnation {}, {}", report.gateway, report.incarnation, size(report.bytes)),
+        String::new(),
+    ];
+    for stream in &report.streams {
+        lines.extend(stream_text(stream));
+    }
+    let mut list = |title: &str, sentences: &[String]| {
+        if !sentences.is_empty() {
+            lines.push(format!("{title}:"));
+            lines.extend(sentences.iter().map(|sentence| format!("  {sentence}")));
+        }
+    };
+    list("problems", &report.problems);
+    list("done", &report.actions);
+    if report.problems.is_empty() && report.actions.is_empty() {
+        lines.push("nothing is damaged".to_owned());
+    }
+    lines.join("\n")
+}
+
+fn stream_text(stream: &StreamReport) -> Vec<String> {
+    let StreamReport { name, bytes, records, shards, segments, gaps, .. } = stream;
+    let mut lines = vec![format!("stream {name}: {records} records, {}, {} segments", size(*bytes), segments.len())];
+    for shard in shards {
+        lines.push(match shard.newest < shard.oldest {
+            true => format!("  {}  empty", shard.shard),
+            false => format!("  {}  {} to {}", shard.shard, shard.oldest, shard.newest),
+        });
+    }
+    for segment in segments {
+        let blocks = match (segment.blocks, segment.damaged_blocks) {
+            (0, 0) => String::new(),
+            (blocks, 0) => format!(", {blocks} blocks good"),
+            (blocks, damaged) => format!(", {damaged} of {blocks} blocks DAMAGED"),
+        };
+        lines.push(format!("  {}  {}{blocks}", segment.file, size(segment.bytes)));
+    }
+    for gap in gaps {
+        lines.push(format!("  gap {} {} to {}: {} records {}", gap.shard, gap.from, gap.to, gap.count, gap.reason));
+    }
+    lines.push(String::new());
+    lines
+}
+
+/// Rounded to what a person reads.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_048_576 => ByteSize(bytes / 1024 * 1024).to_string(),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
     }
 }

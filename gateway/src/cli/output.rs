@@ -67,11 +67,11 @@ impl Output {
         if self.json {
             let value = match error.downcast_ref::<crate::config::Mistakes>() {
                 Some(mistakes) => serde_json::json!({"error": "configuration", "mistakes": mistakes.0}),
-                None => serde_json::json!({"error": format!("{error:#}")}),
+                None => serde_json::json!({"error": chain(error)}),
             };
             eprintln!("{value}");
         } else {
-            eprintln!("headwater: {error:#}");
+            eprintln!("headwater: {}", chain(error));
         }
     }
 
@@ -93,6 +93,20 @@ impl Output {
     }
 }
 
+/// The error and its causes in one line. Many errors tell their cause themselves; it is not told again.
+fn chain(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line.push_str(": ");
+            line.push_str(&cause);
+        }
+    }
+    line
+}
+
 #[derive(Clone, Copy)]
 pub enum Unit {
     Bytes,
@@ -103,4 +117,17 @@ pub enum Unit {
 /// <https://no-color.org>: set and not empty.
 fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let taken = || std::io::Error::from(std::io::ErrorKind::AddrInUse);
+        let error =
+            anyhow::Error::new(taken()).context(format!("cannot listen: {}", taken())).context("say --mqtt-listen");
+        assert_eq!(chain(&error), format!("say --mqtt-listen: cannot listen: {}", taken()));
+    }
 }

@@ -24,7 +24,7 @@ use super::stream::{Definition, Stream};
 use super::window::Run;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::record::{Gap, GapReason, StreamName};
+use crate::record::{Gap, GapReason, Producer, StreamName};
 use bytes::Bytes;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -252,7 +252,13 @@ impl Recovering {
                     }
                     (true, false) => extent,
                     (true, true) => match self.extent_of(&stream, id, &extent)? {
-                        Some(extent) => extent,
+                        Some(found) => {
+                            if found != extent {
+                                // Once there is a newer segment, the row alone says what this one holds.
+                                self.row(Table::Segments, state::shard_key(stream.id, id), state::to_json(&found));
+                            }
+                            found
+                        }
                         None => continue,
                     },
                 };
@@ -475,6 +481,11 @@ impl Recovering {
         let Some(shard) = of.shard(shard) else { return };
         let newest = shard.newest();
         if run.last() <= newest {
+            // A fold that was cut short took it and did not come to write its marks, and no later fold meets it.
+            let mark = |producer: &Producer| {
+                (Table::Producers, producer::mark_key(of.id, producer.id), Some(producer::mark_to_bytes(producer)))
+            };
+            self.rows.extend(run.producers.iter().map(mark));
             return;
         }
         if run.first > newest + 1 {

@@ -5,7 +5,7 @@ use super::generator::Load;
 use super::ingest::round3;
 use super::machine;
 use crate::cli::child::{Gateway, Launch, WorkDir};
-use crate::cli::client::{block_on, get};
+use crate::cli::client::{block_on, get, until_interrupted};
 use crate::cli::output::{Output, Unit};
 use crate::cli::telemetry;
 use crate::units::Span;
@@ -76,9 +76,9 @@ impl Drain {
         let counted = self.count.is_some();
         let bar = out.progress(total, "filling", if counted { Unit::Count } else { Unit::Seconds });
         let shown = bar.clone();
-        let seen = block_on(load.run(move |acked, elapsed| {
+        let seen = block_on(until_interrupted(load.run(move |acked, elapsed| {
             shown.set_position(if counted { acked } else { elapsed.as_secs() });
-        }))?;
+        })))?;
         bar.finish_and_clear();
         let in_seconds = seen.elapsed.as_secs_f64();
 
@@ -87,7 +87,8 @@ impl Drain {
         let upstream = Launch { args: vec!["--api-listen".into(), upstream_api.to_string()], ..upstream }.start()?;
         let ready = Instant::now();
         let bar = out.progress(seen.acked, "draining", Unit::Count);
-        let (first, last, records) = block_on(watch(&upstream, seen.acked, |stored| bar.set_position(stored)))?;
+        let (first, last, records) =
+            block_on(until_interrupted(watch(&upstream, seen.acked, |stored| bar.set_position(stored))))?;
         bar.finish_and_clear();
         let out_seconds = (last - first).as_secs_f64();
         let (in_per_s, out_per_s) = (seen.acked as f64 / in_seconds, records as f64 / out_seconds);

@@ -6,14 +6,14 @@ use super::histogram::Percentiles;
 use super::machine::{self, Device, MemoryWatch};
 use super::probe::Probe;
 use crate::cli::child::{Gateway, Launch, WorkDir};
-use crate::cli::client::block_on;
+use crate::cli::client::{block_on, until_interrupted};
 use crate::cli::output::{Output, Unit};
 use crate::cli::{telemetry, usage};
 use crate::units::Span;
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -98,10 +98,12 @@ struct Report {
     /// Bytes that reached the device from before the load until everything was drained.
     disk_written_bytes: Option<u64>,
     disk_bytes_per_payload_byte: Option<f64>,
+    /// What the gateway says it wrote, journal, segments and blobs: a check on a device that others write to as well.
+    gateway_bytes_per_payload_byte: Option<f64>,
     /// Size of the data directory without the journal's ring, after the drain, per payload byte.
     folded_bytes_per_payload_byte: Option<f64>,
     /// The gateway's own counters when it stopped.
-    gateway_counters: HashMap<String, u64>,
+    gateway_counters: BTreeMap<String, u64>,
 }
 
 impl Ingest {
@@ -155,14 +157,20 @@ impl Ingest {
         let watch = MemoryWatch::start(gateway.pid());
         let run = self.measure(gateway.mqtt, Some(&dir.path), out)?;
         let mut report = self.report("headwater".into(), run)?;
-        report.gateway_cpu_s = machine::cpu_seconds(gateway.pid()).zip(cpu).map(|(after, before)| after - before);
+        report.gateway_cpu_s =
+            machine::cpu_seconds(gateway.pid()).zip(cpu).map(|(after, before)| round3(after - before));
         report.gateway_resident_bytes_idle = idle;
         report.gateway_resident_bytes_max = Some(watch.max_bytes());
         drop(watch);
         report.stop(gateway)?;
-        report.gateway_cpu_total_s = Some(machine::own_cpu_seconds().1 - ended_before);
+        report.gateway_cpu_total_s = Some(round3(machine::own_cpu_seconds().1 - ended_before));
         report.count_wear(device.as_ref(), written, &self);
         let payload = report.acked * self.payload as u64;
+        let own: u64 = ["journal_bytes", "segment_bytes", "blob_bytes"]
+            .iter()
+            .filter_map(|name| report.gateway_counters.get(*name))
+            .sum();
+        report.gateway_bytes_per_payload_byte = Some(ratio(own, payload));
         report.folded_bytes_per_payload_byte = Some(ratio(folded_bytes(&data)?, payload));
         Ok(report)
     }
@@ -195,9 +203,9 @@ impl Ingest {
         let counted = self.count.is_some();
         let shown = bar.clone();
         let (cpu, _) = machine::own_cpu_seconds();
-        let seen = block_on(load.run(move |acked, elapsed| {
+        let seen = block_on(until_interrupted(load.run(move |acked, elapsed| {
             shown.set_position(if counted { acked } else { elapsed.as_secs() });
-        }))?;
+        })))?;
         let generator_cpu_s = machine::own_cpu_seconds().0 - cpu;
         bar.finish_and_clear();
         if let Some(probe) = &mut probe {
@@ -237,8 +245,9 @@ impl Ingest {
             disk: None,
             disk_written_bytes: None,
             disk_bytes_per_payload_byte: None,
+            gateway_bytes_per_payload_byte: None,
             folded_bytes_per_payload_byte: None,
-            gateway_counters: HashMap::new(),
+            gateway_counters: BTreeMap::new(),
         })
     }
 }
@@ -254,7 +263,7 @@ struct Run {
 impl Report {
     fn stop(&mut self, gateway: Gateway) -> Result<()> {
         let begun = Instant::now();
-        self.gateway_counters = gateway.stop(Duration::from_secs(120))?;
+        self.gateway_counters = gateway.stop(Duration::from_secs(120))?.into_iter().collect();
         self.drain_s = Some(round3(begun.elapsed().as_secs_f64()));
         Ok(())
     }

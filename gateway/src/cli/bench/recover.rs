@@ -7,7 +7,7 @@ use super::generator::Load;
 use super::ingest::round3;
 use super::machine;
 use crate::cli::child::{Gateway, Launch, WorkDir};
-use crate::cli::client::block_on;
+use crate::cli::client::{block_on, until_interrupted};
 use crate::cli::output::{Output, Unit};
 use crate::cli::{telemetry, usage, wire};
 use crate::units::ByteSize;
@@ -86,11 +86,11 @@ impl Recover {
         let disk_bytes_in_log = forget(&data)?;
 
         let started = Instant::now();
-        let (first, starting) = block_on(async {
+        let (first, starting) = block_on(until_interrupted(async {
             let starting = launch.spawn()?;
             first_puback(mqtt).await?;
             Ok((started.elapsed(), starting))
-        })?;
+        }))?;
         let read_at_first = machine::read_bytes(starting.pid());
         let resident_at_first = machine::resident_bytes(starting.pid());
         let bar = out.progress(10, "waiting for what recovery reads later", Unit::Seconds);
@@ -136,7 +136,7 @@ impl Recover {
         let bar = out.progress(self.bytes.0, "filling", Unit::Bytes);
         let state = Rc::new(RefCell::new((Some(gateway), None)));
         let (shared, shown, payload, wanted) = (state.clone(), bar.clone(), self.payload as u64, self.bytes.0);
-        let outcome = block_on(load.run(move |acked, _| {
+        let outcome = block_on(until_interrupted(load.run(move |acked, _| {
             shown.set_position(acked * payload);
             if acked * payload >= wanted {
                 let (gateway, resident) = &mut *shared.borrow_mut();
@@ -145,7 +145,7 @@ impl Recover {
                     let _ = gateway.kill();
                 }
             }
-        }));
+        })));
         bar.finish_and_clear();
         let (gateway, resident) = state.take();
         match (outcome, gateway) {

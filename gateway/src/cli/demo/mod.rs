@@ -9,6 +9,7 @@ mod proxy;
 mod script;
 
 use super::child::{Gateway, Launch, WorkDir};
+use super::client::until_interrupted;
 use super::output::Output;
 use super::telemetry;
 use crate::api::{Api, ApiConfig};
@@ -103,7 +104,7 @@ impl Demo {
         let settings = StreamSettings { shards: 4, ..StreamSettings::default() };
         cloud.create_stream(&StreamName::new(STREAM)?, settings)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let played = runtime.block_on(self.direct(seed, dir, cloud.clone(), out));
+        let played = runtime.block_on(until_interrupted(self.direct(seed, dir, cloud.clone(), out)));
         runtime.shutdown_timeout(Duration::from_secs(2));
         cloud.close(STOP_WITHIN);
         drop(cloud);

@@ -124,9 +124,6 @@ impl<S> Connection<S> {
         delivery: &Delivery,
         id: Option<PacketId>,
     ) -> bool {
-        if self.output.is_empty() {
-            self.took_ms = self.shared.now_ms();
-        }
         let message = Message { topic, payload, headers, subscription_ids: &delivery.ids };
         let version = self.session.version();
         let most = self.client_packet_bytes_max;
