@@ -156,12 +156,17 @@ impl Upstream {
 
     /// Splits an open shard in the middle.
     pub fn split(&self, stream: &str, shard: usize) {
+        let (from, to) = self.state().streams[stream].shards[shard].range;
+        self.split_at(stream, shard, from + (to - from) / 2);
+    }
+
+    /// Splits an open shard after a point of its range.
+    pub fn split_at(&self, stream: &str, shard: usize, middle: u128) {
         let mut state = self.state();
         let shards = &mut state.streams.get_mut(stream).expect("the stream").shards;
         let (from, to) = shards[shard].range;
         shards[shard].open = false;
         let parent = shards[shard].id.clone();
-        let middle = from + (to - from) / 2;
         for range in [(from, middle), (middle + 1, to)] {
             shards.push(Shard::new(shards.len(), range, Some(parent.clone())));
         }
@@ -176,6 +181,21 @@ impl Upstream {
         (shards[left].open, shards[right].open) = (false, false);
         let parent = shards[left].id.clone();
         shards.push(Shard::new(shards.len(), range, Some(parent)));
+    }
+
+    /// First and last hash key of a shard.
+    pub fn range(&self, stream: &str, shard: usize) -> (u128, u128) {
+        self.state().streams[stream].shards[shard].range
+    }
+
+    /// Sub-records of aggregates that lie outside their shard: a consumer never sees them.
+    pub fn astray(&self, stream: &str) -> usize {
+        let state = self.state();
+        let astray = |shard: &Shard| {
+            let subs = shard.records.iter().filter_map(|record| aggregate::split(&record.data)).flatten();
+            subs.filter(|sub| !(shard.range.0..=shard.range.1).contains(&sub.hash())).count()
+        };
+        state.streams[stream].shards.iter().map(astray).sum()
     }
 
     /// Indexes of the open shards.

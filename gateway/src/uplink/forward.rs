@@ -85,7 +85,8 @@ struct Shard {
     /// A chunk that was begun.
     begun: VecDeque<Entry>,
     saved: (u64, u64),
-    save_at_ms: u64,
+    saved_at_ms: u64,
+    saved_large: bool,
 }
 
 struct Flight {
@@ -119,7 +120,8 @@ impl Forwarder {
                 inbox: VecDeque::new(),
                 begun: VecDeque::new(),
                 saved: (cursor.next, lanes[at].progress().acknowledged_above()),
-                save_at_ms: 0,
+                saved_at_ms: 0,
+                saved_large: false,
             });
         }
         let figures = Figures::new(setup.metrics.clone(), &setup.common.name, setup.stream.name.as_str());
@@ -215,7 +217,7 @@ impl Forwarder {
         }
         for (shard, lanes) in self.shards.iter().zip(&self.lanes) {
             if shard.saved != position(lanes) {
-                at(shard.save_at_ms);
+                at(shard.save_at_ms(lanes));
             }
         }
         due.saturating_sub(now_ms)
@@ -507,13 +509,12 @@ impl Forwarder {
 
     fn save(&mut self, now_ms: u64, all: bool) {
         for (shard, lanes) in self.shards.iter_mut().zip(&self.lanes) {
-            if shard.saved == position(lanes) || (now_ms < shard.save_at_ms && !all) {
+            if shard.saved == position(lanes) || (now_ms < shard.save_at_ms(lanes) && !all) {
                 continue;
             }
             let cursor = lanes.progress().cursor(RANGES_MAX);
-            let every = if cursor.done.len() > LARGE_RANGES { SAVE_LARGE_EVERY_MS } else { SAVE_EVERY_MS };
             shard.saved = position(lanes);
-            shard.save_at_ms = now_ms + every;
+            (shard.saved_at_ms, shard.saved_large) = (now_ms, cursor.done.len() > LARGE_RANGES);
             self.setup.log.move_cursor(&self.setup.common.name, &self.setup.stream, shard.index, cursor);
         }
     }
@@ -537,6 +538,12 @@ impl Forwarder {
 }
 
 impl Shard {
+    /// When the cursor may move next. Once all is acknowledged it is small, whatever it was.
+    fn save_at_ms(&self, lanes: &Lanes) -> u64 {
+        let is_large = self.saved_large && !lanes.is_empty();
+        self.saved_at_ms + if is_large { SAVE_LARGE_EVERY_MS } else { SAVE_EVERY_MS }
+    }
+
     /// Arrival of the oldest record that was read and is not in a lane yet.
     fn oldest_arrival_ms(&self) -> Option<u64> {
         let inbox = self.inbox.iter().flat_map(|chunk| &chunk.entries);

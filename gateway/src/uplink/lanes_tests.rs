@@ -1,4 +1,4 @@
-//! The lanes as traces: what is in flight, what waits, what goes on when one fails.
+//! What leaves when: traces of single events first, then runs against an upstream that does what it likes.
 
 use super::*;
 use crate::uplink::map::UpstreamShard;
