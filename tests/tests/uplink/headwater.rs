@@ -19,12 +19,16 @@ struct Site {
 
 impl Site {
     async fn start(shards: u32) -> Self {
+        Self::with(shards, ApiConfig::default()).await
+    }
+
+    async fn with(shards: u32, config: ApiConfig) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (clock, metrics) = (Clock::system(), Metrics::new());
         let log = open(dir.path(), &clock, &metrics);
         let settings = StreamSettings { shards, ..StreamSettings::default() };
         let stream = log.create_stream(&StreamName::new(STREAM).unwrap(), settings).unwrap();
-        let config = ApiConfig { listen: "127.0.0.1:0".parse().unwrap(), ..ApiConfig::default() };
+        let config = ApiConfig { listen: "127.0.0.1:0".parse().unwrap(), ..config };
         let api = Api::start(&config, log.clone(), clock, metrics).await.unwrap();
         Site { _dir: dir, log, stream, api }
     }
@@ -146,4 +150,64 @@ async fn a_backlog_drains_without_waiting_for_anything() {
     println!("{per_s:.0} records/s, cursors after {:?}", began.elapsed());
     assert!(per_s > 5_000.0, "{per_s}");
     assert_eq!(site.stream.record_count(), 400_000);
+}
+
+/// Set for the child of the test below, so that no other test sees the credentials.
+const SIGNED_CHILD: &str = "HEADWATER_TEST_SIGNED_CHILD";
+
+/// The credentials come from the environment and from a profile that is named, and the door checks every signature.
+#[test]
+fn signed_requests_are_taken_and_wrong_ones_hold_the_sink() {
+    let dir = tempfile::tempdir().unwrap();
+    let profiles = dir.path().join("credentials");
+    let profile = |name: &str, secret: &str| {
+        format!("[{name}]\naws_access_key_id = AKIDTEST\naws_secret_access_key = {secret}\n")
+    };
+    std::fs::write(&profiles, profile("good", "secret") + &profile("bad", "wrong")).unwrap();
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "headwater::signed_child", "--ignored", "--nocapture"])
+        .env(SIGNED_CHILD, "1")
+        .env("AWS_ACCESS_KEY_ID", "AKIDTEST")
+        .env("AWS_SECRET_ACCESS_KEY", "secret")
+        .env("AWS_REGION", "eu-west-1")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("AWS_SHARED_CREDENTIALS_FILE", &profiles)
+        .env("AWS_CONFIG_FILE", dir.path().join("none"))
+        .output()
+        .unwrap();
+    // A name that matches no test would succeed too.
+    let ran = text(&child.stdout).contains("1 passed");
+    assert!(child.status.success() && ran, "{}{}", text(&child.stdout), text(&child.stderr));
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by signed_requests_are_taken_and_wrong_ones_hold_the_sink, with credentials in its environment"]
+async fn signed_child() {
+    if std::env::var_os(SIGNED_CHILD).is_none() {
+        return;
+    }
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(keys.path(), "AKIDTEST secret\n").unwrap();
+    let site = Site::with(2, ApiConfig { keys_file: Some(keys.path().to_owned()), ..ApiConfig::default() }).await;
+    let sink = |more: &str| {
+        let endpoint = site.api.local_addr();
+        format!(r#"{{"type":"kinesis","name":"site","endpoint":"http://{endpoint}"{more}}}"#)
+    };
+    let mut rig = Rig::new(1);
+    rig.put(1000, 10).await;
+    rig.start(&sink(r#","profile":"bad""#)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(rig.status()[0].trouble.as_deref().unwrap_or_default().contains("denies"), "{:?}", rig.status());
+    assert_eq!((rig.backlog("site"), site.stream.record_count()), (1000, 0));
+    for more in ["", r#","profile":"good""#] {
+        rig.stop().await;
+        rig.put(1000, 10).await;
+        rig.start(&sink(more)).await;
+        rig.drained("site", Duration::from_secs(20)).await;
+    }
+    assert_eq!(audit(&rig, &site), Audit { arrived: 3000, ..Audit::default() });
 }
