@@ -157,7 +157,7 @@ pub fn lay_over(table: &mut DeTable, path: &'static str, over: DeValue<'static>,
         if keys.peek().is_none() {
             // The old key would keep its old place.
             at.remove(key);
-            at.insert(Spanned::new(span.clone(), Cow::Owned(key.to_owned())), Spanned::new(span, over.value.in_tree()));
+            at.insert(Spanned::new(span.clone(), Cow::Owned(key.to_owned())), Spanned::new(span, over));
             return;
         }
         let value = at
