@@ -105,7 +105,7 @@ impl fmt::Display for ByteSize {
         let exact = SIZES
             .iter()
             .filter(|(_, scale)| scale.is_power_of_two())
-            .find(|(_, scale)| self.0 >= *scale && self.0 % scale == 0);
+            .find(|(_, scale)| self.0 >= *scale && self.0.is_multiple_of(*scale));
         let (unit, scale) = exact.unwrap_or(&("B", 1));
         write!(f, "{} {unit}", self.0 / scale)
     }
@@ -115,8 +115,10 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.as_ms();
         let written = ["days", "h", "min", "s", "ms"];
-        let exact =
-            SPANS.iter().filter(|(unit, _)| written.contains(unit)).find(|(_, scale)| ms >= *scale && ms % scale == 0);
+        let exact = SPANS
+            .iter()
+            .filter(|(unit, _)| written.contains(unit))
+            .find(|(_, scale)| ms >= *scale && ms.is_multiple_of(*scale));
         let (unit, scale) = exact.unwrap_or(&("ms", 1));
         write!(f, "{} {unit}", ms / scale)
     }

@@ -145,17 +145,30 @@ impl BatchWriter {
 
     /// Adds a record of a lane. `with_origin`: its Origin header is the lane's origin and the sequence.
     pub fn record(&mut self, lane: usize, sequence: u64, with_origin: bool, record: &NewRecord<'_>) {
-        let flags = LANE
+        self.put_head(LANE | if with_origin { ORIGIN } else { 0 }, record);
+        put_varint(&mut self.records, lane as u64);
+        put_varint(&mut self.records, sequence);
+        self.put_rest(record);
+    }
+
+    /// Adds a record without a number: it is stored as often as it is sent.
+    pub fn unnumbered(&mut self, record: &NewRecord<'_>) {
+        self.put_head(0, record);
+        self.put_rest(record);
+    }
+
+    fn put_head(&mut self, flags: u8, record: &NewRecord<'_>) {
+        let flags = flags
             | if record.explicit_hash.is_some() { HASH } else { 0 }
-            | if record.headers.is_empty() { 0 } else { HEADERS }
-            | if with_origin { ORIGIN } else { 0 };
+            | if record.headers.is_empty() { 0 } else { HEADERS };
         self.records.push(flags);
         put_bytes(&mut self.records, record.key);
         if let Some(HashKey(hash)) = record.explicit_hash {
             self.records.extend_from_slice(&hash.to_be_bytes());
         }
-        put_varint(&mut self.records, lane as u64);
-        put_varint(&mut self.records, sequence);
+    }
+
+    fn put_rest(&mut self, record: &NewRecord<'_>) {
         if !record.headers.is_empty() {
             put_varint(&mut self.records, record.headers.len() as u64);
             for header in record.headers {
@@ -436,6 +449,14 @@ mod tests {
         assert_eq!(batch.records[0].producer, Some(Producer { id: 7, epoch: 1, sequence: 42 }));
         assert_eq!(batch.records[0].headers, [Header::new(HeaderId::Origin, "hw1/g/1/telemetry/0/42")]);
         assert_eq!((&batch.records[0].key[..], &batch.records[0].data[..]), (&b"k"[..], &b"v"[..]));
+    }
+
+    #[test]
+    fn a_record_without_a_number_has_no_producer() {
+        let mut writer = BatchWriter::new(&stream(), 0);
+        writer.unnumbered(&NewRecord { key: b"k", explicit_hash: Some(HashKey(5)), data: b"v", ..Default::default() });
+        let batch = decode(&writer.finish().unwrap()).unwrap();
+        assert_eq!((batch.records[0].producer, batch.records[0].explicit_hash), (None, Some(HashKey(5))));
     }
 
     #[test]

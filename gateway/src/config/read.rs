@@ -105,31 +105,31 @@ pub(super) fn parse(name: &str, text: &str, overrides: &[Override]) -> Result<Co
         lay_over(tree.get_mut(), over.key, over.value.in_tree(), places.of_override(at));
     }
     let whole = tree.clone();
-    match typed(&places, tree, whole.get_ref(), &mut mistakes) {
+    match typed(&places, &mut tree, whole.get_ref(), &mut mistakes) {
         Some(config) => {
             let problems = config.check();
-            mistakes.extend(problems.iter().map(|problem| places.problem(whole.get_ref(), problem)));
+            mistakes.extend(problems.iter().map(|problem| places.problem(tree.get_ref(), whole.get_ref(), problem)));
             if mistakes.is_empty() {
                 return Ok(config);
             }
         }
         None => debug_assert!(!mistakes.is_empty(), "a tree that cannot be read has a mistake"),
     }
-    mistakes.sort_by(|a, b| (a.line, a.column).cmp(&(b.line, b.column)));
+    mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
     mistakes.dedup();
     Err(Mistakes(mistakes))
 }
 
 /// Reads the tree, cutting out what does not fit until the rest does. `None` when nothing sensible is left.
-fn typed(places: &Places, mut tree: Tree, whole: &DeTable, mistakes: &mut Vec<Mistake>) -> Option<Config> {
+fn typed(places: &Places, tree: &mut Tree, whole: &DeTable, mistakes: &mut Vec<Mistake>) -> Option<Config> {
     let mut cut: Vec<String> = Vec::new();
     while mistakes.len() < MISTAKES_MAX {
-        let error = match read(&tree) {
+        let error = match read(tree) {
             Ok(config) => return Some(config),
             Err(error) => error,
         };
         let path = error.span().and_then(|span| deepest(tree.get_ref(), &span));
-        let path = path.map(|path| narrow(&tree, path, error.message()));
+        let path = path.map(|path| narrow(tree, path, error.message()));
         let place = path.as_deref().and_then(|path| span_of(tree.get_ref(), path)).or(error.span());
         // Cutting an item moves those behind it, so the user's index comes from the tree as it was.
         let key = place.as_ref().and_then(|place| deepest(whole, place)).as_deref().map(dotted).unwrap_or_default();
@@ -137,7 +137,7 @@ fn typed(places: &Places, mut tree: Tree, whole: &DeTable, mistakes: &mut Vec<Mi
             .is_some_and(|field| cut.iter().any(|gone| *gone == format!("{key}.{field}")));
         let path = path.filter(|path| remove(tree.get_mut(), path));
         if !caused_by_a_cut {
-            let siblings = path.as_deref().map(|path| keys_beside(&tree, path)).unwrap_or_default();
+            let siblings = path.as_deref().map(|path| keys_beside(tree, path)).unwrap_or_default();
             mistakes.push(places.mistake(place, &key, sentence(error.message(), &siblings)));
         }
         cut.push(key);
@@ -158,22 +158,14 @@ fn narrow(tree: &Tree, path: Vec<Step>, message: &str) -> Vec<Step> {
     let Some(Step::Key(section)) = path.first() else { return path };
     let (alone, at) = match tree.get_ref().get(section.as_str()).map(Spanned::get_ref) {
         Some(DeValue::Array(items)) if path.len() <= 2 => {
-            let only = |at: usize| {
-                let mut alone = tree.clone();
-                (0..items.len()).rev().filter(|other| *other != at).for_each(|other| {
-                    remove(alone.get_mut(), &[Step::Key(section.clone()), Step::Item(other)]);
-                });
-                alone
-            };
-            let guilty = (0..items.len()).map(|at| (only(at), at)).find(|(alone, _)| fails_alike(alone));
+            let guilty = (0..items.len()).map(|at| (only(tree, section, at), at)).find(|(alone, _)| fails_alike(alone));
             let Some((alone, at)) = guilty else { return path };
             (alone, vec![Step::Key(section.clone()), Step::Item(at)])
         }
         _ => (tree.clone(), path),
     };
     // In the tree with that item alone it is the first.
-    let mut inside: Vec<Step> =
-        at.iter().map(|step| if let Step::Item(_) = step { Step::Item(0) } else { step.clone() }).collect();
+    let mut inside = as_first(&at);
     for key in keys_of(alone.get_ref(), &inside) {
         inside.push(Step::Key(key.clone()));
         let mut without = alone.clone();
@@ -186,14 +178,36 @@ fn narrow(tree: &Tree, path: Vec<Step>, message: &str) -> Vec<Step> {
     at
 }
 
+/// The tree with one item of a list of tables and without the others.
+fn only<'i>(tree: &Tree<'i>, section: &str, at: usize) -> Tree<'i> {
+    let mut alone = tree.clone();
+    let count = match tree.get_ref().get(section).map(Spanned::get_ref) {
+        Some(DeValue::Array(items)) => items.len(),
+        _ => 0,
+    };
+    for other in (0..count).rev().filter(|other| *other != at) {
+        remove(alone.get_mut(), &[Step::Key(section.to_owned()), Step::Item(other)]);
+    }
+    alone
+}
+
+/// The path in a tree where its item is the only one.
+fn as_first(path: &[Step]) -> Vec<Step> {
+    path.iter().map(|step| if let Step::Item(_) = step { Step::Item(0) } else { step.clone() }).collect()
+}
+
 /// The keys that may stand where `path` was cut out, as the type writes them; empty if that part of the tree is not good.
 fn keys_beside(tree: &Tree, path: &[Step]) -> Vec<String> {
-    let (Some((Step::Key(_), table)), Ok(config)) = (path.split_last(), read(tree)) else { return Vec::new() };
-    let Ok(mut value) = serde_json::to_value(config) else { return Vec::new() };
-    for step in table {
+    let Some((Step::Key(_), table)) = path.split_last() else { return Vec::new() };
+    let config = match table {
+        [Step::Key(section), Step::Item(at), ..] => read(&only(tree, section, *at)),
+        _ => read(tree),
+    };
+    let Some(mut value) = config.ok().and_then(|config| serde_json::to_value(config).ok()) else { return Vec::new() };
+    for step in as_first(table) {
         value = match step {
             Step::Key(key) => value[key.as_str()].take(),
-            Step::Item(at) => value[*at].take(),
+            Step::Item(at) => value[at].take(),
         };
     }
     value.as_object().map(|keys| keys.keys().cloned().collect()).unwrap_or_default()
@@ -228,10 +242,16 @@ impl Places<'_> {
         }
     }
 
-    fn problem(&self, tree: &DeTable, problem: &Problem) -> Mistake {
+    /// A part names its keys by the tree that was read; the user's are those of the tree as it was.
+    fn problem(&self, read: &DeTable, whole: &DeTable, problem: &Problem) -> Mistake {
         let path = undotted(&problem.key);
-        let place = (1..=path.len()).rev().find_map(|length| span_of(tree, &path[..length]));
-        self.mistake(place, &problem.key, problem.says.clone())
+        let found = (1..=path.len()).rev().find_map(|length| Some((span_of(read, &path[..length])?, length)));
+        let Some((place, length)) = found else { return self.mistake(None, &problem.key, problem.says.clone()) };
+        let key = match deepest(whole, &place) {
+            Some(there) => dotted(&there.into_iter().chain(path[length..].iter().cloned()).collect::<Vec<_>>()),
+            None => problem.key.clone(),
+        };
+        self.mistake(Some(place), &key, problem.says.clone())
     }
 }
 

@@ -114,6 +114,8 @@ linger = 5
             "h.toml:13:1: sink[0].streams: there is no stream \"telemetry\"; add a [[stream]] with name = \"telemetry\"",
             "h.toml:14:1: sink[0].tagret: there is no key `tagret` here; did you mean `target`?",
             "h.toml:18:1: sink[1].type: there is no `kinesi` here; did you mean `kinesis`?",
+            "h.toml:20:1: sink[2].name: name the sink with 1 to 64 letters, digits, '-', '_' or '.', such as name = \"cloud\"",
+            "h.toml:20:1: sink[2].dir: name the directory for the files, such as dir = \"/srv/headwater\"",
             "h.toml:22:1: sink[2].linger: invalid type: integer `5`, expected a string",
         ]
     );

@@ -1,6 +1,10 @@
 //! What can go wrong at the log's doors, one enum an operation.
 
+use super::frame;
+use super::journal::ScanError;
+use super::segment::SegmentError;
 use crate::record::StreamName;
+use std::io;
 use std::path::PathBuf;
 
 #[derive(Debug, thiserror::Error)]
@@ -59,4 +63,26 @@ pub enum ReadError {
     Deleted,
     #[error("a segment could not be read: {0}")]
     Store(String),
+}
+
+// What recovery meets, as an `OpenError`. Paths are relative to the data directory until `OpenError::within`.
+
+pub(super) fn io_error(path: &str) -> impl Fn(io::Error) -> OpenError {
+    let path = PathBuf::from(path);
+    move |source| OpenError::Io { path: path.clone(), source }
+}
+
+pub(super) fn store_error(error: SegmentError) -> OpenError {
+    OpenError::Store(error.to_string())
+}
+
+pub(super) fn scan_error(error: ScanError) -> OpenError {
+    match error {
+        ScanError::Io(source) => OpenError::Io { path: super::journal::DIR.into(), source },
+        ScanError::Newer(version) => OpenError::Newer {
+            path: super::journal::DIR.into(),
+            found: u32::from(version),
+            known: u32::from(frame::VERSION),
+        },
+    }
 }

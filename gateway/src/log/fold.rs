@@ -24,9 +24,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// A stored block should end just below this: redb keeps a value in a power of two of pages.
-const BLOCK_BYTES: usize = (64 << 10) - 256;
-/// Raw bytes of a block, whatever the ratio: 64 KiB to 320 KiB.
+/// A stored block should end just below one of these: redb keeps a value in a power of two of pages.
+const BLOCK_BYTES: [usize; 4] = [(64 << 10) - 256, (32 << 10) - 256, (16 << 10) - 256, (8 << 10) - 256];
+/// Raw bytes of a block, whatever the ratio.
 const RAW_MIN: usize = 64 << 10;
 const RAW_MAX: usize = 320 << 10;
 /// A last block with fewer raw bytes is taken up again by the next fold of its shard.
@@ -183,7 +183,7 @@ impl Engine {
                 if !builder.is_empty() && builder.next() != first {
                     fold.finish(&mut builder, zstd, ratio)?;
                 }
-                let goal = ((BLOCK_BYTES as f64 / *ratio) as usize).clamp(RAW_MIN, RAW_MAX);
+                let goal = raw_goal(*ratio);
                 let (count, length) = records_within(&rest, goal.saturating_sub(builder.raw_len()));
                 builder.push(first, count, run.stamp, &rest.split_to(length));
                 oldest_in_builder = oldest_in_builder.min(run.group);
@@ -344,6 +344,13 @@ impl ShardFold {
         self.blocks.push((head, block));
         Ok(())
     }
+}
+
+/// Raw bytes that end up just below the largest page that keeps a block readable in one piece.
+fn raw_goal(ratio: f64) -> usize {
+    let goals = BLOCK_BYTES.map(|page| (page as f64 / ratio) as usize);
+    let fitting = goals.into_iter().find(|raw| *raw <= RAW_MAX);
+    fitting.unwrap_or(RAW_MAX).clamp(RAW_MIN, RAW_MAX)
 }
 
 /// How many records of `bytes`, at least one, fit into `room`, and their length.

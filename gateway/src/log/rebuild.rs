@@ -236,7 +236,7 @@ mod tests {
         let mut zstd = zstd::bulk::Compressor::new(1).unwrap();
         let mut block = |first: Number, count: u32| {
             let mut builder = Builder::new(1, 0);
-            builder.push(first, count, 5, &vec![first as u8; 100]);
+            builder.push(first, count, 5, &[first as u8; 100]);
             builder.finish(&mut zstd).unwrap().1
         };
         let mut noise = vec![0x48; 5000];

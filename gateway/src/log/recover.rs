@@ -1,17 +1,17 @@
 //! What a start does before anybody may append or read: from whatever a power cut left to the laws of `shard.rs`.
 //!
-//! 1. the state database, or its rebuilding from the segments; 2. the streams and what their newest segments hold;
-//! 3. the frames of the journal behind the folded position, into the window; 4. numbers that may have been given and lost
-//! are jumped over; 5. files nothing refers to go. Acknowledging begins before any of it is folded.
+//! First the state database, or its rebuilding from the segments; then the streams and what their newest segments hold;
+//! then the frames of the journal behind the folded position, into the window; then numbers that may have been given and
+//! lost are jumped over; last, files nothing refers to go. Acknowledging begins before any of it is folded.
 
 use super::blob::{self, BlobFiles, Blobs};
 use super::committer::{Door, RESERVE_AHEAD};
 use super::cursor::Cursors;
 use super::disk::Disk;
 use super::engine::{Committed, Engine, Parts, Sizes};
-use super::error::OpenError;
+use super::error::{OpenError, io_error, scan_error, store_error};
 use super::frame::{self, Control, Link};
-use super::journal::{Found, Journal, Scan, ScanError};
+use super::journal::{Found, Journal, Scan};
 use super::producer::{self, Producers};
 use super::rebuild;
 use super::schema::Table;
@@ -24,7 +24,7 @@ use super::stream::{Definition, Stream};
 use super::window::Run;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::record::{Gap, GapReason, StreamName};
+use crate::record::{Gap, GapReason, Producer, StreamName};
 use bytes::Bytes;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -252,7 +252,13 @@ impl Recovering {
                     }
                     (true, false) => extent,
                     (true, true) => match self.extent_of(&stream, id, &extent)? {
-                        Some(extent) => extent,
+                        Some(found) => {
+                            if found != extent {
+                                // Once there is a newer segment, the row alone says what this one holds.
+                                self.row(Table::Segments, state::shard_key(stream.id, id), state::to_json(&found));
+                            }
+                            found
+                        }
                         None => continue,
                     },
                 };
@@ -475,6 +481,11 @@ impl Recovering {
         let Some(shard) = of.shard(shard) else { return };
         let newest = shard.newest();
         if run.last() <= newest {
+            // A fold that was cut short took it and did not come to write its marks, and no later fold meets it.
+            let mark = |producer: &Producer| {
+                (Table::Producers, producer::mark_key(of.id, producer.id), Some(producer::mark_to_bytes(producer)))
+            };
+            self.rows.extend(run.producers.iter().map(mark));
             return;
         }
         if run.first > newest + 1 {
@@ -574,25 +585,5 @@ pub fn guarded<T>(mut run: impl FnMut() -> Result<T, SegmentError>) -> Result<T,
             Err(error) if error.may_pass() && attempts < READ_ATTEMPTS => {}
             result => return result,
         }
-    }
-}
-
-fn io_error(path: &str) -> impl Fn(io::Error) -> OpenError {
-    let path = PathBuf::from(path);
-    move |source| OpenError::Io { path: path.clone(), source }
-}
-
-fn store_error(error: SegmentError) -> OpenError {
-    OpenError::Store(error.to_string())
-}
-
-fn scan_error(error: ScanError) -> OpenError {
-    match error {
-        ScanError::Io(source) => OpenError::Io { path: super::journal::DIR.into(), source },
-        ScanError::Newer(version) => OpenError::Newer {
-            path: super::journal::DIR.into(),
-            found: u32::from(version),
-            known: u32::from(frame::VERSION),
-        },
     }
 }

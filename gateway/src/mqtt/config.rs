@@ -49,8 +49,8 @@ pub struct TlsConfig {
     pub key: Option<PathBuf>,
     /// Certificates that sign devices, PEM: makes TLS mutual, and a certificate's common name the device's identity.
     pub client_ca: Option<PathBuf>,
-    /// TLS handshakes at once; more wait their turn.
-    pub handshakes_max: u32,
+    /// TLS handshakes begun per second; more wait their turn, so that a storm of connects leaves the cores to the others.
+    pub handshakes_per_s: u32,
 }
 
 impl Default for MqttConfig {
@@ -73,7 +73,7 @@ impl Default for MqttConfig {
 
 impl Default for TlsConfig {
     fn default() -> Self {
-        TlsConfig { listen: "off".into(), cert: None, key: None, client_ca: None, handshakes_max: 16 }
+        TlsConfig { listen: "off".into(), cert: None, key: None, client_ca: None, handshakes_per_s: 200 }
     }
 }
 
@@ -169,7 +169,7 @@ impl MqttConfig {
         must(self.connections_max > 0, "connections_max", "write at least 1");
         must(self.receive_maximum > 0, "receive_maximum", "write 1 to 65535");
         must(self.subscriptions_max > 0, "subscriptions_max", "write at least 1");
-        must(self.tls.handshakes_max > 0, "tls.handshakes_max", "write at least 1");
+        must((1..=10_000).contains(&self.tls.handshakes_per_s), "tls.handshakes_per_s", "write 1 to 10000");
         must(self.connect_within.as_ms() > 0, "connect_within", "write a span such as \"10 s\"");
         must(self.write_within.as_ms() > 0, "write_within", "write a span such as \"30 s\"");
         let keep_alive_s = self.keep_alive_max.as_ms() / 1000;

@@ -108,7 +108,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         welcome: Welcome,
         serial: u64,
     ) -> Self {
-        let Welcome { accepted, who, seat, kept, session_present, on_disk, owner } = welcome;
+        let Welcome { accepted, who, seat, kept, session_present, keeps, on_disk, owner } = welcome;
         let now_ms = shared.now_ms();
         let session = Session::new(&accepted, &shared.limits, &kept, now_ms);
         let mut output = Output::default();
@@ -126,7 +126,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             acks: Acks::default(),
             sources: Sources::new(serial),
             seat,
-            disk: OnDisk { wanted: accepted.is_persistent(), present: on_disk, changed: false, owner },
+            disk: OnDisk { wanted: keeps, present: on_disk, changed: false, owner },
             partial_since_ms: None,
             took_ms: now_ms,
             closing: None,
@@ -160,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             return;
         }
         let any = self.session.inbound.taken().len() > 0;
-        if !self.disk.present && !(any && self.claim_place()) {
+        if !(self.disk.present || any && self.claim_place()) {
             return;
         }
         let value = any.then(|| {

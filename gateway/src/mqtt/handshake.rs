@@ -23,6 +23,8 @@ pub struct Welcome {
     /// QoS 2 identifiers left by an earlier connection.
     pub kept: Vec<PacketId>,
     pub session_present: bool,
+    /// Whether QoS 2 identifiers are to outlive this connection.
+    pub keeps: bool,
     /// Whether there is an entry of this client in `Table::Sessions`.
     pub on_disk: bool,
     pub owner: u64,
@@ -152,12 +154,13 @@ async fn authenticate(
 async fn resume(shared: &Shared, accepted: Accepted, who: Who, seat: Seat) -> Result<Welcome, Refusal> {
     let owner = xxhash_rust::xxh3::xxh3_64(who.identity.as_deref().unwrap_or("").as_bytes());
     let key = accepted.client_id.as_bytes();
+    let found = shared.kept(&accepted.client_id);
     let mut on_disk = shared.log.state(Table::Sessions, key).is_some();
-    let kept = match accepted.clean {
-        true => None,
-        false => shared.kept(&accepted.client_id, owner),
-    };
-    if on_disk && (kept.is_none() || !accepted.is_persistent()) {
+    let now_ms = shared.clock.now().wall_ms;
+    // What another identity left under this client id is neither ours to use nor to clear away.
+    let foreign = found.as_ref().is_some_and(|kept| kept.owner != owner && !kept.is_stale(now_ms));
+    let kept = found.filter(|kept| !accepted.clean && kept.owner == owner && !kept.is_stale(now_ms));
+    if on_disk && !foreign && (kept.is_none() || !accepted.is_persistent()) {
         let mut batch = crate::log::Batch::new();
         batch.put_state(Table::Sessions, key.to_vec(), None);
         let cleared = shared.log.appender().commit(&mut batch).await;
@@ -167,5 +170,6 @@ async fn resume(shared: &Shared, accepted: Accepted, who: Who, seat: Seat) -> Re
     }
     let session_present = kept.as_ref().is_some_and(|kept| !kept.subscribed);
     let kept = kept.map_or(Vec::new(), |kept| kept.ids);
-    Ok(Welcome { accepted, who, seat, kept, session_present, on_disk, owner })
+    let keeps = accepted.is_persistent() && !foreign;
+    Ok(Welcome { accepted, who, seat, kept, session_present, keeps, on_disk, owner })
 }

@@ -5,7 +5,7 @@ use super::shared::Shared;
 use super::tls;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -16,13 +16,38 @@ const BACKLOG: u32 = 1_024;
 /// After an accept that failed (out of descriptors, mostly).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// TLS of a listener, and how many handshakes it runs at once.
+/// TLS of a listener.
 #[derive(Clone)]
 pub struct Tls {
     pub acceptor: TlsAcceptor,
-    pub handshakes: Arc<Semaphore>,
+    pub pace: Arc<Mutex<Pace>>,
     /// Certificates name the devices.
     pub mutual: bool,
+}
+
+/// Spreads handshakes over time (pure). A limit on how many run at once would be used up by clients that stall; this
+/// one costs a stalling client its own slot and no other.
+#[derive(Debug)]
+pub struct Pace {
+    interval_us: u64,
+    next_us: u64,
+}
+
+impl Pace {
+    pub fn new(per_s: u32) -> Self {
+        Pace { interval_us: 1_000_000 / u64::from(per_s.max(1)), next_us: 0 }
+    }
+
+    /// How long to wait before beginning, in microseconds; `None` if that is more than `most_us`.
+    pub fn reserve(&mut self, now_us: u64, most_us: u64) -> Option<u64> {
+        let at = self.next_us.max(now_us);
+        let wait = at - now_us;
+        if wait > most_us {
+            return None;
+        }
+        self.next_us = at + self.interval_us;
+        Some(wait)
+    }
 }
 
 /// Binds a listening socket.
@@ -82,8 +107,11 @@ async fn one(
 
 async fn one_tls(stream: TcpStream, tls: Tls, shared: Arc<Shared>, stopping: watch::Receiver<bool>) {
     let handshake = async {
-        // Handshakes cost a core: they take turns, and those who come in great numbers wait for each other.
-        let _turn = tls.handshakes.acquire().await.ok()?;
+        // A client that sends nothing gets no turn.
+        stream.readable().await.ok()?;
+        let (now_us, most_us) = (shared.now_ms() * 1000, shared.connect_within.as_micros() as u64);
+        let wait = tls.pace.lock().unwrap_or_else(PoisonError::into_inner).reserve(now_us, most_us)?;
+        tokio::time::sleep(Duration::from_micros(wait)).await;
         tls.acceptor.accept(stream).await.ok()
     };
     let stream = match tokio::time::timeout(shared.connect_within, handshake).await {
@@ -97,4 +125,20 @@ async fn one_tls(stream: TcpStream, tls: Tls, shared: Arc<Shared>, stopping: wat
         return shared.reject_as("certificate_name", "", "the client certificate has no single common name");
     }
     serve(stream, shared, identity, stopping).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Pace;
+
+    #[test]
+    fn handshakes_are_spread_and_what_would_wait_too_long_is_refused() {
+        let mut pace = Pace::new(100);
+        assert_eq!(pace.reserve(5_000, 25_000), Some(0));
+        assert_eq!(pace.reserve(5_000, 25_000), Some(10_000));
+        assert_eq!(pace.reserve(5_000, 25_000), Some(20_000));
+        assert_eq!(pace.reserve(5_000, 25_000), None);
+        assert_eq!(pace.reserve(16_000, 25_000), Some(19_000));
+        assert_eq!(pace.reserve(900_000, 25_000), Some(0));
+    }
 }

@@ -35,13 +35,13 @@ pub use inlet::NUMBER_PROPERTY;
 pub use tls::TlsError;
 
 use crate::clock::Clock;
-use crate::log::Log;
+use crate::log::{AppendError, Log};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
 use listener::Tls;
 use shared::Shared;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -56,6 +56,8 @@ pub enum MqttStartError {
     Users(#[from] UsersError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Log(#[from] AppendError),
 }
 
 /// The MQTT door of a running gateway.
@@ -91,6 +93,7 @@ impl Mqtt {
         let users = config.users_file.as_deref().map(auth::Users::load).transpose()?;
         let access = access::Access::new(allow);
         let shared = Arc::new(Shared::new(config, parsed, access, users, log, clock, metrics));
+        shared.clear_stale().await?;
         let (stopping, _) = watch::channel(false);
         let room = Arc::new(Semaphore::new(config.connections_max as usize));
         let mut mqtt = Mqtt { shared, plain: None, tls: None, stopping, room, connections_max: config.connections_max };
@@ -155,7 +158,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener, MqttStartError> {
 fn tls_listener(config: &TlsConfig) -> Result<Tls, TlsError> {
     Ok(Tls {
         acceptor: tls::server_config(config)?.into(),
-        handshakes: Arc::new(Semaphore::new(config.handshakes_max as usize)),
+        pace: Arc::new(Mutex::new(listener::Pace::new(config.handshakes_per_s))),
         mutual: config.client_ca.is_some(),
     })
 }

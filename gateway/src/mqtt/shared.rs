@@ -11,7 +11,7 @@ use super::registry::Registry;
 use super::route::Routes;
 use super::session::{Kept, Limits, kept};
 use crate::clock::Clock;
-use crate::log::{Log, Table};
+use crate::log::{AppendError, Batch, Log, Table};
 use crate::metrics::Metrics;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,7 +64,7 @@ impl Shared {
             session_expiry_max_s: (kept::KEPT_MS / 1000) as u32,
         };
         Shared {
-            kept_clients: AtomicUsize::new(log.state_scan(Table::Sessions, &[]).len()),
+            kept_clients: AtomicUsize::new(0),
             log,
             clock,
             bus: Bus::new(metrics.clone()),
@@ -119,10 +119,27 @@ impl Shared {
         }
     }
 
-    /// QoS 2 identifiers of a client, if they are its own and not too old.
-    pub fn kept(&self, client_id: &str, owner: u64) -> Option<Kept> {
-        let kept = Kept::decode(&self.log.state(Table::Sessions, client_id.as_bytes())?)?;
-        (kept.owner == owner && !kept.is_stale(self.clock.now().wall_ms)).then_some(kept)
+    /// What an earlier session of this client id left on disk, if it can be read.
+    pub fn kept(&self, client_id: &str) -> Option<Kept> {
+        Kept::decode(&self.log.state(Table::Sessions, client_id.as_bytes())?)
+    }
+
+    /// Removes what clients that never came back have left.
+    pub async fn clear_stale(&self) -> Result<(), AppendError> {
+        let now_ms = self.clock.now().wall_ms;
+        let mut batch = Batch::new();
+        let mut left = 0;
+        for (client_id, value) in self.log.state_scan(Table::Sessions, &[]) {
+            match Kept::decode(&value).is_none_or(|kept| kept.is_stale(now_ms)) {
+                true => batch.put_state(Table::Sessions, client_id, None),
+                false => left += 1,
+            }
+        }
+        self.kept_clients.store(left, Ordering::Relaxed);
+        if !batch.is_empty() {
+            self.log.appender().commit(&mut batch).await?;
+        }
+        Ok(())
     }
 }
 

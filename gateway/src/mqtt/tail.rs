@@ -4,6 +4,7 @@
 //! shard from the moment of the SUBSCRIBE, so order per key is the shard's order, and hands what matches to the
 //! connection through one bounded queue: a slow client slows its own readers and nobody else.
 
+use super::codec::is_topic_name;
 use super::session::Subscriptions;
 use super::session::subscriptions::Delivery;
 use crate::log::{Entry, Log, Position, Reader, Stream};
@@ -104,7 +105,10 @@ async fn follow(
             // MQTT has no way to tell a gap; the ledger has it.
             let Entry::Record(record) = entry else { continue };
             let subscriptions = filters.borrow().clone();
-            let Some(delivery) = record.topic().and_then(|topic| subscriptions.from_log(topic)) else { continue };
+            let Some(delivery) = record.topic().filter(|t| is_topic_name(t)).and_then(|t| subscriptions.logged(t))
+            else {
+                continue;
+            };
             if sender.send(Owed { record, delivery }).await.is_err() {
                 return;
             }

@@ -209,10 +209,11 @@ fn section(text: &str, profile: &str) -> HashMap<String, String> {
             inside = title
                 .strip_prefix("profile ")
                 .map_or(title == "default" && profile == "default", |name| name.trim() == profile);
-        } else if inside && !line.starts_with([' ', '\t', '#', ';']) {
-            if let Some((key, value)) = line.split_once('=') {
-                keys.insert(key.trim().to_owned(), value.trim().to_owned());
-            }
+        } else if inside
+            && !line.starts_with([' ', '\t', '#', ';'])
+            && let Some((key, value)) = line.split_once('=')
+        {
+            keys.insert(key.trim().to_owned(), value.trim().to_owned());
         }
     }
     keys

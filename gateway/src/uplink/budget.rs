@@ -33,6 +33,11 @@ impl Budget {
         }
     }
 
+    /// Most bytes to ask for at once, so that what others wait for is never more than a second's worth.
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_per_s.map_or(usize::MAX, |rate| rate.max(16 << 10) as usize)
+    }
+
     pub fn spend(&mut self, bytes: usize) {
         if self.bytes_per_s.is_some() {
             self.in_hand = self.in_hand.saturating_sub(bytes as i64);

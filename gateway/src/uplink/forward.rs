@@ -16,6 +16,7 @@ use super::figures::{Backlog, Figures, Trouble};
 use super::gap;
 use super::lanes::{Finished, Lanes, Verdict};
 use super::map::ShardMap;
+use super::pace::Pace;
 use super::sink::{Answer, Fault, Group, Identity, Kind, Outcome, Outgoing, Request, Sink};
 use crate::clock::Clock;
 use crate::log::{Entry, Log, Stream};
@@ -61,7 +62,8 @@ pub struct Forwarder {
     chunks: mpsc::Receiver<Chunk>,
     map: Map,
     requests: JoinSet<Answer>,
-    in_flight: HashMap<Id, Vec<Group>>,
+    in_flight: HashMap<Id, Flight>,
+    pace: Pace,
     landed: Vec<(Group, String)>,
     /// Whole requests that failed in a row.
     failures: u32,
@@ -84,6 +86,12 @@ struct Shard {
     begun: VecDeque<Entry>,
     saved: (u64, u64),
     save_at_ms: u64,
+}
+
+struct Flight {
+    groups: Vec<Group>,
+    bytes: usize,
+    since_ms: u64,
 }
 
 enum Map {
@@ -123,6 +131,7 @@ impl Forwarder {
             map: Map::Wanted(0),
             requests: JoinSet::new(),
             in_flight: HashMap::new(),
+            pace: Pace::default(),
             landed: Vec::new(),
             failures: 0,
             hold_until_ms: 0,
@@ -255,9 +264,8 @@ impl Forwarder {
                 true
             }
             Some(Entry::Gap(gap)) if lanes.is_empty() => {
-                self.take_in_gap(at, &gap);
                 self.linger_until_ms = Some(now_ms);
-                true
+                self.take_in_gap(at, gap)
             }
             Some(gap) => {
                 // It stands in order: what was before it has to be stored first.
@@ -269,20 +277,22 @@ impl Forwarder {
         }
     }
 
-    fn take_in_gap(&mut self, at: usize, gap: &Gap) {
+    /// `false` if it has to wait until the upstream's shards are known.
+    fn take_in_gap(&mut self, at: usize, gap: Gap) -> bool {
         let told_by = match (&self.map, gap.reason) {
             // Numbers that nobody was promised: no loss.
             (_, GapReason::Unused) => Vec::new(),
             (Map::Known(map), _) => {
                 let cursor = self.lanes[at].progress().cursor(RANGES_MAX);
-                gap::records(gap, &cursor, self.shards[at].range, map, &self.setup.who)
+                gap::records(&gap, &cursor, self.shards[at].range, map, &self.setup.who)
             }
             (_, _) => {
-                self.shards[at].begun.push_front(Entry::Gap(gap.clone()));
-                return;
+                self.shards[at].begun.push_front(Entry::Gap(gap));
+                return false;
             }
         };
         self.lanes[at].push_gap(gap.to, told_by);
+        true
     }
 
     async fn take_in_refused(&mut self, at: usize, record: Record, why: &str) {
@@ -323,17 +333,20 @@ impl Forwarder {
         if now_ms < self.hold_until_ms || lingers {
             return;
         }
-        let limits = self.setup.sink.limits();
+        let mut limits = self.setup.sink.limits();
+        let cap = self.budget(|budget| budget.bytes_max());
+        limits.request_bytes_max = self.pace.bytes_max(limits.request_bytes_max).min(cap);
         while self.requests.len() < self.requests_max() && self.budget(|budget| budget.wait_ms(now_ms)) == 0 {
             let groups = batch::pack(&mut self.lanes, &mut self.turn, &limits);
             if groups.is_empty() {
                 self.linger_until_ms = None;
                 return;
             }
-            self.budget(|budget| budget.spend(groups.iter().map(|group| group.bytes).sum()));
+            let bytes = groups.iter().map(|group| group.bytes).sum();
+            self.budget(|budget| budget.spend(bytes));
             let (sink, request) = (self.setup.sink.clone(), Request { groups: groups.clone(), map: map.clone() });
             let task = self.requests.spawn(async move { sink.send(request).await });
-            self.in_flight.insert(task.id(), groups);
+            self.in_flight.insert(task.id(), Flight { groups, bytes, since_ms: now_ms });
         }
     }
 
@@ -342,16 +355,24 @@ impl Forwarder {
             Ok((id, answer)) => (id, Some(answer)),
             Err(error) => (error.id(), None),
         };
-        let Some(groups) = self.in_flight.remove(&id) else { return };
+        let Some(Flight { groups, bytes, since_ms }) = self.in_flight.remove(&id) else { return };
         let answer = answer.unwrap_or_else(|| {
             let request = Request { groups: groups.clone(), map: Arc::new(ShardMap::whole()) };
             Answer::all(&request, Fault::Broken("the request could not be made".into()))
         });
         let now_ms = self.now_ms();
         match &answer.whole {
-            Some(fault) if !matches!(fault, Fault::Refused(_)) => self.hold(now_ms, fault),
-            Some(_) => {}
-            None => self.recovered(),
+            Some(Fault::Refused(_)) => {}
+            Some(fault) => {
+                if matches!(fault, Fault::Broken(_) | Fault::Unreachable(_)) {
+                    self.pace.failed(bytes);
+                }
+                self.hold(now_ms, fault);
+            }
+            None => {
+                self.pace.answered(bytes, now_ms.saturating_sub(since_ms));
+                self.recovered();
+            }
         }
         if answer.map_is_stale && matches!(self.map, Map::Known(_)) {
             self.map = Map::Wanted(now_ms);

@@ -70,7 +70,8 @@ pub fn in_place_of(lost: &Record, gap: &Gap, who: &Identity) -> Record {
 
 fn record(gap: &Gap, key: Vec<u8>, point: HashKey, who: &Identity) -> Record {
     Record {
-        number: gap.from,
+        // The number of a gap's end: a gap that was told before and has grown since is told again.
+        number: gap.to,
         arrival_ms: gap.to_ms,
         key: key.into(),
         explicit_hash: Some(point),

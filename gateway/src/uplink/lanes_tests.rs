@@ -1,3 +1,5 @@
+//! The lanes as traces: what is in flight, what waits, what goes on when one fails.
+
 use super::*;
 use crate::uplink::map::UpstreamShard;
 use bytes::Bytes;

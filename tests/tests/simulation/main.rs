@@ -40,28 +40,46 @@ fn run(seed: u64) -> Result<Outcome, String> {
             println!("{step}: {operation:?} ({} operations on disk)", world.sim.operations());
         }
         world.apply(operation).map_err(|says| {
-            let recovery = &world.recovery;
-            format!("seed {seed} step {step}: {says}\nlast operations: {last:#?}\nlast start: {recovery}")
+            let steps: Vec<String> = last.iter().map(|operation| format!("  {operation:?}")).collect();
+            format!(
+                "seed {seed} step {step}: {says}\nlast start: {}\nlast steps:\n{}",
+                world.recovery,
+                steps.join("\n")
+            )
         })?;
     }
     world.apply(Operation::Crash { again_after: None }).map_err(|says| format!("seed {seed}, last crash: {says}"))?;
     Ok(Outcome { trace: world.sim.trace(), acknowledged: world.oracle.acknowledged, reopens: world.reopens })
 }
 
+/// `HEADWATER_SIM_SEED=n` runs that one, `HEADWATER_SIM_SEEDS=n` the first n.
 fn seeds() -> Vec<u64> {
-    match std::env::var("HEADWATER_SIM_SEED") {
-        Ok(seed) => vec![seed.parse().expect("HEADWATER_SIM_SEED is a number")],
-        Err(_) => (0..SEEDS).collect(),
+    let number = |name| std::env::var(name).ok().map(|text: String| text.parse().expect("a number"));
+    match number("HEADWATER_SIM_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("HEADWATER_SIM_SEEDS").unwrap_or(SEEDS)).collect(),
     }
 }
 
+/// As [`run`]; a law that the log asserts is a finding like another.
+fn run_guarded(seed: u64) -> Result<Outcome, String> {
+    let run = std::panic::catch_unwind(|| run(seed));
+    run.unwrap_or_else(|panic| {
+        let says = panic.downcast_ref::<String>().cloned();
+        let says = says.or_else(|| panic.downcast_ref::<&str>().map(|says| says.to_string()));
+        Err(format!("seed {seed}: {}", says.unwrap_or_default()))
+    })
+}
+
 fn run_all(of: impl Fn(u64) -> bool) {
-    for seed in seeds().into_iter().filter(|seed| of(*seed)) {
-        println!("seed {seed}");
-        if let Err(says) = run(seed) {
-            panic!("{says}\nagain with HEADWATER_SIM_SEED={seed}");
-        }
-    }
+    let failures: Vec<String> =
+        seeds().into_iter().filter(|seed| of(*seed)).filter_map(|seed| run_guarded(seed).err()).collect();
+    assert!(
+        failures.is_empty(),
+        "{} seeds failed; HEADWATER_SIM_SEED=n runs one alone\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 #[test]

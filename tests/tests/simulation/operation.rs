@@ -80,7 +80,7 @@ impl Profile {
             io_errors: seed % 4 == 1,
             full_disk: seed % 6 == 2,
             clock_jumps: seed % 5 == 3,
-            tight: seed % 3 != 0,
+            tight: !seed.is_multiple_of(3),
             steps: rng.u32(60..260),
         }
     }

@@ -169,7 +169,12 @@ fn judge_numbers(pass: &Pass<'_>) -> Verdict {
         match explained(pass.ledger, at) {
             Some(gap) => at = gap.to + 1,
             None => {
-                judge!(there.contains(&at), "number {at} is missing and the ledger does not explain it");
+                judge!(
+                    there.contains(&at),
+                    "number {at} is missing and the ledger does not explain it: {:?}; oldest {}",
+                    pass.ledger,
+                    pass.oldest
+                );
                 at += 1;
             }
         }

@@ -213,7 +213,8 @@ impl World {
             return Ok(());
         }
         made?;
-        self.judge(false)
+        let judged = self.judge(false);
+        if self.sim.power_is_cut() { Ok(()) } else { judged }
     }
 
     fn make_streams(&mut self) -> Verdict {

@@ -46,7 +46,7 @@ async fn files_hold_every_record_in_order_over_restarts() {
     rig.drained("disk", Duration::from_secs(30)).await;
     let audit = audit(&rig, out.path());
     assert_eq!(audit, Audit { arrived: 9100, ..Audit::default() });
-    assert!(std::fs::read_dir(out.path()).unwrap().count() >= 9, "rolled by size");
+    assert!(std::fs::read_dir(out.path()).unwrap().count() >= 4, "one for each start at least");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,6 +59,11 @@ impl Rig {
 
     /// Puts `count` records, their keys in turn, each saying its key and its number within the key.
     pub async fn put(&mut self, count: usize, keys: usize) {
+        self.put_padded(count, keys, 0).await;
+    }
+
+    /// The same with so many bytes that do not compress.
+    pub async fn put_padded(&mut self, count: usize, keys: usize, pad: usize) {
         let mut appender = self.log.appender();
         let mut left = count;
         while left > 0 {
@@ -67,7 +72,8 @@ impl Rig {
                 let key = format!("dev-{}", (left + at) % keys);
                 let number = self.sent.entry(key.clone()).or_default();
                 *number += 1;
-                let data = format!("{{\"k\":\"{key}\",\"n\":{number}}}");
+                let pad: String = std::iter::repeat_with(fastrand::alphanumeric).take(pad).collect();
+                let data = format!("{{\"k\":\"{key}\",\"n\":{number},\"pad\":\"{pad}\"}}");
                 let record = NewRecord { key: key.as_bytes(), data: data.as_bytes(), ..Default::default() };
                 batch.push(&self.stream, &record).unwrap();
             }

@@ -133,7 +133,7 @@ impl Ingest {
         let mut report = self.report(target.to_owned(), run)?;
         report.gateway_cpu_s = self.pid.and_then(machine::cpu_seconds).zip(cpu).map(|(after, before)| after - before);
         report.gateway_resident_bytes_max = watch.map(|watch| watch.max_bytes());
-        report.count_wear(device.as_ref(), written, &self);
+        report.count_wear(device.as_ref(), written, self);
         Ok(report)
     }
 
@@ -164,7 +164,7 @@ impl Ingest {
         drop(watch);
         report.stop(gateway)?;
         report.gateway_cpu_total_s = Some(round3(machine::own_cpu_seconds().1 - ended_before));
-        report.count_wear(device.as_ref(), written, &self);
+        report.count_wear(device.as_ref(), written, self);
         let payload = report.acked * self.payload as u64;
         let own: u64 = ["journal_bytes", "segment_bytes", "blob_bytes"]
             .iter()

@@ -107,10 +107,8 @@ fn drain(mut reader: LinkRx, bus: &Weak<Inner>, mut expected: u64) {
                 inner.fan_out(&message);
             }
             // The router has paused this link because much was waiting; it goes on when told.
-            Some(Notification::Unschedule) => {
-                if reader.ready().is_err() {
-                    return;
-                }
+            Some(Notification::Unschedule) if reader.ready().is_err() => {
+                return;
             }
             _ => {}
         }

@@ -166,6 +166,10 @@ const REMAINING_BYTES_MAX: usize = 268_435_455;
 fn message_properties(list: &mut Vec<u8>, message: &Message<'_>) {
     for header in message.headers {
         let value = &header.value[..];
+        // A header from another door may be longer than MQTT can say; it stays with the record.
+        if value.len() > usize::from(u16::MAX) {
+            continue;
+        }
         match header.id {
             HeaderId::PayloadFormat if value.len() == 1 => list.extend([PropertyId::PayloadFormat as u8, value[0]]),
             HeaderId::ContentType => field(list, PropertyId::ContentType, value),
@@ -201,7 +205,7 @@ fn four(list: &mut Vec<u8>, id: PropertyId, value: u32) {
     list.extend_from_slice(&value.to_be_bytes());
 }
 
-/// Length and bytes. Longer than a length can say does not occur: headers came in through such a field.
+/// Length and bytes; callers pass nothing that is longer than the length can say.
 fn binary(out: &mut Vec<u8>, value: &[u8]) {
     let value = &value[..value.len().min(usize::from(u16::MAX))];
     out.extend_from_slice(&(value.len() as u16).to_be_bytes());

@@ -12,6 +12,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+/// What a client that is being replaced gets to take its last bytes.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -45,6 +48,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let mut armed_ms = u64::MAX;
         loop {
             let now_ms = self.shared.now_ms();
+            if self.output.is_empty() {
+                self.took_ms = now_ms;
+            }
             self.take_packets(now_ms);
             if let Err(error) = self.hand_in().await {
                 return self.log_failed(&error);
@@ -71,12 +77,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                     self.took_ms = self.shared.now_ms();
                 }
                 Event::Wrote(_) => return End::Gone,
-                Event::Read(Ok(count)) if count > 0 => {
-                    if self.output.is_empty() {
-                        self.took_ms = now_ms;
-                    }
-                    self.input.filled_more(count);
-                }
+                Event::Read(Ok(count)) if count > 0 => self.input.filled_more(count),
                 // The client may have closed its half only: it gets its answers.
                 Event::Read(Ok(_)) => self.close(None),
                 Event::Read(Err(_)) => return End::Gone,
@@ -129,7 +130,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             Action::Store(publish) => {
                 if let Err(reason) = store(&mut self.inlet, &self.shared, &publish) {
                     let label = if reason == Reason::ServerBusy { "qos0_overload" } else { reason.label() };
-                    self.shared.reject_as(label, &self.inlet.who().client_id, "a message was refused");
+                    self.shared.reject_as(
+                        label,
+                        &self.inlet.who().client_id,
+                        "a message was refused (no route for its topic, or the reason named)",
+                    );
                     if let Some(id) = publish.id {
                         if publish.qos == Qos::ExactlyOnce {
                             self.session.inbound.release(id);
@@ -264,8 +269,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 None => Ok(()),
             }
         };
+        // In random order: neither a client that never stops sending nor one that is always owed something starves the
+        // other way.
         tokio::select! {
-            biased;
             _ = seat.leave.wait_for(|leave| *leave), if open => Event::Leave,
             _ = stopping.wait_for(|stop| *stop), if open => Event::Stop,
             () = timer => Event::Timer,
@@ -313,8 +319,12 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         if let Some(reason) = closing.reason {
             write::disconnect(&mut self.output.bytes, self.session.version(), reason);
         }
-        let flushed =
-            tokio::time::timeout(self.shared.write_within, self.writer.write_all(self.output.pending())).await;
+        // Somebody waits for the client id of a session that is taken over.
+        let within = match closing.reason {
+            Some(Reason::SessionTakenOver) => GOODBYE_WITHIN,
+            _ => self.shared.write_within,
+        };
+        let flushed = tokio::time::timeout(within, self.writer.write_all(self.output.pending())).await;
         if matches!(flushed, Ok(Ok(()))) { End::Answered } else { End::Gone }
     }
 

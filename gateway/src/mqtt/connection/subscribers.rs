@@ -109,7 +109,7 @@ impl<S> Connection<S> {
 
     pub(super) fn deliver_live(&mut self, message: &LiveMessage) {
         let own = message.from == self.sources.serial;
-        let found = self.session.subscriptions.from_bus(message.topic(), message.stored, own);
+        let found = self.session.subscriptions.live(message.topic(), message.stored, own);
         if let Some(delivery) = found {
             self.send_message(&message.topic, &message.payload, &message.headers, &delivery, None);
         }
@@ -124,9 +124,6 @@ impl<S> Connection<S> {
         delivery: &Delivery,
         id: Option<PacketId>,
     ) -> bool {
-        if self.output.is_empty() {
-            self.took_ms = self.shared.now_ms();
-        }
         let message = Message { topic, payload, headers, subscription_ids: &delivery.ids };
         let version = self.session.version();
         let most = self.client_packet_bytes_max;

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 /// What a message in flight waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "the packets' names in the specification")]
 enum Waits {
     PubAck,
     PubRec,

@@ -90,14 +90,14 @@ impl Subscriptions {
     }
 
     /// How a record of the log reaches the client.
-    pub fn from_log(&self, topic_name: &str) -> Option<Delivery> {
+    pub fn logged(&self, topic_name: &str) -> Option<Delivery> {
         self.deliver(topic_name, |s| s.qos > Qos::AtMostOnce)
     }
 
     /// How a message of the live bus reaches the client: to subscriptions of QoS 0, and to all if it is not stored, but
     /// not where the log brings it too. `own`: this client published it.
-    pub fn from_bus(&self, topic_name: &str, stored: bool, own: bool) -> Option<Delivery> {
-        if stored && self.from_log(topic_name).is_some() {
+    pub fn live(&self, topic_name: &str, stored: bool, own: bool) -> Option<Delivery> {
+        if stored && self.logged(topic_name).is_some() {
             return None;
         }
         let found = self.deliver(topic_name, |s| !(own && s.no_local))?;

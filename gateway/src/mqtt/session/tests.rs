@@ -175,11 +175,11 @@ fn subscriptions_are_granted_or_refused_one_by_one() {
     let again = subscribe(Version::V4, b"\x82\x0b\0\x01\0\x01a\x02\0\x02no\x01");
     assert_eq!(s.subscribe(Version::V4, &again, may), [2, 0x80]);
     assert_eq!(s.len(), 2);
-    assert_eq!(s.from_log("a"), Some(subscriptions::Delivery { qos: Qos::ExactlyOnce, ids: vec![] }));
-    assert_eq!(s.from_log("b"), None);
-    assert_eq!(s.from_bus("b", true, false).unwrap().qos, Qos::AtMostOnce);
-    assert_eq!(s.from_bus("a", true, false), None, "the log brings it");
-    assert!(s.from_bus("a", false, false).is_some(), "the log does not have it");
+    assert_eq!(s.logged("a"), Some(subscriptions::Delivery { qos: Qos::ExactlyOnce, ids: vec![] }));
+    assert_eq!(s.logged("b"), None);
+    assert_eq!(s.live("b", true, false).unwrap().qos, Qos::AtMostOnce);
+    assert_eq!(s.live("a", true, false), None, "the log brings it");
+    assert!(s.live("a", false, false).is_some(), "the log does not have it");
 }
 
 #[test]

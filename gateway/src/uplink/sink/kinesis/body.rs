@@ -4,7 +4,7 @@
 use super::key_and_hash;
 use crate::record::{HashKey, HeaderId, NewRecord, Record, StreamName};
 use crate::uplink::kpl::{self, Aggregate};
-use crate::uplink::lanes::{FORMAT, LANES};
+use crate::uplink::lanes::{FORMAT, GAP_LANE, LANES};
 use crate::uplink::sink::{Group, Identity, Kind, Outgoing, Request};
 use crate::wire::{self, BatchWriter};
 use base64::Engine;
@@ -69,7 +69,7 @@ pub fn headwater(stream: &str, request: &Request, who: &Identity) -> Vec<u8> {
         for out in group.records.iter() {
             let (key, hash) = key_and_hash(&out.record);
             body.entry(&out.record.data, &key, hash);
-            body.headwater_member(producer, out, &prefix, who);
+            body.headwater_member(is_numbered(group, out).then_some(producer), out, &prefix, who);
             body.end_entry();
         }
     }
@@ -107,10 +107,19 @@ pub fn batch(stream: &str, request: &Request, who: &Identity) -> std::io::Result
                 headers: &record.headers,
                 data: &record.data,
             };
-            writer.record(lane, record.number, needs_origin(out), &new);
+            match is_numbered(group, out) {
+                true => writer.record(lane, record.number, needs_origin(out), &new),
+                false => writer.unnumbered(&new),
+            }
         }
     }
     writer.finish()
+}
+
+/// A notice in the place of a refused record comes after others of its lane have gone on: by its number it would be taken
+/// for an old one.
+fn is_numbered(group: &Group, out: &Outgoing) -> bool {
+    out.kind == Kind::Record || group.lane == GAP_LANE
 }
 
 fn needs_origin(out: &Outgoing) -> bool {
@@ -155,12 +164,13 @@ impl Body {
         }
     }
 
-    fn headwater_member(&mut self, producer: u128, out: &Outgoing, prefix: &str, who: &Identity) {
+    fn headwater_member(&mut self, producer: Option<u128>, out: &Outgoing, prefix: &str, who: &Identity) {
         let number = out.record.number;
-        let _ = write!(
-            self.text,
-            ",\"Headwater\":{{\"Producer\":\"{producer:032x}\",\"Epoch\":{FORMAT},\"Sequence\":{number},\"Headers\":["
-        );
+        self.text.extend_from_slice(b",\"Headwater\":{");
+        if let Some(id) = producer {
+            let _ = write!(self.text, "\"Producer\":\"{id:032x}\",\"Epoch\":{FORMAT},\"Sequence\":{number},");
+        }
+        self.text.extend_from_slice(b"\"Headers\":[");
         let mut first = true;
         if needs_origin(out) {
             let id = who.id_of(prefix, &out.record);
