@@ -6,6 +6,7 @@
 mod read;
 #[cfg(test)]
 mod sample;
+mod tree;
 
 pub use read::{Mistake, Mistakes, Override, Value};
 

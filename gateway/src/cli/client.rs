@@ -137,7 +137,12 @@ pub async fn until_interrupted<T>(work: impl Future<Output = Result<T>>) -> Resu
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         done = work => done,
-        _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
-        _ = terminate.recv() => anyhow::bail!("terminated"),
+        _ = tokio::signal::ctrl_c() => Err(Interrupted.into()),
+        _ = terminate.recv() => Err(Interrupted.into()),
     }
 }
+
+/// The user wants no more of it: nothing to look into afterwards.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;

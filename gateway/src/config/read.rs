@@ -5,6 +5,7 @@
 //! over the tree before that, so that they go through the same checks as the file.
 
 use super::Config;
+use super::tree::{Step, deepest, dotted, keys_of, lay_over, remove, span_of, undotted};
 use crate::problem::Problem;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -12,6 +13,8 @@ use std::fmt;
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
+
+type Tree<'i> = Spanned<DeTable<'i>>;
 
 /// After this many mistakes we stop looking for more.
 const MISTAKES_MAX: usize = 50;
@@ -99,50 +102,115 @@ pub(super) fn parse(name: &str, text: &str, overrides: &[Override]) -> Result<Co
     let mut mistakes: Vec<Mistake> =
         errors.iter().take(MISTAKES_MAX).map(|e| places.mistake(e.span(), "", syntax(e.message()))).collect();
     for (at, over) in overrides.iter().enumerate() {
-        lay_over(tree.get_mut(), over, places.of_override(at));
+        lay_over(tree.get_mut(), over.key, over.value.in_tree(), places.of_override(at));
     }
     let whole = tree.clone();
-    match typed(&places, tree, whole.get_ref(), &mut mistakes) {
+    match typed(&places, &mut tree, whole.get_ref(), &mut mistakes) {
         Some(config) => {
             let problems = config.check();
-            mistakes.extend(problems.iter().map(|problem| places.problem(whole.get_ref(), problem)));
+            mistakes.extend(problems.iter().map(|problem| places.problem(tree.get_ref(), whole.get_ref(), problem)));
             if mistakes.is_empty() {
                 return Ok(config);
             }
         }
         None => debug_assert!(!mistakes.is_empty(), "a tree that cannot be read has a mistake"),
     }
-    mistakes.sort_by_key(|a| (a.line, a.column));
+    mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
     mistakes.dedup();
     Err(Mistakes(mistakes))
 }
 
 /// Reads the tree, cutting out what does not fit until the rest does. `None` when nothing sensible is left.
-fn typed(places: &Places, mut tree: Spanned<DeTable>, whole: &DeTable, mistakes: &mut Vec<Mistake>) -> Option<Config> {
+fn typed(places: &Places, tree: &mut Tree, whole: &DeTable, mistakes: &mut Vec<Mistake>) -> Option<Config> {
     let mut cut: Vec<String> = Vec::new();
     while mistakes.len() < MISTAKES_MAX {
-        let error = match Config::deserialize(Deserializer::from(tree.clone())) {
+        let error = match read(tree) {
             Ok(config) => return Some(config),
             Err(error) => error,
         };
-        let unknown = quoted(error.message(), "unknown field `");
-        let path = error.span().and_then(|span| deepest(tree.get_ref(), &span, unknown.as_deref()));
+        let path = error.span().and_then(|span| deepest(tree.get_ref(), &span));
+        let path = path.map(|path| narrow(tree, path, error.message()));
+        let place = path.as_deref().and_then(|path| span_of(tree.get_ref(), path)).or(error.span());
         // Cutting an item moves those behind it, so the user's index comes from the tree as it was.
-        let named = error.span().and_then(|span| deepest(whole, &span, unknown.as_deref()));
-        let key = named.as_deref().map(dotted).unwrap_or_default();
+        let key = place.as_ref().and_then(|place| deepest(whole, place)).as_deref().map(dotted).unwrap_or_default();
         let caused_by_a_cut = quoted(error.message(), "missing field `")
             .is_some_and(|field| cut.iter().any(|gone| *gone == format!("{key}.{field}")));
+        let path = path.filter(|path| remove(tree.get_mut(), path));
         if !caused_by_a_cut {
-            let place = named.as_deref().and_then(|path| span_of(whole, path)).or(error.span());
-            mistakes.push(places.mistake(place, &key, sentence(error.message())));
+            let siblings = path.as_deref().map(|path| keys_beside(tree, path)).unwrap_or_default();
+            mistakes.push(places.mistake(place, &key, sentence(error.message(), &siblings)));
         }
         cut.push(key);
-        let path = path?;
-        if !remove(tree.get_mut(), &path) {
-            return None;
-        }
+        path?;
     }
     None
+}
+
+fn read(tree: &Tree) -> Result<Config, toml::de::Error> {
+    Config::deserialize(Deserializer::from(tree.clone()))
+}
+
+/// The entry that really is at fault, where the error points at a table or a list of tables as a whole: sections with a
+/// `type` are read through a buffer that forgets places. An item is at fault if it fails alone in the same words, a key
+/// if the item does not without it.
+fn narrow(tree: &Tree, path: Vec<Step>, message: &str) -> Vec<Step> {
+    let fails_alike = |tree: &Tree| read(tree).is_err_and(|error| error.message() == message);
+    let Some(Step::Key(section)) = path.first() else { return path };
+    let (alone, at) = match tree.get_ref().get(section.as_str()).map(Spanned::get_ref) {
+        Some(DeValue::Array(items)) if path.len() <= 2 => {
+            let guilty = (0..items.len()).map(|at| (only(tree, section, at), at)).find(|(alone, _)| fails_alike(alone));
+            let Some((alone, at)) = guilty else { return path };
+            (alone, vec![Step::Key(section.clone()), Step::Item(at)])
+        }
+        _ => (tree.clone(), path),
+    };
+    // In the tree with that item alone it is the first.
+    let mut inside = as_first(&at);
+    for key in keys_of(alone.get_ref(), &inside) {
+        inside.push(Step::Key(key.clone()));
+        let mut without = alone.clone();
+        remove(without.get_mut(), &inside);
+        inside.pop();
+        if !fails_alike(&without) {
+            return at.into_iter().chain([Step::Key(key)]).collect();
+        }
+    }
+    at
+}
+
+/// The tree with one item of a list of tables and without the others.
+fn only<'i>(tree: &Tree<'i>, section: &str, at: usize) -> Tree<'i> {
+    let mut alone = tree.clone();
+    let count = match tree.get_ref().get(section).map(Spanned::get_ref) {
+        Some(DeValue::Array(items)) => items.len(),
+        _ => 0,
+    };
+    for other in (0..count).rev().filter(|other| *other != at) {
+        remove(alone.get_mut(), &[Step::Key(section.to_owned()), Step::Item(other)]);
+    }
+    alone
+}
+
+/// The path in a tree where its item is the only one.
+fn as_first(path: &[Step]) -> Vec<Step> {
+    path.iter().map(|step| if let Step::Item(_) = step { Step::Item(0) } else { step.clone() }).collect()
+}
+
+/// The keys that may stand where `path` was cut out, as the type writes them; empty if that part of the tree is not good.
+fn keys_beside(tree: &Tree, path: &[Step]) -> Vec<String> {
+    let Some((Step::Key(_), table)) = path.split_last() else { return Vec::new() };
+    let config = match table {
+        [Step::Key(section), Step::Item(at), ..] => read(&only(tree, section, *at)),
+        _ => read(tree),
+    };
+    let Some(mut value) = config.ok().and_then(|config| serde_json::to_value(config).ok()) else { return Vec::new() };
+    for step in as_first(table) {
+        value = match step {
+            Step::Key(key) => value[key.as_str()].take(),
+            Step::Item(at) => value[at].take(),
+        };
+    }
+    value.as_object().map(|keys| keys.keys().cloned().collect()).unwrap_or_default()
 }
 
 /// Turns offsets into lines, and offsets beyond the text into overrides.
@@ -174,162 +242,16 @@ impl Places<'_> {
         }
     }
 
-    fn problem(&self, tree: &DeTable, problem: &Problem) -> Mistake {
+    /// A part names its keys by the tree that was read; the user's are those of the tree as it was.
+    fn problem(&self, read: &DeTable, whole: &DeTable, problem: &Problem) -> Mistake {
         let path = undotted(&problem.key);
-        let place = (1..=path.len()).rev().find_map(|length| span_of(tree, &path[..length]));
-        self.mistake(place, &problem.key, problem.says.clone())
-    }
-}
-
-/// A step of a path through the tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Step {
-    Key(String),
-    Item(usize),
-}
-
-fn dotted(path: &[Step]) -> String {
-    let mut text = String::new();
-    for step in path {
-        match step {
-            Step::Item(at) => text.push_str(&format!("[{at}]")),
-            Step::Key(key) if text.is_empty() => text.push_str(key),
-            Step::Key(key) => text.push_str(&format!(".{key}")),
-        }
-    }
-    text
-}
-
-fn undotted(key: &str) -> Vec<Step> {
-    let mut path = Vec::new();
-    for part in key.split('.') {
-        let mut pieces = part.split('[');
-        path.push(Step::Key(pieces.next().unwrap_or_default().to_owned()));
-        path.extend(pieces.filter_map(|piece| piece.strip_suffix(']')?.parse().ok()).map(Step::Item));
-    }
-    path
-}
-
-/// The innermost item whose key or value the span is or lies in; of a table, the entry `named` if it has one.
-fn deepest(table: &DeTable, span: &Range<usize>, named: Option<&str>) -> Option<Vec<Step>> {
-    let mut best: Option<(usize, Vec<Step>)> = None;
-    walk(table, &mut Vec::new(), &mut |path, key, value| {
-        let fits = |outer: &Range<usize>| outer.start <= span.start && span.end <= outer.end;
-        let size = match (key.filter(|key| fits(key)), fits(&value.span())) {
-            (Some(key), _) => key.len(),
-            (None, true) => value.span().len(),
-            (None, false) => return,
+        let found = (1..=path.len()).rev().find_map(|length| Some((span_of(read, &path[..length])?, length)));
+        let Some((place, length)) = found else { return self.mistake(None, &problem.key, problem.says.clone()) };
+        let key = match deepest(whole, &place) {
+            Some(there) => dotted(&there.into_iter().chain(path[length..].iter().cloned()).collect::<Vec<_>>()),
+            None => problem.key.clone(),
         };
-        if best.as_ref().is_none_or(|(smallest, _)| size <= *smallest) {
-            let mut path = path.to_vec();
-            if let (Some(name), DeValue::Table(inner)) = (named, value.get_ref())
-                && inner.contains_key(name)
-                && *span == value.span()
-            {
-                path.push(Step::Key(name.to_owned()));
-            }
-            best = Some((size, path));
-        }
-    });
-    best.map(|(_, path)| path)
-}
-
-type Visit<'v> = dyn FnMut(&[Step], Option<Range<usize>>, &Spanned<DeValue>) + 'v;
-
-fn walk(table: &DeTable, path: &mut Vec<Step>, visit: &mut Visit) {
-    for (key, value) in table.iter() {
-        path.push(Step::Key(key.get_ref().to_string()));
-        visit(path, Some(key.span()), value);
-        walk_value(value, path, visit);
-        path.pop();
-    }
-}
-
-fn walk_value(value: &Spanned<DeValue>, path: &mut Vec<Step>, visit: &mut Visit) {
-    match value.get_ref() {
-        DeValue::Table(inner) => walk(inner, path, visit),
-        DeValue::Array(items) => {
-            for (at, item) in items.iter().enumerate() {
-                path.push(Step::Item(at));
-                visit(path, None, item);
-                walk_value(item, path, visit);
-                path.pop();
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Where an entry stands: its key if it has one.
-fn span_of(table: &DeTable, path: &[Step]) -> Option<Range<usize>> {
-    let (Step::Key(first), rest) = path.split_first()? else { return None };
-    let (key, mut value) = table.get_key_value(first.as_str())?;
-    let mut span = key.span();
-    for step in rest {
-        (span, value) = match (step, value.get_ref()) {
-            (Step::Key(name), DeValue::Table(inner)) => {
-                let (key, value) = inner.get_key_value(name.as_str())?;
-                (key.span(), value)
-            }
-            (Step::Item(at), DeValue::Array(items)) => {
-                let item = items.get(*at)?;
-                (item.span(), item)
-            }
-            _ => return None,
-        };
-    }
-    Some(span)
-}
-
-fn remove(table: &mut DeTable, path: &[Step]) -> bool {
-    let Some((Step::Key(first), rest)) = path.split_first() else { return false };
-    if rest.is_empty() {
-        return table.remove(first.as_str()).is_some();
-    }
-    let Some(mut value) = table.get_mut(first.as_str()) else { return false };
-    for (at, step) in rest.iter().enumerate() {
-        let last = at + 1 == rest.len();
-        value = match (step, value.get_mut()) {
-            (Step::Key(name), DeValue::Table(inner)) if last => return inner.remove(name.as_str()).is_some(),
-            (Step::Key(name), DeValue::Table(inner)) => match inner.get_mut(name.as_str()) {
-                Some(value) => value,
-                None => return false,
-            },
-            (Step::Item(index), DeValue::Array(items)) if last => {
-                let there = *index < items.len();
-                let kept = items.iter().enumerate().filter(|(at, _)| at != index).map(|(_, item)| item.clone());
-                *items = kept.collect();
-                return there;
-            }
-            (Step::Item(index), DeValue::Array(items)) => match items.get_mut(*index) {
-                Some(value) => value,
-                None => return false,
-            },
-            _ => return false,
-        };
-    }
-    false
-}
-
-fn lay_over(table: &mut DeTable, over: &Override, span: Range<usize>) {
-    let mut at = table;
-    let mut keys = over.key.split('.').peekable();
-    while let Some(key) = keys.next() {
-        let entry = Spanned::new(span.clone(), Cow::Borrowed(key));
-        if keys.peek().is_none() {
-            // The old key would keep its old place.
-            at.remove(key);
-            at.insert(Spanned::new(span.clone(), Cow::Owned(key.to_owned())), Spanned::new(span, over.value.in_tree()));
-            return;
-        }
-        let value = at
-            .entry(Spanned::new(entry.span(), Cow::Owned(key.to_owned())))
-            .or_insert_with(|| Spanned::new(span.clone(), DeValue::Table(DeTable::new())));
-        match value.get_mut() {
-            DeValue::Table(inner) => at = inner,
-            // The file has something else there; its own mistake will say so.
-            _ => return,
-        }
+        self.mistake(Some(place), &key, problem.says.clone())
     }
 }
 
@@ -340,14 +262,17 @@ fn quoted(message: &str, lead: &str) -> Option<String> {
 }
 
 /// serde's message as advice: what to write instead, and the name that was probably meant.
-fn sentence(message: &str) -> String {
+fn sentence(message: &str, siblings: &[String]) -> String {
     if let Some(field) = quoted(message, "missing field `") {
         return format!("`{field}` is missing; add `{field} = ...`");
     }
     for lead in ["unknown field `", "unknown variant `"] {
         let Some(given) = quoted(message, lead) else { continue };
-        let known: Vec<&str> =
-            message[message.find("expected").unwrap_or(message.len())..].split('`').skip(1).step_by(2).collect();
+        let listed = &message[message.find("expected").unwrap_or(message.len())..];
+        let mut known: Vec<&str> = listed.split('`').skip(1).step_by(2).collect();
+        if known.is_empty() {
+            known = siblings.iter().map(String::as_str).collect();
+        }
         let what = if lead.contains("field") { "there is no key" } else { "there is no" };
         return match nearest(&given, &known) {
             Some(meant) => format!("{what} `{given}` here; did you mean `{meant}`?"),

@@ -80,3 +80,43 @@ proptest::proptest! {
         let _ = Config::parse("h.toml", &noise, &[]);
     }
 }
+
+#[test]
+fn mistakes_in_a_sink_and_a_route_are_told_at_their_key() {
+    let text = r#"
+[mqtt]
+listen = "127.0.0.1"
+
+[[route]]
+topics = ["site/+/dev/+/t"]
+stream = "telemetri"
+key = "{topic[3]"
+
+[[sink]]
+name = "cloud"
+type = "kinesis"
+streams = ["telemetry"]
+tagret = "telemetry"
+
+[[sink]]
+name = "b"
+type = "kinesi"
+
+[[sink]]
+type = "file"
+linger = 5
+"#;
+    assert_eq!(
+        mistakes(text),
+        [
+            "h.toml:3:1: mqtt.listen: \"127.0.0.1\" is not an address; write \"127.0.0.1:1883\", or \"off\"",
+            "h.toml:8:1: route[0].key: a '{' without its '}', or the other way round, in \"{topic[3]\"",
+            "h.toml:13:1: sink[0].streams: there is no stream \"telemetry\"; add a [[stream]] with name = \"telemetry\"",
+            "h.toml:14:1: sink[0].tagret: there is no key `tagret` here; did you mean `target`?",
+            "h.toml:18:1: sink[1].type: there is no `kinesi` here; did you mean `kinesis`?",
+            "h.toml:20:1: sink[2].name: name the sink with 1 to 64 letters, digits, '-', '_' or '.', such as name = \"cloud\"",
+            "h.toml:20:1: sink[2].dir: name the directory for the files, such as dir = \"/srv/headwater\"",
+            "h.toml:22:1: sink[2].linger: invalid type: integer `5`, expected a string",
+        ]
+    );
+}

@@ -9,7 +9,7 @@ mod proxy;
 mod script;
 
 use super::child::{Gateway, Launch, WorkDir};
-use super::client::until_interrupted;
+use super::client::{Interrupted, until_interrupted};
 use super::output::Output;
 use super::telemetry;
 use crate::api::{Api, ApiConfig};
@@ -89,7 +89,8 @@ impl Demo {
         }
         let outcome = self.play(seed, &dir.path, out);
         let good = outcome.as_ref().is_ok_and(|report| report.audit.is_good());
-        if self.keep || !good {
+        let interrupted = outcome.as_ref().is_err_and(|error| error.is::<Interrupted>());
+        if self.keep || !(good || interrupted) {
             dir.keep();
             eprintln!("the logs of both sides stay in {}", dir.path.display());
         }

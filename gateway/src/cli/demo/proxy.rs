@@ -219,18 +219,15 @@ async fn partial(
     let failed = choose(&entries, fails);
     let good: Vec<Value> =
         entries.iter().zip(&failed).filter(|(_, failed)| !**failed).map(|(e, _)| e.clone()).collect();
-    let (mut head, mut results) = (HeaderMap::new(), Vec::new());
-    if !good.is_empty() {
-        ask["Records"] = good.into();
-        let response = forward(shared.upstream, headers, Bytes::from(ask.to_string())).await?;
-        if !response.status().is_success() {
-            return Ok(response);
-        }
-        head = response.headers().clone();
-        let answer = response.into_body().collect().await.map_err(|_| Lost)?.to_bytes();
-        let mut answer: Value = serde_json::from_slice(&answer).map_err(|_| Lost)?;
-        results = answer["Records"].as_array_mut().map(std::mem::take).unwrap_or_default();
+    ask["Records"] = good.into();
+    let response = forward(shared.upstream, headers, Bytes::from(ask.to_string())).await?;
+    if !response.status().is_success() {
+        return Ok(response);
     }
+    let mut head = response.headers().clone();
+    let answer = response.into_body().collect().await.map_err(|_| Lost)?.to_bytes();
+    let mut answer: Value = serde_json::from_slice(&answer).map_err(|_| Lost)?;
+    let results = answer["Records"].as_array_mut().map(std::mem::take).unwrap_or_default();
     let merged = merge(&failed, results);
     let count = merged.iter().filter(|result| result["ErrorCode"].is_string()).count();
     let body = json!({"FailedRecordCount": count, "Records": merged}).to_string();
@@ -242,10 +239,14 @@ async fn partial(
 }
 
 /// Which entries fail: of each producer everything from a random entry on, because a Headwater refuses what comes behind a
-/// refused record of a producer too. Entries without a producer fail one by one, as at Kinesis.
+/// refused record of a producer too. Entries without a producer fail one by one, as at Kinesis. The first never fails: an
+/// answer that the upstream had no part in would not say, as its answers do, that it is a Headwater.
 fn choose(entries: &[Value], fails: impl Fn() -> bool) -> Vec<bool> {
     let mut failing = HashSet::new();
-    let entries = entries.iter().map(|entry| {
+    let entries = entries.iter().enumerate().map(|(at, entry)| {
+        if at == 0 {
+            return false;
+        }
         let Some(producer) = entry["Headwater"]["Producer"].as_str() else { return fails() };
         failing.contains(producer) || (fails() && failing.insert(producer))
     });
@@ -300,8 +301,9 @@ mod tests {
         let entry = |producer: &str| json!({"Data": "", "Headwater": {"Producer": producer}});
         let entries = [entry("a"), entry("b"), entry("a"), entry("b"), json!({"Data": ""})];
         let calls = std::cell::Cell::new(0);
-        let second = || calls.replace(calls.get() + 1) == 1;
-        assert_eq!(choose(&entries, second), [false, true, false, true, false]);
+        let at_once = || calls.replace(calls.get() + 1) == 0;
+        assert_eq!(choose(&entries, at_once), [false, true, false, true, false]);
+        assert_eq!(choose(&entries[..1], || true), [false], "something is always forwarded");
     }
 
     #[test]
