@@ -63,7 +63,8 @@ impl Reader {
     ) -> Result<Reader, ReadError> {
         let shard = stream.shard(shard).ok_or(ReadError::NoShard(shard))?;
         let durable = shard.watch();
-        let mut reader = Reader { engine, stream: stream.clone(), next: 0, block: VecDeque::new(), refusals: 0, durable, shard };
+        let mut reader =
+            Reader { engine, stream: stream.clone(), next: 0, block: VecDeque::new(), refusals: 0, durable, shard };
         reader.next = match from {
             Position::Oldest => reader.shard.oldest(),
             Position::Latest => reader.shard.newest() + 1,
