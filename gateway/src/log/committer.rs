@@ -9,6 +9,7 @@ use super::batch::{Batch, Part, Placement};
 use super::blob::Blobs;
 use super::error::AppendError;
 use super::frame::{ENTRIES_MAX, ENTRY_BYTES};
+use super::mutation::{Mutation, is_on};
 use super::producer::{self, Admission, Mark, Producers};
 use super::schema::Table;
 use super::shard::Shard;
@@ -303,9 +304,14 @@ impl Door {
     /// the door is undone; the group behind is returned to be answered.
     pub fn failed(&self, group: &Group, error: &str) -> Group {
         let mut gathering = self.lock();
+        if is_on(Mutation::KeepGroupBehind) {
+            error.clone_into(&mut gathering.last_error);
+            return Group::new(gathering.group.number);
+        }
         let next = Group::new(gathering.group.number + 1);
         let behind = std::mem::replace(&mut gathering.group, next);
-        for ((table, key), value) in group.own.iter().chain(&behind.own) {
+        let own = group.own.iter().chain(&behind.own).filter(|_| !is_on(Mutation::LoseOwnEntries));
+        for ((table, key), value) in own {
             gathering.group.put_own(*table, key.clone(), value.clone());
         }
         for (stream, id, before) in behind.undo.iter().rev().chain(group.undo.iter().rev()) {

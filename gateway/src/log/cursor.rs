@@ -1,6 +1,7 @@
 //! Where a sink stands in a shard: a low mark and what it has acknowledged above it.
 
 use super::frame::Control;
+use super::mutation::{Mutation, is_on};
 use super::schema::Table;
 use super::state;
 use crate::record::{Number, ShardIndex, StreamName};
@@ -129,6 +130,8 @@ impl Cursors {
         let mut entries = Vec::with_capacity(unsaved.len());
         for key in unsaved {
             let Some(cursor) = inner.at.get(&key) else { continue };
+            let ahead = CursorState { next: cursor.next + 1, ..cursor.clone() };
+            let cursor = if is_on(Mutation::CursorAhead) { &ahead } else { cursor };
             entries.push((Table::Cursors, row_key(&key), Some(state::to_json(cursor))));
             let next = cursor.next;
             inner.saving.push((key, next));

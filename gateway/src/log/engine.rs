@@ -7,6 +7,7 @@ use super::cursor::Cursors;
 use super::disk::Disk;
 use super::frame::{Control, Encoder, Link, Section};
 use super::journal::Journal;
+use super::mutation::{Mutation, is_on};
 use super::schema::Table;
 use super::segment::SegmentError;
 use super::stamp::Stamps;
@@ -116,6 +117,9 @@ impl Engine {
         let mut group = self.door.take();
         if group.is_empty() {
             return Step::Idle;
+        }
+        if is_on(Mutation::AcknowledgeEarly) {
+            group.waiters.iter().for_each(|waiter| waiter.resolve(group.number, true));
         }
         let began = now_s();
         match self.write(&group) {

@@ -9,6 +9,7 @@ use super::block::{self, Builder};
 use super::encode;
 use super::engine::{Committed, Engine, lock};
 use super::frame::Control;
+use super::mutation::{Mutation, is_on};
 use super::producer;
 use super::schema::Table;
 use super::segment::{Extent, SegmentError, Write};
@@ -89,6 +90,9 @@ impl Engine {
             return Ok(Folded::default());
         };
         let must = if all { target } else { folding.must };
+        if is_on(Mutation::SwapSegmentAndState) {
+            self.write_state(Vec::new(), &self.committed_at(target), clean)?;
+        }
         let mut done = Folded::default();
         let mut folded_group = target;
         let mut rows: Vec<Control> = Vec::new();
@@ -122,7 +126,8 @@ impl Engine {
         }
         self.state.folded(committed.group);
         self.set_disk_full(false);
-        lock(&self.journal).free(committed.head);
+        let free_to = if is_on(Mutation::FreeRingEarly) { self.committed_at(target).head } else { committed.head };
+        lock(&self.journal).free(free_to);
         lock(&self.committed).retain(|known| known.group >= committed.group);
         folding.must = target;
         self.metrics.window_size.set(self.window_bytes.load(Ordering::Relaxed) as i64);

@@ -14,6 +14,7 @@
 //! frame. `prev pos` and `prev checksum` chain the frames: one that was given up after an I/O error is not in the chain.
 
 use super::encode::{put_varint, read_varint};
+use super::mutation::{Mutation, is_on};
 use super::schema::Table;
 use super::window::Run;
 use crate::record::{Number, ShardIndex};
@@ -319,7 +320,8 @@ pub struct Contents {
 
 /// Reads a frame's body. `stored` is the body as it lies in the journal.
 pub fn read_body(header: &Header, stored: &[u8]) -> Result<Contents, FrameError> {
-    if stored.len() != header.body_len as usize || xxh3_64(stored) != header.body_checksum {
+    let believed = xxh3_64(stored) == header.body_checksum || is_on(Mutation::IgnoreBodyChecksum);
+    if stored.len() != header.body_len as usize || !believed {
         return Err(FrameError::Body);
     }
     let raw = match header.compressed {

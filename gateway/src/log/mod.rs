@@ -23,6 +23,7 @@ mod error;
 mod fold;
 mod frame;
 mod journal;
+mod mutation;
 mod producer;
 mod read;
 mod rebuild;

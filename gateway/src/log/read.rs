@@ -6,7 +6,7 @@
 use super::encode::{self, Data};
 use super::engine::Engine;
 use super::error::ReadError;
-use super::segment::SegmentError;
+use super::segment::{SegmentError, may_pass};
 use super::shard::Shard;
 use super::stream::Stream;
 use super::window::{Run, cut_front};
@@ -46,8 +46,13 @@ pub struct Reader {
     next: Number,
     /// Runs of the block in hand that were not read yet.
     block: VecDeque<Run>,
+    /// How often in a row the disk refused the next large value.
+    refusals: u32,
     durable: watch::Receiver<Number>,
 }
+
+/// A large value that the disk refused this often in a row is called lost; before, the reader gets an error and asks again.
+const REFUSALS_MAX: u32 = 30;
 
 impl Reader {
     pub(super) fn new(
@@ -58,7 +63,8 @@ impl Reader {
     ) -> Result<Reader, ReadError> {
         let shard = stream.shard(shard).ok_or(ReadError::NoShard(shard))?;
         let durable = shard.watch();
-        let mut reader = Reader { engine, stream: stream.clone(), next: 0, block: VecDeque::new(), durable, shard };
+        let mut reader =
+            Reader { engine, stream: stream.clone(), next: 0, block: VecDeque::new(), refusals: 0, durable, shard };
         reader.next = match from {
             Position::Oldest => reader.shard.oldest(),
             Position::Latest => reader.shard.newest() + 1,
@@ -94,15 +100,26 @@ impl Reader {
         }
         let mut out = Out { entries: Vec::new(), records_max: records_max.max(1), bytes_left: bytes_max.max(1) as i64 };
         while !out.is_full() && !self.at_tail() {
-            if self.next < self.shard.oldest() {
-                self.gap_up_to(self.shard.oldest() - 1, GapReason::Expired, &mut out);
-            } else if let Some(run) = self.block.pop_front() {
-                self.read_run(run, &mut out)?;
-            } else {
-                self.fetch(&mut out)?;
+            if let Err(error) = self.step(&mut out) {
+                // What was read before it is delivered; the next call meets the error again.
+                if out.entries.is_empty() {
+                    return Err(error);
+                }
+                break;
             }
         }
         Ok(out.entries)
+    }
+
+    fn step(&mut self, out: &mut Out) -> Result<(), ReadError> {
+        if self.next < self.shard.oldest() {
+            self.gap_up_to(self.shard.oldest() - 1, GapReason::Expired, out);
+            return Ok(());
+        }
+        match self.block.pop_front() {
+            Some(run) => self.read_run(run, out),
+            None => self.fetch(out),
+        }
     }
 
     /// Returns when [`Reader::next`] would return something, or the stream is deleted. Cancel-safe.
@@ -207,11 +224,18 @@ impl Reader {
                 return Ok(());
             }
             let number = self.next;
-            self.next += 1;
-            match self.record(number, arrival_ms, &mut rest)? {
-                Ok(record) => out.push(record),
-                Err(gap) => out.entries.push(Entry::Gap(gap)),
+            match self.record(number, arrival_ms, &mut rest) {
+                Ok(Ok(record)) => out.push(record),
+                Ok(Err(gap)) => out.entries.push(Entry::Gap(gap)),
+                Err(error) => {
+                    // The next call begins with this very number.
+                    self.refusals += 1;
+                    self.block.clear();
+                    return Err(error);
+                }
             }
+            self.refusals = 0;
+            self.next += 1;
         }
         Ok(())
     }
@@ -223,6 +247,9 @@ impl Reader {
             Data::Inline(data) => data,
             Data::Blob(blob) => match self.engine.blobs.read(self.stream.id, &blob) {
                 Ok(data) => data,
+                Err(error) if may_pass(&error) && self.refusals < REFUSALS_MAX => {
+                    return Err(ReadError::Store(format!("a large value could not be read: {error}")));
+                }
                 Err(error) => {
                     tracing::error!(stream = %self.stream.name, shard = self.shard.index, number, %error, "a large value is damaged");
                     let gap = Gap {

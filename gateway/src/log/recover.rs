@@ -11,7 +11,8 @@ use super::disk::Disk;
 use super::engine::{Committed, Engine, Parts, Sizes};
 use super::error::{OpenError, io_error, scan_error, store_error};
 use super::frame::{self, Control, Link};
-use super::journal::{Found, Journal, Scan};
+use super::journal::{Found, Journal, Scan, ScanError};
+use super::mutation::{Mutation, is_on};
 use super::producer::{self, Producers};
 use super::rebuild;
 use super::schema::Table;
@@ -171,7 +172,7 @@ impl Recovering {
             Journal::open(&*self.setup.disk, self.setup.sizes.ring).map_err(io_error(super::journal::DIR))?;
         let position = self.position.unwrap_or_default();
         let (tail, link, scan) = self.replay(&journal, &position)?;
-        journal.sync_all().map_err(io_error(super::journal::DIR))?;
+        journal.settle_tail(scan.prev).map_err(io_error(super::journal::DIR))?;
         let epoch = self.setup.entropy.u64(..);
         journal.resume(epoch, scan.head, tail, scan.prev);
         self.lose_missing();
@@ -253,7 +254,7 @@ impl Recovering {
                     (true, false) => extent,
                     (true, true) => match self.extent_of(&stream, id, &extent)? {
                         Some(found) => {
-                            if found != extent {
+                            if found != extent && !is_on(Mutation::KeepStaleRow) {
                                 // Once there is a newer segment, the row alone says what this one holds.
                                 self.row(Table::Segments, state::shard_key(stream.id, id), state::to_json(&found));
                             }
@@ -474,13 +475,13 @@ impl Recovering {
     }
 
     fn replay_run(&mut self, stream: u32, shard: u32, run: Run) {
-        for producer in run.producers.iter() {
+        for producer in run.producers.iter().filter(|_| !is_on(Mutation::ForgetMarks)) {
             self.producers.remember(stream, producer);
         }
         let Some(of) = self.streams.get(&stream).cloned() else { return };
         let Some(shard) = of.shard(shard) else { return };
         let newest = shard.newest();
-        if run.last() <= newest {
+        if run.last() <= newest && !is_on(Mutation::ReplayTwice) {
             // A fold that was cut short took it and did not come to write its marks, and no later fold meets it.
             let mark = |producer: &Producer| {
                 (Table::Producers, producer::mark_key(of.id, producer.id), Some(producer::mark_to_bytes(producer)))
@@ -524,7 +525,7 @@ impl Recovering {
         for stream in self.streams.values() {
             // Numbers that failed groups left out may stand above every record.
             for gap in self.state.ledger(stream.id) {
-                if let Some(shard) = stream.shard(gap.shard) {
+                if let Some(shard) = stream.shard(gap.shard).filter(|_| !is_on(Mutation::ReuseNumbers)) {
                     shard.jump_to(gap.to);
                 }
             }
@@ -562,7 +563,9 @@ fn note_mark(stream: &Stream, key: &[u8], value: &[u8]) {
             b't' => {
                 shard.trim_to(number);
                 // What was trimmed had been given, also when nothing of it is left.
-                shard.restore(number.saturating_sub(1));
+                if !is_on(Mutation::ReuseNumbers) {
+                    shard.restore(number.saturating_sub(1));
+                }
             }
             _ => {}
         }

@@ -5,6 +5,7 @@
 
 use super::engine::{Engine, lock};
 use super::frame::Control;
+use super::mutation::{Mutation, is_on};
 use super::schema::Table;
 use super::state;
 use super::store::Entry;
@@ -188,6 +189,10 @@ impl Engine {
             entries.push(state::trim_entry(stream.id, *index, extent.last + 1));
         }
         let ticket = self.door.put_state(entries.iter().cloned());
+        if is_on(Mutation::UnlinkBeforeLedger) {
+            let (stream, entries) = (stream.clone(), entries.clone());
+            self.trim(&Dropping { stream, segment: id, entries, ticket, reason });
+        }
         retaining.dropping.push(Dropping { stream: stream.clone(), segment: id, entries, ticket, reason });
     }
 

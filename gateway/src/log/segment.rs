@@ -74,15 +74,19 @@ pub enum SegmentError {
     NoExtent,
 }
 
+/// Whether an error is the disk's refusal, which may pass, and not damage.
+pub fn may_pass(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    !matches!(error.kind(), InvalidData | UnexpectedEof | NotFound)
+}
+
 impl SegmentError {
     /// Whether the disk refused, which may pass, rather than gave something that is no database.
     pub fn may_pass(&self) -> bool {
-        use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
-        let refused = |error: &std::io::Error| !matches!(error.kind(), InvalidData | UnexpectedEof | NotFound);
         match self {
-            SegmentError::Io(error) => refused(error),
+            SegmentError::Io(error) => may_pass(error),
             SegmentError::Redb(error) => match &**error {
-                redb::Error::Io(error) => refused(error),
+                redb::Error::Io(error) => may_pass(error),
                 redb::Error::PreviousIo => true,
                 _ => false,
             },

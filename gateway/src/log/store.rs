@@ -2,6 +2,7 @@
 
 use super::block::Block;
 use super::disk::{Disk, Written};
+use super::mutation::{Mutation, is_on};
 use super::segment::{Extent, Segment, SegmentError};
 use crate::record::{Number, ShardIndex};
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,7 +78,9 @@ impl Store {
     }
 
     pub fn seal(&self, stream: u32, id: u32) {
-        self.lock().sealed.insert((stream, id));
+        if !is_on(Mutation::FillGoingSegment) {
+            self.lock().sealed.insert((stream, id));
+        }
     }
 
     pub fn bytes(&self, stream: u32) -> u64 {
@@ -101,7 +104,7 @@ impl Store {
             self.disk.create_dir(&dir_of(stream))?;
         }
         let segment = Arc::new(Segment::open(&*self.disk, &path(stream, id), create, self.written.clone())?);
-        if create {
+        if create && !is_on(Mutation::SkipDirSync) {
             self.disk.sync_dir(&dir_of(stream))?;
             self.disk.sync_dir(DIR)?;
             self.disk.sync_dir("")?;

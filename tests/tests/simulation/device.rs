@@ -31,7 +31,7 @@ impl Message {
         let filler = match rng.u32(0..400) {
             0..300 => rng.usize(0..200),
             300..380 => rng.usize(200..5_000),
-            380..398 => rng.usize(5_000..40_000),
+            380..398 => rng.usize(5_000..24_000),
             _ => rng.usize(66_000..120_000),
         };
         let mut data = format!("{device}/{sequence}/{attempt}/").into_bytes();

@@ -81,14 +81,14 @@ impl Profile {
             full_disk: seed % 6 == 2,
             clock_jumps: seed % 5 == 3,
             tight: !seed.is_multiple_of(3),
-            steps: rng.u32(60..260),
+            steps: rng.u32(60..320),
         }
     }
 
     /// Small enough that a run laps the ring and rolls segments.
     pub fn sizes(&self) -> SimSizes {
         let budget = if self.tight { 20 << 20 } else { 1 << 30 };
-        SimSizes { budget, ring: 1 << 20, segment: 256 << 10, blob_file: 256 << 10 }
+        SimSizes { budget, ring: 512 << 10, segment: 256 << 10, blob_file: 256 << 10 }
     }
 }
 

@@ -258,6 +258,10 @@ impl Book {
                 "number {number} holds {stands:?}; {message:?} was acknowledged"
             );
         }
+        for (number, message) in &self.seen {
+            let kept = there.contains(number) || was_dropped(pass.ledger, *number);
+            judge!(kept, "{message:?} was read at number {number} and is gone: what readers see is durable");
+        }
         for (device, sequence) in &self.duplicates {
             let is_it = |message: &&Message| (message.device, message.sequence) == (*device, *sequence);
             let places = self.given.iter().chain(&self.seen).filter(|(_, message)| is_it(message));
