@@ -50,7 +50,7 @@ fn run(seed: u64) -> Result<Outcome, String> {
         })?;
     }
     world.apply(Operation::Crash { again_after: None }).map_err(|says| format!("seed {seed}, last crash: {says}"))?;
-    Ok(Outcome { trace: world.sim.trace(), acknowledged: world.oracle.acknowledged, reopens: world.reopens })
+    Ok(Outcome { trace: world.sim.trace(), acknowledged: world.acknowledged(), reopens: world.reopens })
 }
 
 /// `HEADWATER_SIM_SEED=n` runs that one, `HEADWATER_SIM_SEEDS=n` the first n.
