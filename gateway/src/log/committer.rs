@@ -310,8 +310,7 @@ impl Door {
         }
         let next = Group::new(gathering.group.number + 1);
         let behind = std::mem::replace(&mut gathering.group, next);
-        let own = group.own.iter().chain(&behind.own).filter(|_| !is_on(Mutation::LoseOwnEntries));
-        for ((table, key), value) in own {
+        for ((table, key), value) in group.own.iter().chain(&behind.own) {
             gathering.group.put_own(*table, key.clone(), value.clone());
         }
         for (stream, id, before) in behind.undo.iter().rev().chain(group.undo.iter().rev()) {

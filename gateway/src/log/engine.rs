@@ -220,9 +220,10 @@ impl Engine {
             let range = lost.entry((part.stream.id, part.shard.index)).or_insert((part.run.first, part.run.last()));
             *range = (range.0.min(part.run.first), range.1.max(part.run.last()));
         }
-        let gaps = lost.iter().map(|(&(stream, shard), &(from, to))| {
-            self.state.gap_entry(stream, &Gap { shard, from, to, reason: GapReason::Unused, from_ms: 0, to_ms: 0 })
-        });
+        let gaps =
+            lost.iter().filter(|_| !is_on(Mutation::ForgetLostNumbers)).map(|(&(stream, shard), &(from, to))| {
+                self.state.gap_entry(stream, &Gap { shard, from, to, reason: GapReason::Unused, from_ms: 0, to_ms: 0 })
+            });
         self.cursors.mark_all_unsaved();
         self.door.put_state(gaps);
         drop(lost);

@@ -26,7 +26,7 @@ pub enum Mutation {
     DropTail,
     /// Recovery neither writes the last frame again nor syncs.
     TrustTail,
-    /// Recovery takes records that a segment holds already.
+    /// Recovery takes records that a segment holds already, as new ones.
     ReplayTwice,
     /// Recovery believes frames whose body does not have its checksum.
     IgnoreBodyChecksum,
@@ -34,8 +34,8 @@ pub enum Mutation {
     ChainGivenUp,
     /// The group behind a failed one goes on alone.
     KeepGroupBehind,
-    /// What the log itself wanted durable goes down with a failed group.
-    LoseOwnEntries,
+    /// The numbers of a failed group are not entered into the ledger.
+    ForgetLostNumbers,
     /// Numbers that the trim mark or the ledger name are given again.
     ReuseNumbers,
     /// Producer numbers are not read off the records at recovery.
@@ -64,7 +64,7 @@ impl Mutation {
         Mutation::IgnoreBodyChecksum,
         Mutation::ChainGivenUp,
         Mutation::KeepGroupBehind,
-        Mutation::LoseOwnEntries,
+        Mutation::ForgetLostNumbers,
         Mutation::ReuseNumbers,
         Mutation::ForgetMarks,
         Mutation::KeepStaleRow,

@@ -11,7 +11,7 @@ use super::disk::Disk;
 use super::engine::{Committed, Engine, Parts, Sizes};
 use super::error::{OpenError, io_error, scan_error, store_error};
 use super::frame::{self, Control, Link};
-use super::journal::{Found, Journal, Scan, ScanError};
+use super::journal::{Found, Journal, Scan};
 use super::mutation::{Mutation, is_on};
 use super::producer::{self, Producers};
 use super::rebuild;
@@ -474,14 +474,17 @@ impl Recovering {
         }
     }
 
-    fn replay_run(&mut self, stream: u32, shard: u32, run: Run) {
+    fn replay_run(&mut self, stream: u32, shard: u32, mut run: Run) {
         for producer in run.producers.iter().filter(|_| !is_on(Mutation::ForgetMarks)) {
             self.producers.remember(stream, producer);
         }
         let Some(of) = self.streams.get(&stream).cloned() else { return };
         let Some(shard) = of.shard(shard) else { return };
         let newest = shard.newest();
-        if run.last() <= newest && !is_on(Mutation::ReplayTwice) {
+        if is_on(Mutation::ReplayTwice) {
+            run.first = run.first.max(newest + 1);
+        }
+        if run.last() <= newest {
             // A fold that was cut short took it and did not come to write its marks, and no later fold meets it.
             let mark = |producer: &Producer| {
                 (Table::Producers, producer::mark_key(of.id, producer.id), Some(producer::mark_to_bytes(producer)))

@@ -37,7 +37,8 @@ impl SteppedLog {
     pub fn open(disk: Arc<dyn Disk>, clock: Clock, seed: u64, sizes: SimSizes) -> Result<SteppedLog, OpenError> {
         let SimSizes { budget, ring, segment, blob_file } = sizes;
         let group_max = (ring / 16) as usize;
-        let sizes = Sizes { budget, ring, segment, blob_file, fold_at: 64 << 10, window_max: 256 << 10, group_max };
+        let sizes =
+            Sizes { budget, ring, segment, blob_file, fold_at: 64 << 10, window_max: 2 * ring as usize, group_max };
         let metrics = Metrics::new();
         let entropy = fastrand::Rng::with_seed(seed);
         let setup = recover::Setup { disk, sizes, clock, metrics, entropy, machine: 1 };

@@ -50,7 +50,7 @@ fn run(seed: u64) -> Result<Outcome, String> {
         })?;
     }
     world.apply(Operation::Crash { again_after: None }).map_err(|says| format!("seed {seed}, last crash: {says}"))?;
-    Ok(Outcome { trace: world.sim.trace(), acknowledged: world.oracle.acknowledged, reopens: world.reopens })
+    Ok(Outcome { trace: world.sim.trace(), acknowledged: world.acknowledged(), reopens: world.reopens })
 }
 
 /// `HEADWATER_SIM_SEED=n` runs that one, `HEADWATER_SIM_SEEDS=n` the first n.
@@ -108,7 +108,10 @@ fn every_mutation_is_caught() {
     for mutation in Mutation::ALL {
         turn_on(Some(mutation));
         match (0..SEEDS).find_map(|seed| run_guarded(seed).err().map(|says| (seed, says))) {
-            Some((seed, says)) => println!("{mutation:?}: {}", says.lines().next().unwrap_or_default().replace("seed", &format!("seed {seed}:"))),
+            Some((seed, says)) => println!(
+                "{mutation:?}: {}",
+                says.lines().next().unwrap_or_default().replace("seed", &format!("seed {seed}:"))
+            ),
             None => missed.push(mutation),
         }
     }

@@ -47,6 +47,26 @@ pub enum Operation {
     DiskFree,
     IoError(Fault),
     Heal,
+    /// Everybody sends and all is committed, round after round, until the ring is full; then the process may end.
+    Burst {
+        rounds: u32,
+        kill: bool,
+    },
+    /// A commit whose sync fails; the process ends, starts, and then the power goes.
+    LostSync {
+        device: usize,
+    },
+    /// The power goes so many operations into a step.
+    CutIn {
+        step: Step,
+        after: u64,
+    },
+    /// The process ends, bits of a file flip, it starts again.
+    Damage {
+        file: usize,
+        at: u64,
+        xor: u8,
+    },
     /// The power goes when so many more operations have reached the disk.
     CutPower {
         after: u64,
@@ -61,6 +81,13 @@ pub enum Operation {
     Close,
 }
 
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    Commit,
+    Fold,
+    Tick,
+}
+
 /// What a seed is about: most seeds stay away from some of the faults, so that what is left is judged strictly.
 #[derive(Clone, Copy, Debug)]
 pub struct Profile {
@@ -68,6 +95,8 @@ pub struct Profile {
     pub io_errors: bool,
     pub full_disk: bool,
     pub clock_jumps: bool,
+    /// Bits flip: some losses are allowed then, if they are told.
+    pub damage: bool,
     /// Streams small enough to evict.
     pub tight: bool,
     pub steps: u32,
@@ -80,6 +109,7 @@ impl Profile {
             io_errors: seed % 4 == 1,
             full_disk: seed % 6 == 2,
             clock_jumps: seed % 5 == 3,
+            damage: seed % 16 == 14,
             tight: !seed.is_multiple_of(3),
             steps: rng.u32(60..320),
         }
@@ -88,7 +118,7 @@ impl Profile {
     /// Small enough that a run laps the ring and rolls segments.
     pub fn sizes(&self) -> SimSizes {
         let budget = if self.tight { 20 << 20 } else { 1 << 30 };
-        SimSizes { budget, ring: 512 << 10, segment: 256 << 10, blob_file: 256 << 10 }
+        SimSizes { budget, ring: 512 << 10, segment: 128 << 10, blob_file: 256 << 10 }
     }
 }
 
@@ -105,7 +135,10 @@ impl Operation {
     fn is_of(&self, profile: &Profile) -> bool {
         match self {
             Operation::CutPower { .. } | Operation::Crash { .. } => profile.crashes,
+            Operation::CutIn { .. } => profile.crashes,
             Operation::IoError(_) => profile.io_errors,
+            Operation::LostSync { .. } => profile.io_errors && profile.crashes,
+            Operation::Damage { .. } => profile.damage,
             Operation::DiskFull { .. } => profile.full_disk,
             Operation::ClockJump { .. } => profile.clock_jumps,
             _ => true,
@@ -129,9 +162,15 @@ fn any(rng: &mut Rng) -> Operation {
         892..915 => Operation::DiskFree,
         915..932 => Operation::IoError(fault(rng)),
         932..950 => Operation::Heal,
-        950..972 => Operation::CutPower { after: rng.u64(0..200) },
-        972..984 => Operation::Crash { again_after: rng.bool().then(|| rng.u64(0..120)) },
-        984..993 => Operation::Kill,
+        950..958 => Operation::CutPower { after: rng.u64(0..200) },
+        958..968 => Operation::CutIn { step: Step::Commit, after: rng.u64(0..3) },
+        968..976 => Operation::CutIn { step: Step::Fold, after: rng.u64(0..70) },
+        976..980 => Operation::CutIn { step: Step::Tick, after: rng.u64(0..12) },
+        980..986 => Operation::Crash { again_after: rng.bool().then(|| rng.u64(0..120)) },
+        986..991 => Operation::Kill,
+        991..994 => Operation::Burst { rounds: rng.u32(5..60), kill: rng.bool() },
+        994..996 => Operation::LostSync { device: rng.usize(..) },
+        996..998 => Operation::Damage { file: rng.usize(..), at: rng.u64(..), xor: 1 << rng.u32(0..8) },
         _ => Operation::Close,
     }
 }

@@ -138,9 +138,9 @@ impl Oracle {
         let book = books.entry((pass.stream, pass.shard)).or_default();
         let result = judge_numbers(pass)
             .and_then(|()| judge_ledger(pass, allowed))
-            .and_then(|()| book.judge_records(pass, numbered, unanswered))
-            .and_then(|()| book.judge_acknowledged(pass, unanswered))
-            .and_then(|()| book.judge_order(pass));
+            .and_then(|()| book.judge_records(pass, numbered, unanswered, allowed))
+            .and_then(|()| book.judge_acknowledged(pass, unanswered, allowed))
+            .and_then(|()| if allowed.corrupt { Ok(()) } else { book.judge_order(pass) });
         result.map_err(|says| format!("{place}: {says}"))
     }
 }
@@ -221,7 +221,13 @@ fn is_dropped(gap: &Gap) -> bool {
 
 impl Book {
     /// Every record is byte for byte one that was handed in, where it always stood, and once if it is numbered.
-    fn judge_records(&mut self, pass: &Pass<'_>, numbered: &BTreeSet<u32>, unanswered: &BTreeSet<Message>) -> Verdict {
+    fn judge_records(
+        &mut self,
+        pass: &Pass<'_>,
+        numbered: &BTreeSet<u32>,
+        unanswered: &BTreeSet<Message>,
+        allowed: Allowed,
+    ) -> Verdict {
         for record in pass.records {
             let number = record.number;
             let message =
@@ -237,7 +243,7 @@ impl Book {
             judge!(placed, "number {number} holds {message:?} and was given to {given:?}");
             let before = self.seen.insert(number, message);
             judge!(before.is_none_or(|b| b == message), "number {number} held {before:?} and now holds {message:?}");
-            if numbered.contains(&message.device) {
+            if numbered.contains(&message.device) && !allowed.corrupt {
                 let other = self.once.insert((message.device, message.sequence), number);
                 judge!(other.is_none_or(|o| o == number), "{message:?} is stored at {other:?} and at {number}");
             }
@@ -246,10 +252,12 @@ impl Book {
     }
 
     /// Promise P1: what was acknowledged is there at its number, or the ledger says why not.
-    fn judge_acknowledged(&self, pass: &Pass<'_>, unanswered: &BTreeSet<Message>) -> Verdict {
+    fn judge_acknowledged(&self, pass: &Pass<'_>, unanswered: &BTreeSet<Message>, allowed: Allowed) -> Verdict {
         let there: BTreeSet<Number> = pass.records.iter().map(|record| record.number).collect();
         for (number, message) in &self.acknowledged {
-            let kept = there.contains(number) || was_dropped(pass.ledger, *number);
+            let kept = there.contains(number)
+                || was_dropped(pass.ledger, *number)
+                || (allowed.corrupt && explained(pass.ledger, *number).is_some());
             let why = explained(pass.ledger, *number);
             judge!(kept, "{message:?} was acknowledged as number {number} and is lost (ledger: {why:?})");
             let stands = self.seen.get(number);
@@ -259,8 +267,14 @@ impl Book {
             );
         }
         for (number, message) in &self.seen {
-            let kept = there.contains(number) || was_dropped(pass.ledger, *number);
+            let kept = there.contains(number)
+                || was_dropped(pass.ledger, *number)
+                || (allowed.corrupt && explained(pass.ledger, *number).is_some());
             judge!(kept, "{message:?} was read at number {number} and is gone: what readers see is durable");
+        }
+        if allowed.corrupt {
+            // The marks may be gone with what was damaged.
+            return Ok(());
         }
         for (device, sequence) in &self.duplicates {
             let is_it = |message: &&Message| (message.device, message.sequence) == (*device, *sequence);

@@ -1,7 +1,7 @@
 //! The log on its simulated disk, the devices and sinks around it, and what each operation does to them.
 
 use super::device::Device;
-use super::operation::{Operation, Profile};
+use super::operation::{Operation, Profile, Step};
 use super::oracle::{Allowed, Oracle, Pass, Verdict};
 use bytes::Bytes;
 use fastrand::Rng;
@@ -12,7 +12,7 @@ use headwater::log::{Appender, Batch, CursorState, Entry, OnFull, Position, Stre
 use headwater::record::{Gap, Record, StreamName};
 use headwater::units::{ByteSize, Span};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const DEVICES: u32 = 8;
 /// Name, shards, what happens when it is full.
@@ -25,19 +25,44 @@ const ROOM_BYTES: u64 = 1 << 40;
 
 pub struct World {
     pub sim: SimDisk,
-    pub oracle: Oracle,
+    crowd: Arc<Mutex<Crowd>>,
     log: Option<SteppedLog>,
     rng: Rng,
     clock: Clock,
     profile: Profile,
-    devices: Vec<Device>,
-    clerk: Clerk,
     slow: [bool; SINKS.len()],
     /// Highest cursor ever moved to, by sink, stream, shard.
     moved: BTreeMap<(usize, usize, u32), u64>,
     pub reopens: u32,
     /// What the last start reported, for a person.
     pub recovery: String,
+}
+
+/// Everybody who is told that something is stored. Behind a lock, because they look for answers while the disk works.
+struct Crowd {
+    devices: Vec<Device>,
+    clerk: Clerk,
+    oracle: Oracle,
+}
+
+impl Crowd {
+    fn send(&mut self, log: &SteppedLog, device: usize, records: u32) {
+        let device = &mut self.devices[device % DEVICES as usize];
+        if let Some(stream) = log.stream(STREAMS[device.stream].0) {
+            device.send(log, &stream, records, &mut self.oracle);
+        }
+    }
+
+    fn take_answers(&mut self) {
+        for device in &mut self.devices {
+            device.poll(&mut self.oracle);
+        }
+        self.clerk.poll(&mut self.oracle);
+    }
+}
+
+fn lock(crowd: &Mutex<Crowd>) -> MutexGuard<'_, Crowd> {
+    crowd.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Stores rows of state, one value after the other.
@@ -60,15 +85,22 @@ impl World {
                 Device::new(id, usize::from(id % 4 == 3), numbered)
             })
             .collect();
+        let sim = SimDisk::new(seed);
+        let crowd = Arc::new(Mutex::new(Crowd { devices, clerk: Clerk::default(), oracle }));
+        let watching = crowd.clone();
+        sim.observe(move || {
+            // While a device hands something in, nobody else is listening.
+            if let Ok(mut crowd) = watching.try_lock() {
+                crowd.take_answers();
+            }
+        });
         World {
-            sim: SimDisk::new(seed),
-            oracle,
+            sim,
+            crowd,
             log: None,
             rng: Rng::with_seed(seed ^ 0x5eed),
             clock: Clock::manual(1, START_MS),
             profile,
-            devices,
-            clerk: Clerk::default(),
             slow: [false; SINKS.len()],
             moved: BTreeMap::new(),
             reopens: 0,
@@ -90,19 +122,17 @@ impl World {
     fn act(&mut self, operation: Operation) -> Verdict {
         let Some(log) = &mut self.log else { return Ok(()) };
         match operation {
-            Operation::Append { device, records } => {
-                let device = &mut self.devices[device % DEVICES as usize];
-                if let Some(stream) = log.stream(STREAMS[device.stream].0) {
-                    device.send(log, &stream, records, &mut self.oracle);
-                }
+            Operation::Append { device, records } => lock(&self.crowd).send(log, device, records),
+            Operation::PutState { key } => {
+                let Crowd { clerk, oracle, .. } = &mut *lock(&self.crowd);
+                clerk.put(log, key, oracle);
             }
-            Operation::PutState { key } => self.clerk.put(log, key, &mut self.oracle),
             Operation::Commit => {
                 if log.commit_step() == SimStep::NoRoom {
                     // A fold that fails leaves things as they are; the next step tries again.
                     let _ = log.fold_step(true);
                 }
-                self.take_answers();
+                lock(&self.crowd).take_answers();
             }
             Operation::Fold { all } => _ = log.fold_step(all),
             Operation::Tick => log.tick(),
@@ -116,6 +146,22 @@ impl World {
             Operation::IoError(fault) => self.sim.arm(fault),
             Operation::Heal => self.sim.disarm(),
             Operation::CutPower { after } => self.sim.arm(Fault::CutPower { after }),
+            Operation::Burst { rounds, kill } => {
+                self.burst(rounds);
+                if kill {
+                    return self.end(SimDisk::kill);
+                }
+            }
+            Operation::LostSync { device } => return self.lost_sync(device),
+            Operation::CutIn { step, after } => {
+                self.sim.arm(Fault::CutPower { after });
+                match step {
+                    Step::Commit => _ = log.commit_step(),
+                    Step::Fold => _ = log.fold_step(true),
+                    Step::Tick => log.tick(),
+                }
+            }
+            Operation::Damage { file, at, xor } => return self.damage(file, at, xor),
             Operation::Crash { again_after } => return self.crash(again_after),
             Operation::Kill => return self.end(SimDisk::kill),
             Operation::Close => return self.close(),
@@ -123,11 +169,22 @@ impl World {
         Ok(())
     }
 
-    fn take_answers(&mut self) {
-        for device in &mut self.devices {
-            device.poll(&mut self.oracle);
+    pub fn acknowledged(&self) -> u64 {
+        lock(&self.crowd).oracle.acknowledged
+    }
+
+    fn burst(&mut self, rounds: u32) {
+        let Some(log) = &self.log else { return };
+        for _ in 0..rounds {
+            for device in 0..DEVICES as usize {
+                lock(&self.crowd).send(log, device, 4);
+            }
+            let step = log.commit_step();
+            lock(&self.crowd).take_answers();
+            if step != SimStep::Committed {
+                break;
+            }
         }
-        self.clerk.poll(&mut self.oracle);
     }
 
     fn move_cursor(&mut self, sink: usize, records: u64) {
@@ -165,17 +222,38 @@ impl World {
 
     /// What was acknowledged up to this moment is a promise; then the process is no more.
     fn end(&mut self, how: fn(&SimDisk)) -> Verdict {
-        self.take_answers();
+        lock(&self.crowd).take_answers();
         how(&self.sim);
         self.drop_log();
         Ok(())
+    }
+
+    fn lost_sync(&mut self, device: usize) -> Verdict {
+        self.act(Operation::Append { device, records: 3 })?;
+        self.sim.arm(Fault::FailSync { after: 0 });
+        self.act(Operation::Commit)?;
+        self.end(SimDisk::kill)?;
+        self.reopen(None)?;
+        self.crash(None)
+    }
+
+    /// Flips bits in the journal, a segment or a blob file. What the state database loses is another test's matter.
+    fn damage(&mut self, file: usize, at: u64, xor: u8) -> Verdict {
+        self.end(SimDisk::kill)?;
+        let of_records = |path: &str| ["journal/", "segments/", "blobs/"].iter().any(|dir| path.starts_with(dir));
+        let files: Vec<_> = self.sim.files().into_iter().filter(|(path, len)| of_records(path) && *len > 0).collect();
+        let (path, len) = &files[file % files.len()];
+        // Most of the ring is empty; its frames stand at the front.
+        let reach = if path.starts_with("journal/") { 64 << 10 } else { *len };
+        self.sim.damage(path, at % reach.min(*len), xor);
+        self.reopen(None)
     }
 
     fn close(&mut self) -> Verdict {
         if let Some(log) = self.log.take() {
             // What it could not fold is in the journal.
             let _ = log.close();
-            self.take_answers();
+            lock(&self.crowd).take_answers();
         }
         if self.sim.power_is_cut() {
             return self.crash(None);
@@ -186,8 +264,11 @@ impl World {
     }
 
     fn drop_log(&mut self) {
-        self.devices.iter_mut().for_each(Device::disconnect);
-        self.clerk = Clerk { next: self.clerk.next, ..Clerk::default() };
+        {
+            let mut crowd = lock(&self.crowd);
+            crowd.devices.iter_mut().for_each(Device::disconnect);
+            crowd.clerk.hang_up();
+        }
         self.log = None;
     }
 
@@ -225,6 +306,10 @@ impl World {
                 let settings = StreamSettings { shards, retention: Span::days(2), max_bytes, on_full };
                 let name = StreamName::new(name).map_err(|error| error.to_string())?;
                 log.create_stream(&name, settings).map_err(|error| error.to_string())?;
+                if self.profile.damage {
+                    // The stream itself is out of harm's way.
+                    let _ = log.fold_step(true);
+                }
             }
         }
         for stream in STREAMS.iter().filter_map(|(name, _, _)| log.stream(name)) {
@@ -271,17 +356,20 @@ impl World {
                     live,
                     ledger: &own,
                 };
-                self.oracle.judge(&pass, Allowed { evicted, corrupt: false })?;
+                lock(&self.crowd).oracle.judge(&pass, Allowed { evicted, corrupt: self.profile.damage })?;
                 if !live {
-                    self.oracle.forget_unused(index, shard.index, shard.newest());
+                    lock(&self.crowd).oracle.forget_unused(index, shard.index, shard.newest());
                 }
+                // A frame that was damaged may have held a cursor's way back.
                 judge_cursors(log, &stream, index, shard.index, shard.newest(), &self.moved)?;
             }
         }
         for key in 0..8 {
             let row = log.state(Table::Uplink, &[key]);
             let value = row.map(|row| u64::from_be_bytes(row.as_ref().try_into().unwrap_or_default()));
-            self.oracle.judge_state(key, value)?;
+            if !self.profile.damage {
+                lock(&self.crowd).oracle.judge_state(key, value)?;
+            }
         }
         Ok(())
     }
@@ -328,6 +416,10 @@ fn read_all(log: &SteppedLog, stream: &Arc<Stream>, shard: u32) -> Result<(Vec<R
 }
 
 impl Clerk {
+    fn hang_up(&mut self) {
+        *self = Clerk { next: self.next, ..Clerk::default() };
+    }
+
     fn put(&mut self, log: &SteppedLog, key: u8, oracle: &mut Oracle) {
         self.next += 1;
         let value = self.next;
@@ -343,7 +435,7 @@ impl Clerk {
     fn poll(&mut self, oracle: &mut Oracle) {
         let Some(appender) = &self.appender else { return };
         let Ok(durable) = appender.durable_now() else {
-            *self = Clerk { next: self.next, ..Clerk::default() };
+            self.hang_up();
             return;
         };
         while let Some((_, key, value)) = self.pending.pop_front_if(|(ticket, _, _)| *ticket <= durable) {

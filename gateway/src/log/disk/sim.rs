@@ -25,11 +25,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Clone)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
+    /// Called before each write and sync, with no lock held.
+    observer: Arc<Mutex<Option<Observer>>>,
 }
+
+type Observer = Box<dyn FnMut() + Send>;
 
 impl SimDisk {
     pub fn new(seed: u64) -> Self {
-        SimDisk { state: Arc::new(Mutex::new(State::new(seed))) }
+        SimDisk { state: Arc::new(Mutex::new(State::new(seed))), observer: Arc::default() }
     }
 
     /// The disk as the next run of a process sees it. It and its files fail from the next `crash` or `kill` on.
@@ -45,6 +49,22 @@ impl SimDisk {
     /// Ends the process and leaves the machine on: nothing is lost, nothing more is written.
     pub fn kill(&self) {
         self.lock().kill();
+    }
+
+    /// Lets a test look around before each write and sync: what was told by then was told too early or not.
+    pub fn observe(&self, observer: impl FnMut() + Send + 'static) {
+        *self.observer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(observer));
+    }
+
+    fn look_around(&self) {
+        if let Some(observer) = self.observer.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            observer();
+        }
+    }
+
+    /// Files with their lengths, by path.
+    pub fn files(&self) -> Vec<(String, u64)> {
+        self.lock().list_files()
     }
 
     pub fn arm(&self, fault: Fault) {
@@ -165,9 +185,11 @@ impl DiskFile for SimFile {
         if self.direct && !(offset.is_multiple_of(4096) && bytes.len().is_multiple_of(4096)) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a direct write is of whole pages"));
         }
+        self.disk.look_around();
         self.state()?.write(self.inode, offset, bytes)
     }
     fn sync(&self) -> io::Result<()> {
+        self.disk.look_around();
         self.state()?.sync(self.inode)
     }
 }

@@ -84,6 +84,13 @@ impl Names {
         self.durable = kept;
     }
 
+    pub fn files(&self) -> impl Iterator<Item = (&String, Inode)> {
+        self.live.iter().filter_map(|(path, node)| match node {
+            Node::File(inode) => Some((path, *inode)),
+            Node::Dir => None,
+        })
+    }
+
     /// Files that have a name now.
     pub fn linked(&self) -> BTreeSet<Inode> {
         files(&self.live).collect()

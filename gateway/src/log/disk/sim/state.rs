@@ -160,6 +160,10 @@ impl State {
         }
     }
 
+    pub fn list_files(&self) -> Vec<(String, u64)> {
+        self.names.files().map(|(path, inode)| (path.clone(), self.len(inode))).collect()
+    }
+
     pub fn operations(&self) -> u64 {
         self.operations
     }
