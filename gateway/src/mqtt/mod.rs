@@ -27,12 +27,14 @@ mod tail;
 mod tests;
 mod tls;
 mod topic;
+mod users_file;
 
 pub use auth::{UsersError, hash_password};
 pub use bus::{LiveMessage, Tap};
 pub use config::{AllowConfig, MqttConfig, RouteConfig, TlsConfig};
 pub use inlet::NUMBER_PROPERTY;
 pub use tls::TlsError;
+pub use users_file::{Edit, Edited, edit_users};
 
 use crate::clock::Clock;
 use crate::log::{AppendError, Log};
