@@ -1,6 +1,8 @@
 //! The read and write buffers of a connection: small while it is quiet, large while it is busy, never without bound.
 
 use super::codec::frame_bytes;
+use bytes::{Buf, Bytes};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -11,14 +13,16 @@ const BUSY_BYTES: usize = 64 << 10;
 /// Reads that left most of the buffer empty before it is halved.
 const SMALL_READS: u32 = 64;
 
-/// Bytes that came in and are not decoded yet.
+/// Bytes that came in and are not decoded yet. What it has beyond a quiet connection's buffer is out of a budget.
 pub struct Input {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
     small_reads: u32,
-    /// Held while the buffer is larger than [`BUSY_BYTES`].
-    large: Option<OwnedSemaphorePermit>,
+    /// In KiB.
+    budget: Arc<Semaphore>,
+    /// Held while the buffer is larger than [`QUIET_BYTES`].
+    held: Option<OwnedSemaphorePermit>,
 }
 
 /// The budget for large packets is used up.
@@ -26,8 +30,18 @@ pub struct Input {
 pub struct NoRoom;
 
 impl Input {
-    pub fn new() -> Self {
-        Input { bytes: vec![0; QUIET_BYTES], start: 0, end: 0, small_reads: 0, large: None }
+    pub fn new(budget: Arc<Semaphore>) -> Self {
+        Input { bytes: vec![0; QUIET_BYTES], start: 0, end: 0, small_reads: 0, budget, held: None }
+    }
+
+    /// From now on it grows out of another budget.
+    pub fn set_budget(&mut self, budget: Arc<Semaphore>) {
+        self.budget = budget;
+    }
+
+    /// Whether it has more than every connection has.
+    pub fn is_large(&self) -> bool {
+        self.held.is_some()
     }
 
     #[inline]
@@ -55,7 +69,7 @@ impl Input {
         self.end += count;
         let len = self.bytes.len();
         if self.end == len && len < BUSY_BYTES {
-            self.bytes.resize((len * 2).min(BUSY_BYTES), 0);
+            self.double();
             self.small_reads = 0;
         } else if count < len / 4 {
             self.small_reads += 1;
@@ -64,8 +78,8 @@ impl Input {
         }
     }
 
-    /// Makes space for the rest of the packet at the front, whose size has been checked. `None` if that takes more than
-    /// is ours: then [`Input::grow`].
+    /// Makes space to read more. What a packet announces is not believed: the buffer grows with what has come. `None` if
+    /// there is none without [`Input::grow`].
     pub fn prepare(&mut self) -> Option<()> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -76,70 +90,118 @@ impl Input {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        if wanted > self.bytes.len() && wanted <= BUSY_BYTES {
-            self.bytes.resize(wanted.next_power_of_two(), 0);
+        if self.end == self.bytes.len() && self.bytes.len() < BUSY_BYTES {
+            self.double();
         }
-        (self.end < self.bytes.len() && wanted <= self.bytes.len()).then_some(())
+        (self.end < self.bytes.len()).then_some(())
     }
 
-    /// Takes what the packet at the front needs out of the shared budget.
-    pub async fn grow(&mut self, budget: &Arc<Semaphore>) -> Result<(), NoRoom> {
-        let wanted = frame_bytes(self.filled()).unwrap_or(0).max(BUSY_BYTES + 1);
-        let more_kib = wanted.div_ceil(1024);
-        self.large = None;
-        let permit = budget.clone().acquire_many_owned(u32::try_from(more_kib).map_err(|_| NoRoom)?);
-        self.large = Some(permit.await.map_err(|_| NoRoom)?);
-        if self.bytes.len() < wanted {
-            self.bytes.reserve_exact(wanted - self.bytes.len());
-            self.bytes.resize(wanted, 0);
+    /// As far as the budget lasts.
+    fn double(&mut self) {
+        let len = (self.bytes.len() * 2).min(BUSY_BYTES);
+        if let Ok(permit) = self.budget.clone().try_acquire_many_owned(kib(len - QUIET_BYTES)) {
+            self.held = Some(permit);
+            self.bytes.resize(len, 0);
         }
+    }
+
+    /// Takes what the packet at the front needs out of the budget for large packets.
+    pub async fn grow(&mut self, budget: &Arc<Semaphore>) -> Result<(), NoRoom> {
+        let wanted = frame_bytes(self.filled()).unwrap_or(0).max(self.bytes.len() + 1);
+        // What is held already goes back only when there is the rest: several that wait for each other time out.
+        let permit = budget.clone().acquire_many_owned(kib(wanted)).await.map_err(|_| NoRoom)?;
+        self.held = Some(permit);
+        self.bytes.reserve_exact(wanted - self.bytes.len());
+        self.bytes.resize(wanted, 0);
         Ok(())
     }
 
     /// Of an empty buffer.
     fn shrink(&mut self) {
         let len = self.bytes.len();
-        if self.large.is_some() || len > BUSY_BYTES {
-            self.bytes = vec![0; BUSY_BYTES];
-            self.large = None;
+        if len > BUSY_BYTES {
+            self.bytes = vec![0; QUIET_BYTES];
+            self.held = None;
         } else if self.small_reads >= SMALL_READS && len > QUIET_BYTES {
             self.bytes = vec![0; len / 2];
             self.small_reads = 0;
+            let more = kib(len / 2 - QUIET_BYTES);
+            // The larger permit stays if there is none just now.
+            if more == 0 {
+                self.held = None;
+            } else if let Ok(permit) = self.budget.clone().try_acquire_many_owned(more) {
+                self.held = Some(permit);
+            }
         }
     }
 }
 
-/// Bytes on their way out.
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
+}
+
+/// Bytes on their way out: small ones in one piece, large payloads as they lie in memory, shared with whoever else is
+/// owed them.
 #[derive(Default)]
 pub struct Output {
     pub bytes: Vec<u8>,
     written: usize,
+    /// Payloads, and where in `bytes` they belong.
+    shared: VecDeque<(usize, Bytes)>,
+    shared_bytes: usize,
 }
 
 /// What is kept of an empty write buffer, in bytes.
-const IDLE_OUTPUT_BYTES: usize = 16 << 10;
+const IDLE_OUTPUT_BYTES: usize = 4 << 10;
+/// A payload of this size is not copied.
+const SHARED_BYTES_MIN: usize = 8 << 10;
 
 impl Output {
+    /// What is to be written next.
     pub fn pending(&self) -> &[u8] {
-        &self.bytes[self.written..]
+        match self.shared.front() {
+            Some((at, payload)) if *at == self.written => payload,
+            Some((at, _)) => &self.bytes[self.written..*at],
+            None => &self.bytes[self.written..],
+        }
     }
 
     pub fn len(&self) -> usize {
-        self.bytes.len() - self.written
+        self.bytes.len() - self.written + self.shared_bytes
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
+    pub fn put_payload(&mut self, payload: &Bytes) {
+        if payload.len() < SHARED_BYTES_MIN {
+            return self.bytes.extend_from_slice(payload);
+        }
+        self.shared.push_back((self.bytes.len(), payload.clone()));
+        self.shared_bytes += payload.len();
+    }
+
+    /// `count` bytes of [`Output::pending`] were written.
     pub fn wrote(&mut self, count: usize) {
-        self.written += count;
-        if self.written >= self.bytes.len() {
+        if let Some((at, payload)) = self.shared.front_mut()
+            && *at == self.written
+        {
+            payload.advance(count);
+            self.shared_bytes -= count;
+            if payload.is_empty() {
+                self.shared.pop_front();
+            }
+        } else {
+            self.written += count;
+        }
+        if self.is_empty() {
             self.bytes.clear();
             self.bytes.shrink_to(IDLE_OUTPUT_BYTES);
             self.written = 0;
         } else if self.written > self.bytes.len() / 2 {
             self.bytes.drain(..self.written);
+            self.shared.iter_mut().for_each(|(at, _)| *at -= self.written);
             self.written = 0;
         }
     }
@@ -161,12 +223,18 @@ mod tests {
         }
     }
 
+    fn budget(kib: usize) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(kib))
+    }
+
     #[test]
     fn a_busy_connection_gets_a_large_buffer_and_a_quiet_one_gives_it_back() {
-        let mut input = Input::new();
+        let budget = budget(100);
+        let mut input = Input::new(budget.clone());
         for _ in 0..10 {
             feed(&mut input, &[0xc0, 0].repeat(30_000));
-            assert!(input.bytes.len() <= 2 * BUSY_BYTES);
+            assert_eq!(input.bytes.len(), BUSY_BYTES);
+            assert_eq!(budget.available_permits(), 100 - 62);
             input.consume(60_000);
         }
         for _ in 0..1_000 {
@@ -174,21 +242,73 @@ mod tests {
             input.consume(2);
         }
         assert_eq!(input.bytes.len(), QUIET_BYTES);
+        assert_eq!(budget.available_permits(), 100);
     }
 
     #[tokio::test]
-    async fn a_large_packet_takes_from_the_budget_and_returns_it() {
-        let budget = Arc::new(Semaphore::new(1024));
-        let mut input = Input::new();
+    async fn a_large_packet_takes_from_the_budget_once_much_of_it_has_come_and_returns_it() {
+        let (busy, large) = (budget(100), budget(1024));
+        let mut input = Input::new(busy.clone());
         // A PUBLISH of 200,000 bytes.
         feed(&mut input, &[0x30, 0xc0, 0x9a, 0x0c]);
+        input.prepare().expect("its first bytes fit");
+        assert_eq!(input.bytes.len(), QUIET_BYTES, "nothing is set aside for a promise");
+        feed(&mut input, &vec![0; BUSY_BYTES - 4]);
         assert!(input.prepare().is_none());
-        input.grow(&budget).await.unwrap();
-        assert!(budget.available_permits() < 1024);
-        feed(&mut input, &vec![0; 200_000]);
+        input.grow(&large).await.unwrap();
+        assert_eq!((busy.available_permits(), large.available_permits()), (100, 1024 - 196));
+        feed(&mut input, &vec![0; 200_000 - (BUSY_BYTES - 4)]);
         assert_eq!(input.filled().len(), 200_004);
         input.consume(200_004);
         input.prepare().unwrap();
-        assert_eq!(budget.available_permits(), 1024);
+        assert_eq!(large.available_permits(), 1024);
+    }
+
+    #[tokio::test]
+    async fn without_a_budget_a_connection_goes_on_with_a_small_buffer() {
+        let (busy, large) = (budget(1), budget(1024));
+        let mut input = Input::new(busy.clone());
+        for _ in 0..100 {
+            feed(&mut input, &[0xc0, 0].repeat(QUIET_BYTES / 2));
+            input.consume(QUIET_BYTES);
+        }
+        assert_eq!(input.bytes.len(), QUIET_BYTES);
+        // A PUBLISH of 5,000 bytes does not fit it.
+        feed(&mut input, &[0x30, 0x88, 0x27]);
+        feed(&mut input, &[0; QUIET_BYTES - 3]);
+        assert!(input.prepare().is_none());
+        input.grow(&large).await.unwrap();
+        feed(&mut input, &[0; 5_000 - (QUIET_BYTES - 3)]);
+        assert_eq!(input.filled().len(), 5_003);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_put_comes_out_in_order_however_it_is_written(
+            sizes in proptest::collection::vec((0usize..20_000, 0usize..40), 1..20),
+            writes in proptest::collection::vec(1usize..9_000, 1..40),
+        ) {
+            let (mut output, mut expected, mut got) = (Output::default(), Vec::new(), Vec::new());
+            let mut writes = writes.into_iter().cycle();
+            let mut write = |output: &mut Output, got: &mut Vec<u8>| {
+                let count = writes.next().unwrap_or(1).min(output.pending().len());
+                assert!(count > 0 || output.is_empty());
+                got.extend_from_slice(&output.pending()[..count]);
+                output.wrote(count);
+            };
+            for (n, (payload, head)) in sizes.into_iter().enumerate() {
+                let (payload, head) = (Bytes::from(vec![n as u8; payload]), vec![100 + n as u8; head]);
+                output.bytes.extend_from_slice(&head);
+                output.put_payload(&payload);
+                expected.extend_from_slice(&head);
+                expected.extend_from_slice(&payload);
+                write(&mut output, &mut got);
+                assert_eq!(output.len(), expected.len() - got.len());
+            }
+            while !output.is_empty() {
+                write(&mut output, &mut got);
+            }
+            assert_eq!(got, expected);
+        }
     }
 }

@@ -14,6 +14,7 @@ use super::buffers::{Input, Output};
 use super::codec::{Reason, Version, write};
 use super::handshake::{Welcome, handshake};
 use super::inlet::Inlet;
+use super::memory::Holding;
 use super::session::{Kept, Session};
 use super::shared::Shared;
 use crate::log::{Appender, Table};
@@ -27,8 +28,18 @@ use tokio::sync::watch;
 
 /// What is waiting to be written before the socket is read no further, in bytes.
 const OUTPUT_HIGH_BYTES: usize = 128 << 10;
+/// The same while memory is tight.
+const TIGHT_OUTPUT_BYTES: usize = 4 << 10;
+/// Whoever holds more than this while memory is tight is let go after [`HEAVY_WITHIN_MS`], however slowly it takes it.
+const HEAVY_BYTES: usize = 16 << 10;
+const HEAVY_WITHIN_MS: u64 = 5_000;
+/// What may wait for the disk beside the window of QoS 1 and 2, in bytes.
+const WAITING_BYTES_MAX: usize = 256 << 10;
 /// A packet that has begun must be whole after this, plus a second for each KiB of it.
 const PACKET_WITHIN_MS: u64 = 30_000;
+/// The same for a packet that holds room which others wait for: five seconds, and four for each MiB.
+const WANTED_WITHIN_MS: u64 = 5_000;
+const WANTED_BYTES_PER_MS: u64 = 256;
 /// An append that waits longer than this says that the log is behind.
 const BEHIND_AFTER: Duration = Duration::from_millis(20);
 /// How long a connection that is gone holds its client id for what it has handed to the log.
@@ -42,7 +53,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
     mut stopping: watch::Receiver<bool>,
 ) {
     let serial = shared.next_serial();
-    let mut input = Input::new();
+    let mut input = Input::new(shared.memory.hello.clone());
     let welcome = tokio::select! {
         biased;
         _ = stopping.wait_for(|stop| *stop) => return,
@@ -54,6 +65,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
     };
     shared.metrics.mqtt_connects.inc();
     shared.metrics.mqtt_connections.inc();
+    input.set_budget(shared.memory.busy.clone());
     let (reader, writer) = tokio::io::split(stream);
     let mut connection = Connection::new(shared.clone(), reader, writer, input, welcome, serial);
     let end = connection.run(&mut stopping).await;
@@ -79,6 +91,11 @@ struct Connection<S> {
     partial_since_ms: Option<u64>,
     /// When the client last took something, or there was nothing to take.
     took_ms: u64,
+    /// Since when more than [`HEAVY_BYTES`] wait to be taken.
+    heavy_since_ms: Option<u64>,
+    /// Filters have changed since the sources were told.
+    resubscribed: bool,
+    holding: Holding,
     closing: Option<Closing>,
 }
 
@@ -129,8 +146,23 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             disk: OnDisk { wanted: keeps, present: on_disk, changed: false, owner },
             partial_since_ms: None,
             took_ms: now_ms,
+            heavy_since_ms: None,
+            resubscribed: false,
+            holding: Holding::new(shared.memory.clone()),
             closing: None,
             shared,
+        }
+    }
+
+    /// Tells what is held for this client to those who look after all.
+    fn count_held(&mut self, now_ms: u64) {
+        let held = self.output.len() + self.acks.waiting_bytes();
+        // The little that every connection holds now and then is not worth counting.
+        self.holding.set(held.saturating_sub(TIGHT_OUTPUT_BYTES));
+        if self.output.len() <= HEAVY_BYTES {
+            self.heavy_since_ms = None;
+        } else {
+            self.heavy_since_ms.get_or_insert(now_ms);
         }
     }
 

@@ -18,7 +18,9 @@ use std::sync::Arc;
 pub const NUMBER_PROPERTY: &str = "headwater-number";
 /// Topics remembered per connection, and their bytes; beyond, it starts afresh.
 const TOPICS_MAX: usize = 256;
-const TOPICS_BYTES_MAX: usize = 64 << 10;
+const TOPICS_BYTES_MAX: usize = 16 << 10;
+/// Headers of one record that come from MQTT: two less than the wire between gateways carries, for what they add.
+const HEADERS_MAX: usize = crate::wire::HEADERS_MAX - 2;
 
 /// What the inlet looks things up in.
 #[derive(Clone, Copy)]
@@ -34,7 +36,7 @@ pub struct Inlet {
     producer_id: u128,
     connection: u64,
     topics: Vec<Topic>,
-    by_name: HashMap<Box<str>, usize>,
+    by_name: HashMap<Bytes, usize>,
     topics_bytes: usize,
     last: usize,
     /// What this turn of reading has gathered.
@@ -46,7 +48,8 @@ pub struct Inlet {
 }
 
 struct Topic {
-    name: Box<str>,
+    /// Shares its memory with the key of the cache and the header of its records.
+    name: Bytes,
     verdict: Verdict,
     /// Whether somebody listens live, as of this generation of the bus.
     wanted: bool,
@@ -56,7 +59,7 @@ struct Topic {
 enum Verdict {
     Refuse(Reason),
     Store { stream: Arc<Stream>, headers: [Header; 1], key: Key },
-    Live { header: Bytes },
+    Live,
 }
 
 enum Key {
@@ -94,7 +97,7 @@ impl Inlet {
         let answer = answer_of(publish.qos, publish.id);
         let stored = match &self.topics[at].verdict {
             Verdict::Refuse(reason) => return Err(*reason),
-            Verdict::Live { .. } => false,
+            Verdict::Live => false,
             Verdict::Store { .. } => {
                 match self.push(at, publish, around.routes) {
                     Err(Refused::Deleted) => self.push_again(publish, around)?,
@@ -124,10 +127,10 @@ impl Inlet {
 
     #[inline]
     fn find(&mut self, name: &str, around: Around<'_>) -> usize {
-        if self.topics.get(self.last).is_some_and(|topic| *topic.name == *name) {
+        if self.topics.get(self.last).is_some_and(|topic| topic.name == name.as_bytes()) {
             return self.last;
         }
-        self.last = match self.by_name.get(name) {
+        self.last = match self.by_name.get(name.as_bytes()) {
             Some(at) => *at,
             None => self.learn(name, around),
         };
@@ -139,10 +142,11 @@ impl Inlet {
         if self.topics.len() >= TOPICS_MAX || self.topics_bytes + name.len() > TOPICS_BYTES_MAX {
             self.forget_topics();
         }
-        let verdict = judge(name, &self.who, around);
+        let bytes = Bytes::copy_from_slice(name.as_bytes());
+        let verdict = judge(name, &bytes, &self.who, around);
         self.topics_bytes += name.len();
-        self.by_name.insert(name.into(), self.topics.len());
-        self.topics.push(Topic { name: name.into(), verdict, wanted: false, generation: 0 });
+        self.by_name.insert(bytes.clone(), self.topics.len());
+        self.topics.push(Topic { name: bytes, verdict, wanted: false, generation: 0 });
         self.topics.len() - 1
     }
 
@@ -172,7 +176,7 @@ impl Inlet {
         let (stream, topic_header, fixed) = match &topic.verdict {
             Verdict::Store { stream, headers, key } => (stream, headers, key),
             Verdict::Refuse(reason) => return Err(Refused::For(*reason)),
-            Verdict::Live { .. } => return Err(Refused::Deleted),
+            Verdict::Live => return Err(Refused::Deleted),
         };
         let usual = publish.qos == Qos::AtLeastOnce && publish.properties.is_empty();
         let (headers, producer) = match usual {
@@ -210,21 +214,19 @@ impl Inlet {
         let Some(topic) = self.topics.get_mut(at) else { return };
         if topic.generation != generation {
             topic.generation = generation;
-            topic.wanted = bus.wants(&topic.name);
+            topic.wanted = bus.wants(publish.topic);
         }
         if !topic.wanted {
             return;
         }
-        let name = match &topic.verdict {
-            Verdict::Store { headers, .. } => headers[0].value.clone(),
-            Verdict::Live { header } => header.clone(),
-            Verdict::Refuse(_) => return,
-        };
+        if matches!(topic.verdict, Verdict::Refuse(_)) {
+            return;
+        }
         let mut headers = Vec::new();
         // A property that was refused has refused the message before.
         let _ = read_properties(publish.properties, &mut headers);
         self.live.push(LiveMessage {
-            topic: name,
+            topic: topic.name.clone(),
             payload: Bytes::copy_from_slice(publish.payload),
             headers,
             stored,
@@ -246,14 +248,13 @@ fn answer_of(qos: Qos, id: Option<PacketId>) -> Answer {
     }
 }
 
-fn judge(name: &str, who: &Who, around: Around<'_>) -> Verdict {
+fn judge(name: &str, bytes: &Bytes, who: &Who, around: Around<'_>) -> Verdict {
     if !around.access.may_publish(who, name) {
         return Verdict::Refuse(Reason::NotAuthorized);
     }
     let Some(route) = around.routes.find(name) else { return Verdict::Refuse(Reason::TopicNameInvalid) };
-    let header = Bytes::copy_from_slice(name.as_bytes());
     let stream = match &route.target {
-        Target::Live => return Verdict::Live { header },
+        Target::Live => return Verdict::Live,
         Target::Stream(stream) => around.log.stream(stream.as_str()),
     };
     let Some(stream) = stream else { return Verdict::Refuse(Reason::TopicNameInvalid) };
@@ -269,7 +270,7 @@ fn judge(name: &str, who: &Who, around: Around<'_>) -> Verdict {
             Key::Fixed(key.into(), hash)
         }
     };
-    Verdict::Store { stream, headers: [Header::new(HeaderId::Topic, header)], key }
+    Verdict::Store { stream, headers: [Header::new(HeaderId::Topic, bytes.clone())], key }
 }
 
 /// What a record remembers of its QoS, so that a subscriber gets no more than was published [MQTT-3.8.4-8].
@@ -309,6 +310,9 @@ fn read_properties(properties: Properties<'_>, headers: &mut Vec<Header>) -> Res
             (PropertyId::UserProperty, Value::Pair(name, text)) => Header::user(name, text),
             _ => continue,
         };
+        if headers.len() >= HEADERS_MAX {
+            return Err(Reason::QuotaExceeded);
+        }
         headers.push(header);
     }
     Ok(number)

@@ -1,36 +1,52 @@
 //! What subscribers of QoS 1 and 2 are owed: records from the log's tail, matched to the client's filters.
 //!
 //! A connection with such subscriptions has one task per shard of the streams its filters can reach. Each follows its
-//! shard from the moment of the SUBSCRIBE, so order per key is the shard's order, and hands what matches to the
-//! connection through one bounded queue: a slow client slows its own readers and nobody else.
+//! shard from the moment of the SUBSCRIBE, so order per key is the shard's order. A task reads only when the connection has
+//! taken what was read before, by whichever task, and keeps nothing while it waits: a slow client holds one turn of
+//! records, slows its own readers and nobody else.
 
 use super::codec::is_topic_name;
 use super::inlet::published_qos;
+use super::memory::{Holding, Memory};
 use super::session::Subscriptions;
 use super::session::subscriptions::Delivery;
-use crate::log::{Entry, Log, Position, Reader, Stream};
-use crate::record::{Record, ShardIndex};
-use std::collections::HashSet;
+use crate::log::{Entry, Log, Position, ReadError, Reader, Stream};
+use crate::record::{Header, HeaderId, Record, ShardIndex};
+use bytes::{Bytes, BytesMut};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-/// Records that wait for one connection.
-const QUEUE_RECORDS: usize = 64;
-/// Most one task holds in hand.
+/// Most that is read for a connection at once; at least one record.
 const TURN_RECORDS: usize = 128;
-const TURN_BYTES: usize = 256 << 10;
+const TURN_BYTES: usize = 128 << 10;
+/// The same while memory is tight.
+const TIGHT_TURN_BYTES: usize = 8 << 10;
 /// A shard that cannot be read just now is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often it is looked whether others have let go of memory.
+const FULL_PAUSE: Duration = Duration::from_millis(50);
 /// Shards one connection may follow.
 pub const FOLLOWED_MAX: usize = 4_096;
+/// Large values lie in memory of their own; smaller ones would hold on to the whole block they were read from.
+const OWN_BYTES_MIN: usize = 64 << 10;
 
 /// A record and how it goes to the client.
 #[derive(Debug)]
 pub struct Owed {
-    pub record: Record,
+    pub topic: Bytes,
+    pub payload: Bytes,
+    pub headers: Vec<Header>,
     pub delivery: Delivery,
+}
+
+/// What one task has read for the connection.
+#[derive(Debug)]
+struct Turn {
+    owed: VecDeque<Owed>,
+    holding: Holding,
 }
 
 pub struct Tail {
@@ -38,15 +54,17 @@ pub struct Tail {
     tasks: JoinSet<()>,
     followed: HashSet<(u32, ShardIndex)>,
     filters: watch::Sender<Arc<Subscriptions>>,
-    sender: mpsc::Sender<Owed>,
-    receiver: mpsc::Receiver<Owed>,
+    memory: Arc<Memory>,
+    sender: mpsc::Sender<Turn>,
+    receiver: mpsc::Receiver<Turn>,
+    turn: Option<Turn>,
 }
 
 impl Tail {
-    pub fn new() -> Self {
-        let (sender, receiver) = mpsc::channel(QUEUE_RECORDS);
+    pub fn new(memory: Arc<Memory>) -> Self {
+        let (sender, receiver) = mpsc::channel(1);
         let (filters, _) = watch::channel(Arc::new(Subscriptions::default()));
-        Tail { tasks: JoinSet::new(), followed: HashSet::new(), filters, sender, receiver }
+        Tail { tasks: JoinSet::new(), followed: HashSet::new(), filters, memory, sender, receiver, turn: None }
     }
 
     /// From now on these filters count.
@@ -66,51 +84,130 @@ impl Tail {
             }
             let Ok(reader) = log.reader(stream, shard.index, Position::Latest) else { return false };
             self.followed.insert(key);
-            self.tasks.spawn(follow(reader, stream.clone(), self.filters.subscribe(), self.sender.clone()));
+            let follower = Follower {
+                log: log.clone(),
+                stream: stream.clone(),
+                shard: shard.index,
+                reader,
+                filters: self.filters.subscribe(),
+                memory: self.memory.clone(),
+            };
+            self.tasks.spawn(follower.follow(self.sender.clone()));
         }
         true
     }
 
     /// The next record that is owed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Owed> {
-        self.receiver.recv().await
+        loop {
+            if let Some(owed) = self.turn.as_mut().and_then(|turn| turn.owed.pop_front()) {
+                return Some(owed);
+            }
+            self.turn = None;
+            self.turn = Some(self.receiver.recv().await?);
+        }
     }
 
     /// The same, if it lies ready.
     pub fn next_now(&mut self) -> Option<Owed> {
-        self.receiver.try_recv().ok()
+        if let Some(owed) = self.turn.as_mut().and_then(|turn| turn.owed.pop_front()) {
+            return Some(owed);
+        }
+        self.turn = self.receiver.try_recv().ok();
+        self.turn.as_mut()?.owed.pop_front()
     }
 }
 
-async fn follow(
-    mut reader: Reader,
+struct Follower {
+    log: Log,
     stream: Arc<Stream>,
+    shard: ShardIndex,
+    reader: Reader,
     filters: watch::Receiver<Arc<Subscriptions>>,
-    sender: mpsc::Sender<Owed>,
-) {
-    loop {
-        reader.ready().await;
-        let entries = match reader.next(TURN_RECORDS, TURN_BYTES).await {
-            Ok(entries) => entries,
-            Err(_) if stream.is_deleted() => return,
-            Err(error) => {
-                tracing::warn!(stream = %stream.name, %error, "a subscriber waits for a shard that cannot be read");
-                tokio::time::sleep(RETRY).await;
-                continue;
-            }
-        };
-        if entries.is_empty() && stream.is_deleted() {
-            return;
-        }
-        for entry in entries {
-            // MQTT has no way to tell a gap; the ledger has it.
-            let Entry::Record(record) = entry else { continue };
-            let subscriptions = filters.borrow().clone();
-            let Some(topic) = record.topic().filter(|topic| is_topic_name(topic)) else { continue };
-            let Some(delivery) = subscriptions.logged(topic, published_qos(&record)) else { continue };
-            if sender.send(Owed { record, delivery }).await.is_err() {
-                return;
+    memory: Arc<Memory>,
+}
+
+impl Follower {
+    async fn follow(mut self, sender: mpsc::Sender<Turn>) {
+        loop {
+            self.reader.ready().await;
+            let Some(slot) = self.slot(&sender).await else { return };
+            match self.turn().await {
+                Ok(Some(turn)) if !turn.owed.is_empty() => slot.send(turn),
+                Ok(Some(_)) => {}
+                Ok(None) => return,
+                Err(_) if self.stream.is_deleted() => return,
+                Err(error) => {
+                    drop(slot);
+                    let stream = &self.stream.name;
+                    tracing::warn!(%stream, %error, "a subscriber waits for a shard that cannot be read");
+                    tokio::time::sleep(RETRY).await;
+                }
             }
         }
     }
+
+    /// Waits until the connection has taken what was read before; `None` once it is gone.
+    async fn slot<'a>(&mut self, sender: &'a mpsc::Sender<Turn>) -> Option<mpsc::Permit<'a, Turn>> {
+        let slot = match sender.try_reserve() {
+            Ok(slot) => slot,
+            Err(_) => {
+                // The block in hand would lie in memory for as long as the client likes.
+                if let Ok(reader) = self.log.reader(&self.stream, self.shard, Position::At(self.reader.position())) {
+                    self.reader = reader;
+                }
+                sender.reserve().await.ok()?
+            }
+        };
+        while self.memory.is_full() {
+            tokio::time::sleep(FULL_PAUSE).await;
+        }
+        Some(slot)
+    }
+
+    /// Reads, and keeps what the client is owed. `None`: the stream is gone.
+    async fn turn(&mut self) -> Result<Option<Turn>, ReadError> {
+        let bytes = if self.memory.is_tight() { TIGHT_TURN_BYTES } else { TURN_BYTES };
+        let entries = self.reader.next(TURN_RECORDS, bytes).await?;
+        if entries.is_empty() && self.stream.is_deleted() {
+            return Ok(None);
+        }
+        let subscriptions = self.filters.borrow().clone();
+        let mut turn = Turn { owed: VecDeque::new(), holding: Holding::new(self.memory.clone()) };
+        for entry in entries {
+            // MQTT has no way to tell a gap; the ledger has it.
+            let Entry::Record(record) = entry else { continue };
+            let Some(topic) = record.topic().filter(|topic| is_topic_name(topic)) else { continue };
+            let Some(delivery) = subscriptions.logged(topic, published_qos(&record)) else { continue };
+            turn.holding.add(weight(&record));
+            turn.owed.push_back(owed(record, delivery));
+        }
+        Ok(Some(turn))
+    }
+}
+
+fn weight(record: &Record) -> usize {
+    record.data.len() + record.headers.iter().map(|header| header.value.len() + 64).sum::<usize>() + 256
+}
+
+/// The record in memory of its own, in one piece.
+fn owed(record: Record, delivery: Delivery) -> Owed {
+    let headers = record.headers.iter().map(|header| header.value.len()).sum::<usize>();
+    let own_payload = record.data.len() >= OWN_BYTES_MIN;
+    let mut bytes = BytesMut::with_capacity(headers + if own_payload { 0 } else { record.data.len() });
+    let mut own = |value: &[u8]| {
+        bytes.extend_from_slice(value);
+        bytes.split().freeze()
+    };
+    let mut topic = Bytes::new();
+    let mut kept = Vec::with_capacity(record.headers.len());
+    for header in &record.headers {
+        let value = own(&header.value);
+        match header.id {
+            HeaderId::Topic => topic = value,
+            id => kept.push(Header { id, value }),
+        }
+    }
+    let payload = if own_payload { record.data.clone() } else { own(&record.data) };
+    Owed { topic, payload, headers: kept, delivery }
 }

@@ -4,7 +4,7 @@
 use crate::disk::SmallDisk;
 use headwater_tests::audit::{Fleet, Verdict, audit};
 use headwater_tests::gateway::{Gateway, Setup};
-use headwater_tests::mqtt::{Client, Version, kind};
+use headwater_tests::mqtt::{Client, Version, kind, packet, publish, put_length};
 use headwater_tests::{aws, need, tools};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -111,6 +111,69 @@ fn p6_memory_stays_bounded_while_subscribers_never_read() {
         }
     }
     assert!(most < 128_000_000, "{most} bytes resident after 60 MB for a hundred subscribers that never read");
+}
+
+/// Once each of these took hundreds of megabytes or more: a buffer was as large as the packet that was announced, a filter
+/// was held three times whatever its length, the list of a message's headers kept the room of the longest there was, and
+/// each subscriber that never read held sixty-four large records of its own.
+#[test]
+fn p6_memory_stays_bounded_whatever_a_crowd_announces_asks_for_or_does_not_take() {
+    let gateway = Gateway::plain();
+    let mut most = 0;
+    let mut look = |what: &str| {
+        let now = gateway.resident();
+        eprintln!("{what}: {now} bytes resident");
+        most = most.max(now);
+    };
+    // Strangers who announce a CONNECT of 60,000 bytes and send ten.
+    let mut strangers = Vec::new();
+    for _ in 0..1_000 {
+        let mut client = Client::open(gateway.mqtt, Version::V5).unwrap();
+        client.send_raw(b"\x10\xe0\xd4\x03\0\x04MQTT").unwrap();
+        strangers.push(client);
+    }
+    look("strangers");
+    let connect = |name: &str, n: usize| Client::connect(gateway.mqtt, &format!("{name}-{n}"), Version::V5).unwrap();
+    // Filters of 60,000 bytes each, as many as there may be subscriptions.
+    let mut greedy: Vec<_> = (0..20).map(|n| connect("filters", n)).collect();
+    for client in &mut greedy {
+        for n in 0..128 {
+            client.subscribe(&format!("{n}/{}", "x".repeat(60_000)), 1).unwrap();
+        }
+    }
+    look("filters");
+    // Messages with two hundred thousand properties.
+    let mut body = vec![0, 1, b't', 0, 1];
+    put_length(&mut body, 5 * 200_000);
+    body.extend([0x26, 0, 0, 0, 0].repeat(200_000));
+    let message = packet(kind::PUBLISH << 4 | 2, &body);
+    let mut lists: Vec<_> = (0..40).map(|n| connect("properties", n)).collect();
+    for client in &mut lists {
+        client.send_raw(&message).unwrap();
+        assert_eq!(client.read().unwrap().reason(), QUOTA_EXCEEDED);
+    }
+    look("properties");
+    // Packets that are never whole.
+    let mut unfinished: Vec<_> = (0..1_000).map(|n| connect("unfinished", n)).collect();
+    let message = publish(Version::V5, "t", &vec![0; 60_000], 1, 1, false, None);
+    for client in &mut unfinished {
+        client.send_raw(&message[..50_000]).unwrap();
+    }
+    look("unfinished");
+    // Subscribers that never read, and messages as large as they may be.
+    let mut deaf: Vec<_> = (0..100).map(|n| connect("deaf", n)).collect();
+    for (n, client) in deaf.iter_mut().enumerate() {
+        client.subscribe("#", (n % 2) as u8).unwrap();
+    }
+    let mut talker = connect("talker", 0);
+    // The unfinished packets hold all the room there is for large ones; it is theirs only until somebody wants it.
+    for n in 0..tools::rounds(200, 60) {
+        assert!(talker.publish("t", &noise(900_000)).unwrap() < 0x80);
+        if n % 10 == 0 {
+            look("deaf");
+        }
+    }
+    assert!(most < 200_000_000, "{most} bytes resident");
 }
 
 #[test]

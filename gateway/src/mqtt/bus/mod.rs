@@ -8,6 +8,7 @@
 mod frame;
 mod router;
 
+use super::memory::{Holding, Memory};
 use super::topic;
 use crate::metrics::Metrics;
 use crate::record::Header;
@@ -24,7 +25,9 @@ const QUEUE_BYTES_MAX: usize = 8 << 20;
 /// Messages that wait for one listener.
 const TAP_MESSAGES: usize = 1_024;
 /// Bytes that wait for one listener.
-const TAP_BYTES_MAX: usize = 2 << 20;
+const TAP_BYTES_MAX: usize = 1 << 20;
+/// The same while memory is tight: live messages are what gives way first.
+const TIGHT_TAP_BYTES_MAX: usize = 16 << 10;
 
 /// A committed message, or one of a route that stores nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +42,7 @@ pub struct LiveMessage {
 }
 
 impl LiveMessage {
-    fn weight(&self) -> usize {
+    pub fn weight(&self) -> usize {
         self.topic.len() + self.payload.len() + self.headers.iter().map(|h| h.value.len() + 8).sum::<usize>() + 64
     }
 
@@ -57,6 +60,7 @@ pub struct Bus {
 
 struct Inner {
     metrics: Arc<Metrics>,
+    memory: Arc<Memory>,
     /// Changes whenever who listens to what does; [`Bus::NOBODY`] while nobody does.
     generation: AtomicU64,
     next: AtomicU64,
@@ -68,25 +72,27 @@ struct Inner {
 
 struct Listener {
     filters: Vec<String>,
-    sender: mpsc::Sender<LiveMessage>,
-    waiting_bytes: Arc<AtomicUsize>,
+    /// With what it counts for in the memory of all.
+    sender: mpsc::Sender<(LiveMessage, usize)>,
+    waiting: Arc<Mutex<Holding>>,
 }
 
 /// One listener's end.
 pub struct Tap {
     bus: Bus,
     id: u64,
-    receiver: mpsc::Receiver<LiveMessage>,
-    waiting_bytes: Arc<AtomicUsize>,
+    receiver: mpsc::Receiver<(LiveMessage, usize)>,
+    waiting: Arc<Mutex<Holding>>,
 }
 
 impl Bus {
     pub const NOBODY: u64 = 0;
 
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    pub fn new(metrics: Arc<Metrics>, memory: Arc<Memory>) -> Self {
         Bus {
             inner: Arc::new(Inner {
                 metrics,
+                memory,
                 generation: AtomicU64::new(Self::NOBODY),
                 next: AtomicU64::new(1),
                 taps: RwLock::default(),
@@ -127,11 +133,11 @@ impl Bus {
     pub fn tap(&self) -> Tap {
         let (sender, receiver) = mpsc::channel(TAP_MESSAGES);
         let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        let waiting_bytes = Arc::new(AtomicUsize::new(0));
-        let listener = Listener { filters: Vec::new(), sender, waiting_bytes: waiting_bytes.clone() };
+        let waiting = Arc::new(Mutex::new(Holding::new(self.inner.memory.clone())));
+        let listener = Listener { filters: Vec::new(), sender, waiting: waiting.clone() };
         self.inner.taps.write().unwrap_or_else(PoisonError::into_inner).insert(id, listener);
         self.start_router();
-        Tap { bus: self.clone(), id, receiver, waiting_bytes }
+        Tap { bus: self.clone(), id, receiver, waiting }
     }
 
     fn start_router(&self) {
@@ -154,11 +160,17 @@ impl Inner {
     /// To everyone whose filters match.
     fn fan_out(&self, message: &LiveMessage) {
         let taps = self.taps.read().unwrap_or_else(PoisonError::into_inner);
-        for tap in taps.values().filter(|tap| tap.hears(message.topic())) {
-            let weight = message.weight();
-            let waiting = tap.waiting_bytes.fetch_add(weight, Ordering::AcqRel);
-            if waiting > TAP_BYTES_MAX || tap.sender.try_send(message.clone()).is_err() {
-                tap.waiting_bytes.fetch_sub(weight, Ordering::AcqRel);
+        let hearing: Vec<_> = taps.values().filter(|tap| tap.hears(message.topic())).collect();
+        // They share its memory, and so they do in the count.
+        let share = message.weight() / hearing.len().max(1) + 64;
+        for tap in hearing {
+            let most = if self.memory.is_tight() { TIGHT_TAP_BYTES_MAX } else { TAP_BYTES_MAX };
+            // Held over the sending, so that the listener does not take off what is not yet put on.
+            let mut waiting = tap.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.bytes() <= most && tap.sender.try_send((message.clone(), share)).is_ok() {
+                waiting.add(share);
+            } else {
+                drop(waiting);
                 self.dropped(1);
             }
         }
@@ -191,8 +203,8 @@ impl Tap {
 
     /// The next message. Cancel-safe.
     pub async fn next(&mut self) -> Option<LiveMessage> {
-        let message = self.receiver.recv().await?;
-        self.waiting_bytes.fetch_sub(message.weight(), Ordering::AcqRel);
+        let (message, share) = self.receiver.recv().await?;
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take_off(share);
         Some(message)
     }
 }
@@ -228,7 +240,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_listener_gets_what_it_listens_to_in_order_through_the_router() {
-        let bus = Bus::new(Metrics::new());
+        let bus = Bus::new(Metrics::new(), Arc::default());
         assert_eq!(bus.generation(), Bus::NOBODY);
         let mut tap = bus.tap();
         tap.listen(vec!["a/#".into()]);
@@ -242,7 +254,7 @@ mod tests {
 
     #[tokio::test]
     async fn topics_that_panic_the_router_pass_in_their_frame() {
-        let bus = Bus::new(Metrics::new());
+        let bus = Bus::new(Metrics::new(), Arc::default());
         let mut tap = bus.tap();
         tap.listen(vec!["#".into(), "$SYS/#".into()]);
         for topic in ["é/b", "日本", "$SYS/x", "a//b", "/"] {
@@ -254,7 +266,7 @@ mod tests {
     #[tokio::test]
     async fn a_listener_that_never_looks_costs_a_bounded_queue_and_others_nothing() {
         let metrics = Metrics::new();
-        let bus = Bus::new(metrics.clone());
+        let bus = Bus::new(metrics.clone(), Arc::default());
         let deaf = bus.tap();
         deaf.listen(vec!["#".into()]);
         let mut tap = bus.tap();

@@ -1,7 +1,10 @@
 //! The loop of a connection: take what came in, let go what is durable, wait for whatever is next.
 
 use super::subscribers::Next;
-use super::{BEHIND_AFTER, Closing, Connection, OUTPUT_HIGH_BYTES, PACKET_WITHIN_MS};
+use super::{
+    BEHIND_AFTER, Closing, Connection, HEAVY_WITHIN_MS, PACKET_WITHIN_MS, WAITING_BYTES_MAX, WANTED_BYTES_PER_MS,
+    WANTED_WITHIN_MS,
+};
 use crate::log::{AppendError, Placement, Ticket};
 use crate::mqtt::acks::{Answer, Held};
 use crate::mqtt::codec::{Frame, Publish, Qos, Reason, Version, decode, frame, frame_bytes, write};
@@ -52,6 +55,10 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 self.took_ms = now_ms;
             }
             self.take_packets(now_ms);
+            if std::mem::take(&mut self.resubscribed) {
+                // Before anything of it is written, the SUBACK among it.
+                self.sources.update(&self.session.subscriptions, &self.shared);
+            }
             if let Err(error) = self.hand_in().await {
                 return self.log_failed(&error);
             }
@@ -64,6 +71,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             {
                 return self.say_goodbye(closing).await;
             }
+            self.count_held(now_ms);
             let deadline_ms = self.deadline_ms(now_ms);
             if deadline_ms < armed_ms {
                 armed_ms = deadline_ms;
@@ -118,7 +126,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     }
 
     fn has_room(&self) -> bool {
-        self.session.inbound.has_room() && self.output.len() < OUTPUT_HIGH_BYTES
+        self.session.inbound.has_room() && self.output_has_room() && self.acks.waiting_bytes() < WAITING_BYTES_MAX
     }
 
     #[inline]
@@ -165,14 +173,14 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 let may = |filter: &str| self.shared.access.may_subscribe(self.inlet.who(), filter);
                 let before = self.session.subscriptions.len();
                 let codes = self.session.subscriptions.subscribe(version, &packet, may);
-                self.sources.update(&self.session.subscriptions, &self.shared);
+                self.resubscribed = true;
                 self.shared.metrics.mqtt_subscriptions.inc_by((self.session.subscriptions.len() - before) as i64);
                 write::suback(&mut self.output.bytes, version, packet.id, &codes);
             }
             Action::Unsubscribe(packet) => {
                 let before = self.session.subscriptions.len();
                 let codes = self.session.subscriptions.unsubscribe(&packet);
-                self.sources.update(&self.session.subscriptions, &self.shared);
+                self.resubscribed = true;
                 self.shared.metrics.mqtt_subscriptions.dec_by((before - self.session.subscriptions.len()) as i64);
                 write::unsuback(&mut self.output.bytes, version, packet.id, &codes);
             }
@@ -258,7 +266,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         if open && self.closing.is_some() {
             return Event::Timer;
         }
-        let can_send = self.output.len() < OUTPUT_HIGH_BYTES && open;
+        let can_send = self.output_has_room() && open;
         let can_owe = can_send && self.session.outbound.has_room();
         let ticket = self.acks.next_ticket();
         let (acks_wait, output_waits) = (ticket.is_some(), !self.output.is_empty());
@@ -287,7 +295,10 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         if self.input.prepare().is_some() {
             return true;
         }
-        let grown = tokio::time::timeout(self.shared.connect_within, self.input.grow(&self.shared.large)).await;
+        let memory = self.shared.memory.clone();
+        let wanting = memory.want();
+        let grown = tokio::time::timeout(self.shared.connect_within, self.input.grow(&memory.large)).await;
+        drop(wanting);
         if !matches!(grown, Ok(Ok(()))) {
             self.refuse(Reason::QuotaExceeded, "too many large packets at once");
             return false;
@@ -324,13 +335,22 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             Some(Reason::SessionTakenOver) => GOODBYE_WITHIN,
             _ => self.shared.write_within,
         };
-        let flushed = tokio::time::timeout(within, self.writer.write_all(self.output.pending())).await;
-        if matches!(flushed, Ok(Ok(()))) { End::Answered } else { End::Gone }
+        let flush = async {
+            while !self.output.is_empty() {
+                let count = self.writer.write(self.output.pending()).await.ok().filter(|count| *count > 0)?;
+                self.output.wrote(count);
+            }
+            Some(())
+        };
+        if matches!(tokio::time::timeout(within, flush).await, Ok(Some(()))) { End::Answered } else { End::Gone }
     }
 
     /// When the timer has to look again.
     fn deadline_ms(&self, now_ms: u64) -> u64 {
-        [self.keep_alive_due_ms(), self.packet_due_ms(), self.write_due_ms(), self.close_due_ms()]
+        // Memory may become tight at any time, so whoever holds much looks every second.
+        let holds_much = self.heavy_since_ms.is_some() || self.wanted_due_ms().is_some();
+        let look_ms = holds_much.then_some(now_ms + 1_000);
+        [self.keep_alive_due_ms(), self.packet_due_ms(), self.write_due_ms(), self.close_due_ms(), look_ms]
             .into_iter()
             .flatten()
             .min()
@@ -347,6 +367,13 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let since = self.partial_since_ms.filter(|_| self.closing.is_none() && self.has_room())?;
         let size = frame_bytes(self.input.filled()).unwrap_or(0) as u64;
         Some(since + PACKET_WITHIN_MS + size * 1000 / 1024)
+    }
+
+    /// When a packet that is not whole has to give its room to others who want it.
+    fn wanted_due_ms(&self) -> Option<u64> {
+        let since = self.partial_since_ms.filter(|_| self.input.is_large() && self.packet_due_ms().is_some())?;
+        let size = frame_bytes(self.input.filled()).unwrap_or(0) as u64;
+        Some(since + WANTED_WITHIN_MS + size / WANTED_BYTES_PER_MS)
     }
 
     fn write_due_ms(&self) -> Option<u64> {
@@ -368,7 +395,22 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         if passed(self.close_due_ms()) {
             return Some(End::Gone);
         }
-        if passed(self.packet_due_ms()) {
+        if self.shared.memory.is_tight() && passed(self.heavy_since_ms.map(|since| since + HEAVY_WITHIN_MS)) {
+            self.shared.reject_as(
+                "reads_slowly",
+                self.client_id(),
+                "it takes what it is sent too slowly for a full house",
+            );
+            return Some(End::Gone);
+        }
+        if self.shared.memory.is_wanted() && passed(self.wanted_due_ms()) {
+            self.shared.reject_as(
+                "slow_packet",
+                self.client_id(),
+                "a packet takes too long while others want its room",
+            );
+            self.close(Some(Reason::QuotaExceeded));
+        } else if passed(self.packet_due_ms()) {
             self.shared.reject_as("slow_packet", self.client_id(), "a packet takes too long to come in");
             self.close(Some(Reason::KeepAliveTimeout));
         } else if passed(self.keep_alive_due_ms()) {

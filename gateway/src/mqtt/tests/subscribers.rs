@@ -1,6 +1,7 @@
 //! The way back to subscribers.
 
 use super::harness::*;
+use crate::mqtt::memory::Holding;
 use crate::mqtt::{MqttConfig, RouteConfig};
 use crate::record::HeaderId;
 
@@ -163,5 +164,57 @@ async fn a_subscriber_that_never_reads_does_not_hold_up_anyone() {
         publisher.send(&publish(1, n, "a", &payload)).await;
         publisher.expect(&packet(0x40, &n.to_be_bytes())).await;
         assert_eq!(subscriber.packet().await[0], 0x30);
+    }
+}
+
+fn hold(gateway: &Gateway, bytes: usize) -> Holding {
+    let mut holding = Holding::new(gateway.mqtt.as_ref().unwrap().shared.memory.clone());
+    holding.set(bytes);
+    holding
+}
+
+#[tokio::test]
+async fn while_memory_is_tight_who_sits_on_a_large_message_is_let_go_and_who_reads_is_served() {
+    let gateway = Gateway::start().await;
+    let mut deaf = gateway.connected(4, "deaf").await;
+    deaf.send(&subscribe(4, 1, "#", 1)).await;
+    deaf.expect(&[0x90, 3, 0, 1, 1]).await;
+    let mut reader = gateway.connected(4, "reader").await;
+    reader.send(&subscribe(4, 1, "#", 1)).await;
+    reader.expect(&[0x90, 3, 0, 1, 1]).await;
+    let mut publisher = gateway.connected(4, "p").await;
+    let payload = "x".repeat(1_000_000);
+    let tight = hold(&gateway, 14 << 20);
+    let begun = std::time::Instant::now();
+    let mut sent = 0u16;
+    while gateway.rejects("reads_slowly") == 0 {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "the deaf one is still there");
+        sent += 1;
+        publisher.send(&publish(1, sent, "a", &payload)).await;
+        publisher.expect(&packet(0x40, &sent.to_be_bytes())).await;
+        let got = reader.packet().await;
+        reader.send(&packet(0x40, &got[7..9])).await;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+    drop(tight);
+}
+
+#[tokio::test]
+async fn while_memory_is_full_subscribers_wait_and_publishers_do_not() {
+    let gateway = Gateway::start().await;
+    let mut subscriber = gateway.connected(4, "s").await;
+    subscriber.send(&subscribe(4, 1, "#", 1)).await;
+    subscriber.expect(&[0x90, 3, 0, 1, 1]).await;
+    let mut publisher = gateway.connected(4, "p").await;
+    let full = hold(&gateway, 60 << 20);
+    for id in 1..=3u16 {
+        publisher.send(&publish(1, id, "a", &id.to_string())).await;
+        publisher.expect(&packet(0x40, &id.to_be_bytes())).await;
+    }
+    subscriber.expect_silence().await;
+    drop(full);
+    for id in 1..=3u8 {
+        subscriber.expect(&packet(0x32, &[&text("a")[..], &[0, id], id.to_string().as_bytes()].concat())).await;
     }
 }
