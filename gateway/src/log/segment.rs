@@ -16,9 +16,24 @@ const BLOCKS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("blocks");
 const NOTES: TableDefinition<&str, &[u8]> = TableDefinition::new("notes");
 const EXTENT: &str = "extent";
 const COPY: &str = "copy";
-/// redb's cache of one open segment, in bytes. Half of it may hold pages of an unfinished transaction; what does not fit is
-/// written early and then again, because inserting a value moves its neighbour. A fold of 8 MiB raw fits compressed.
-pub const CACHE_BYTES: usize = 6 << 20;
+/// How much redb keeps of an open segment in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// Half of it may hold pages of an unfinished transaction; what does not fit is written early and then again, because
+    /// inserting a value moves its neighbour. A fold of 8 MiB raw fits compressed.
+    Write,
+    /// Readers take each block once, so only the tree's upper pages are worth keeping.
+    Read,
+}
+
+impl Cache {
+    fn bytes(self) -> usize {
+        match self {
+            Cache::Write => 6 << 20,
+            Cache::Read => 512 << 10,
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardExtent {
@@ -127,10 +142,10 @@ pub struct Write<'a> {
 }
 
 impl Segment {
-    pub fn open(disk: &dyn Disk, path: &str, create: bool, written: Written) -> Result<Segment, SegmentError> {
+    pub fn open(disk: &dyn Disk, path: &str, create: bool, cache: Cache, written: Written) -> Result<Segment, SegmentError> {
         let file = disk.open(path, if create { Mode::Create } else { Mode::Existing })?;
         let database = redb::Builder::new()
-            .set_cache_size(CACHE_BYTES)
+            .set_cache_size(cache.bytes())
             .create_with_backend(Backend::new(file.clone(), written))?;
         Ok(Segment { database, file })
     }
@@ -280,7 +295,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = RealDisk::open_root(dir.path()).unwrap();
         let written = Written::default();
-        let segment = Segment::open(&disk, "x.redb", true, written.clone()).unwrap();
+        let segment = Segment::open(&disk, "x.redb", true, Cache::Write, written.clone()).unwrap();
         let mut first = 1;
         for fold in 0..4 {
             let mut blocks = Vec::new();

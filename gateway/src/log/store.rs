@@ -3,7 +3,7 @@
 use super::block::Block;
 use super::disk::{Disk, Written};
 use super::mutation::{Mutation, is_on};
-use super::segment::{Extent, Segment, SegmentError};
+use super::segment::{Cache, Extent, Segment, SegmentError};
 use crate::record::{Number, ShardIndex};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub const DIR: &str = "segments";
 pub const QUARANTINE: &str = "quarantine";
-/// Segments held open at a time, besides the newest ones; each has a page cache of `segment::CACHE_BYTES`.
+/// Segments held open at a time, besides the newest ones.
 const OPEN_MAX: usize = 4;
 
 #[derive(Clone, Debug)]
@@ -103,7 +103,11 @@ impl Store {
         if create {
             self.disk.create_dir(&dir_of(stream))?;
         }
-        let segment = Arc::new(Segment::open(&*self.disk, &path(stream, id), create, self.written.clone())?);
+        let cache = if create || inner.is_newest((stream, id)) { Cache::Write } else { Cache::Read };
+        let segment = Arc::new(Segment::open(&*self.disk, &path(stream, id), create, cache, self.written.clone())?);
+        if create {
+            inner.close_others(stream);
+        }
         if create && !is_on(Mutation::SkipDirSync) {
             self.disk.sync_dir(&dir_of(stream))?;
             self.disk.sync_dir(DIR)?;
@@ -234,6 +238,17 @@ impl Store {
 }
 
 impl Inner {
+    fn is_newest(&self, (stream, id): (u32, u32)) -> bool {
+        self.streams.get(&stream).and_then(|entries| entries.last()).is_some_and(|newest| newest.id == id)
+    }
+
+    /// A segment that is written no more gives its large cache back: the next read opens it with a small one.
+    fn close_others(&mut self, stream: u32) {
+        let others = self.open.extract_if(.., |((of, _), _)| *of == stream);
+        self.closing.extend(others);
+        self.closing.retain(|(_, segment)| Arc::strong_count(segment) > 1);
+    }
+
     fn close_idle(&mut self) {
         let newest: Vec<(u32, u32)> =
             self.streams.iter().filter_map(|(stream, entries)| Some((*stream, entries.last()?.id))).collect();
