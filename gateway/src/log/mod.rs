@@ -32,7 +32,7 @@ mod retain;
 mod schema;
 mod segment;
 mod shard;
-#[cfg(any(test, feature = "sim"))]
+#[cfg(feature = "sim")]
 pub mod sim;
 mod stamp;
 mod state;
