@@ -142,7 +142,13 @@ pub struct Write<'a> {
 }
 
 impl Segment {
-    pub fn open(disk: &dyn Disk, path: &str, create: bool, cache: Cache, written: Written) -> Result<Segment, SegmentError> {
+    pub fn open(
+        disk: &dyn Disk,
+        path: &str,
+        create: bool,
+        cache: Cache,
+        written: Written,
+    ) -> Result<Segment, SegmentError> {
         let file = disk.open(path, if create { Mode::Create } else { Mode::Existing })?;
         let database = redb::Builder::new()
             .set_cache_size(cache.bytes())
