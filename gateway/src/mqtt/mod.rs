@@ -98,8 +98,9 @@ impl Mqtt {
         let shared = Arc::new(Shared::new(config, parsed, access, users, log, clock, metrics));
         shared.clear_stale().await?;
         let (stopping, _) = watch::channel(false);
-        let room = Room::new(config.connections_max, config.connections_per_address_max);
-        let mut mqtt = Mqtt { shared, plain: None, tls: None, stopping, room, connections_max: config.connections_max };
+        let connections_max = within_descriptors(config.connections_max);
+        let room = Room::new(connections_max, config.connections_per_address_max);
+        let mut mqtt = Mqtt { shared, plain: None, tls: None, stopping, room, connections_max };
         mqtt.listen(config)?;
         Ok(mqtt)
     }
@@ -152,6 +153,21 @@ impl Mqtt {
             tracing::warn!("some MQTT connections were still open at the end of the time to stop");
         }
     }
+}
+
+/// Every connection is an open file. A quarter of what the process may have stays with the log and the other doors: a
+/// crowd that took all of it would stop folds, and with them acknowledgements.
+fn within_descriptors(connections_max: u32) -> u32 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let ours = limit.map_or(u32::MAX, |limit| u32::try_from(limit / 4 * 3).unwrap_or(u32::MAX)).max(1);
+    if ours < connections_max {
+        tracing::warn!(
+            connections_max = ours,
+            configured = connections_max,
+            "the limit on open files allows fewer connections; raise it (LimitNOFILE in systemd, ulimit -n in a shell)"
+        );
+    }
+    connections_max.min(ours)
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, MqttStartError> {
