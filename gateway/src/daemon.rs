@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_STREAM};
 use crate::console::Console;
 use crate::log::{CreateError, Log, StreamSettings};
-use crate::metrics::Metrics;
+use crate::metrics::{CardLife, Metrics};
 use crate::mqtt::Mqtt;
 use crate::record::StreamName;
 use crate::uplink::Uplink;
@@ -141,7 +141,10 @@ impl Daemon {
     pub async fn start(config: &Config, log: Log, clock: Clock, metrics: Arc<Metrics>) -> Result<Daemon> {
         let (ready, seen) = watch::channel(false);
         let console = match config.console.enabled {
-            true => Some(Console::start(&config.console, log.clone(), metrics.clone(), seen).await?),
+            true => {
+                let card = CardLife::watch(&config.data.dir, clock.clone());
+                Some(Console::start(&config.console, log.clone(), metrics.clone(), card, seen).await?)
+            }
             false => None,
         };
         let uplink = Uplink::start(&config.sinks, log.clone(), clock.clone(), metrics.clone())
