@@ -46,7 +46,7 @@ pub enum Mutation {
     CursorAhead,
 }
 
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 impl Mutation {
     pub const ALL: [Mutation; 20] = [
         Mutation::SkipSync,
@@ -72,7 +72,7 @@ impl Mutation {
     ];
 }
 
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 mod switch {
     use super::Mutation;
     use std::cell::Cell;
@@ -91,10 +91,10 @@ mod switch {
     }
 }
 
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 pub use switch::{is_on, turn_on};
 
-#[cfg(not(feature = "sim"))]
+#[cfg(not(any(test, feature = "sim")))]
 pub const fn is_on(_: Mutation) -> bool {
     false
 }
