@@ -278,6 +278,11 @@ pub struct Gap {
 }
 
 impl Gap {
+    /// A range of which no times are known.
+    pub fn of(shard: ShardIndex, from: Number, to: Number, reason: GapReason) -> Gap {
+        Gap { shard, from, to, reason, from_ms: 0, to_ms: 0 }
+    }
+
     pub fn count(&self) -> u64 {
         self.to - self.from + 1
     }

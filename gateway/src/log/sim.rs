@@ -83,6 +83,11 @@ impl SteppedLog {
         self.engine.retain_step();
     }
 
+    /// Saves what is whole of segments that readers were refused.
+    pub fn heal(&self) {
+        self.engine.heal_step();
+    }
+
     /// A clean stop. Without it, dropping the log is a crash of the process.
     pub fn close(self) -> Result<(), FoldError> {
         self.engine.door.put_state(self.engine.cursors.save());
@@ -127,6 +132,10 @@ impl SteppedLog {
 
     pub fn gaps(&self, stream: &Stream) -> Vec<Gap> {
         self.engine.state.ledger(stream.id)
+    }
+
+    pub fn record_gap(&self, stream: &Stream, gap: &Gap) {
+        self.engine.note_gap(stream, gap);
     }
 
     pub fn register_sink(&self, sink: &str, stream: &Stream, required: bool) {
