@@ -22,6 +22,8 @@ mod engine;
 mod error;
 mod fold;
 mod frame;
+#[cfg(test)]
+mod full_disk_tests;
 mod journal;
 mod ledger;
 mod mutation;
