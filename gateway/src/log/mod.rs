@@ -25,6 +25,8 @@ mod frame;
 #[cfg(test)]
 mod full_disk_tests;
 mod journal;
+#[cfg(test)]
+mod journal_tests;
 mod ledger;
 mod mutation;
 mod producer;
