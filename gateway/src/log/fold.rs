@@ -279,7 +279,12 @@ impl Engine {
             Ok(file_bytes) => file_bytes,
             Err(error) => {
                 self.store.close(stream.id, id);
-                if !error.may_pass() && !begins {
+                if begins {
+                    // Nothing refers to it, and on a full disk each attempt would leave another.
+                    if let Err(error) = self.store.remove(stream.id, id) {
+                        tracing::warn!(stream = %stream.name, %error, "a segment that could not be begun stays until the next start");
+                    }
+                } else if !error.may_pass() {
                     // The next fold begins a new segment; whoever reads this one asks for its healing.
                     self.store.seal(stream.id, id);
                 }

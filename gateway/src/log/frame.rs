@@ -461,6 +461,42 @@ mod tests {
         }
     }
 
+    // Bodies lay in the journal as their senders wrote them: the image of a frame at a page's beginning, with a position of
+    // the next lap, was taken for one by a start that looked behind an unreadable place.
+    #[test]
+    fn a_value_that_looks_like_a_frame_is_none() {
+        let mut image = frame(1);
+        let used = {
+            let h = read_head(&image).unwrap();
+            h.head_len() + h.body_len as usize
+        };
+        let mut noise = fastrand::Rng::with_seed(1);
+        image[used..].iter_mut().for_each(|byte| *byte = noise.u8(..));
+        let mut stored = |shift: usize, epoch: u64| {
+            let mut data: Vec<u8> = std::iter::repeat_with(|| noise.u8(..)).take(shift).collect();
+            data.extend_from_slice(&image);
+            // The last page is full enough that nothing is won by compressing.
+            let tail = 2 * PAGE - 1000 - (shift + 200) % PAGE;
+            data.extend(std::iter::repeat_with(|| noise.u8(..)).take(tail));
+            let mut bytes = BytesMut::new();
+            encode::put(&mut bytes, &NewRecord { key: b"k", data: &data, ..Default::default() });
+            let runs = [Run { first: 1, count: 1, stamp: 5, bytes: bytes.freeze(), group: 9, producers: [].into() }];
+            let mut encoder = Encoder::new().unwrap();
+            let mut unplaced = encoder.frame(&[Section { stream: 1, shard: 2, runs: &runs }], &[]);
+            let mut bytes = vec![0; unplaced.header.frame_len() as usize];
+            unplaced.seal(epoch, 9, 4096, Link::default(), &mut bytes);
+            assert!(!unplaced.header.compressed);
+            bytes
+        };
+        let mut shift = PAGE;
+        for _ in 0..2 {
+            // Twice: the value's length may take another byte.
+            shift = shift + 2 * PAGE - stored(shift, 0).windows(64).position(|bytes| *bytes == image[..64]).unwrap();
+        }
+        assert!(read_head(&stored(shift, 0)[2 * PAGE..]).is_ok(), "without a mask it is one");
+        assert!(read_head(&stored(shift, 77)[2 * PAGE..]).is_err());
+    }
+
     proptest! {
         #[test]
         fn a_flipped_bit_is_noticed(at in any::<prop::sample::Index>(), bit in 0..8u8, keys in 1usize..100) {

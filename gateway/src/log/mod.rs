@@ -22,7 +22,11 @@ mod engine;
 mod error;
 mod fold;
 mod frame;
+#[cfg(test)]
+mod full_disk_tests;
 mod journal;
+#[cfg(test)]
+mod journal_tests;
 mod ledger;
 mod mutation;
 mod producer;
