@@ -181,16 +181,18 @@ async fn one(
 
 async fn one_tls(stream: TcpStream, tls: Tls, shared: Arc<Shared>, stopping: watch::Receiver<bool>) {
     let handshake = async {
+        const FAILED: (&str, &str) = ("tls_handshake", "the TLS handshake failed");
         // A client that sends nothing gets no turn.
-        stream.readable().await.ok()?;
+        stream.readable().await.map_err(|_| FAILED)?;
         let (now_us, most_us) = (shared.now_ms() * 1000, shared.connect_within.as_micros() as u64);
-        let wait = tls.pace.lock().unwrap_or_else(PoisonError::into_inner).reserve(now_us, most_us)?;
+        let turn = tls.pace.lock().unwrap_or_else(PoisonError::into_inner).reserve(now_us, most_us);
+        let wait = turn.ok_or(("tls_busy", "more TLS handshakes wait than can be begun in time"))?;
         tokio::time::sleep(Duration::from_micros(wait)).await;
-        tls.acceptor.accept(stream).await.ok()
+        tls.acceptor.accept(stream).await.map_err(|_| FAILED)
     };
     let stream = match tokio::time::timeout(shared.connect_within, handshake).await {
-        Ok(Some(stream)) => stream,
-        Ok(None) => return shared.reject_as("tls_handshake", "", "the TLS handshake failed"),
+        Ok(Ok(stream)) => stream,
+        Ok(Err((label, says))) => return shared.reject_as(label, "", says),
         Err(_) => return shared.reject_as("tls_late", "", "no TLS handshake in time"),
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
