@@ -204,7 +204,10 @@ async fn serve(daemon: Daemon, stop_within: Duration) -> Result<Duration> {
             _ = hangup.recv() => {
                 tracing::warn!("SIGHUP: reloading a configuration while running is not there yet; restart to apply it");
             }
-            _ = beat.tick() => notify.tell("WATCHDOG=1"),
+            _ = beat.tick() => match daemon.log.commit_hangs_for().filter(|hangs| *hangs >= notify.watchdog()) {
+                None => notify.tell("WATCHDOG=1"),
+                Some(hangs) => tracing::error!(for_s = hangs.as_secs(), "a commit hangs; the watchdog is not told that all is well"),
+            },
         }
     }
     tracing::info!(within_ms = stop_within.as_millis() as u64, "stopping");
