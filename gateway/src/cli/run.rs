@@ -1,6 +1,6 @@
 //! `headwater run`: the gateway itself. Flags and environment stand above the file.
 
-use crate::config::{Config, Override, Value};
+use crate::config::{Config, Override};
 use crate::daemon;
 use crate::units::Span;
 use anyhow::Result;
@@ -65,17 +65,7 @@ impl Run {
             ("console.listen", &self.console_listen, "--console-listen or HEADWATER_CONSOLE_LISTEN"),
         ];
         let given = |(key, value, source): (&'static str, &Option<String>, &'static str)| {
-            let value = value.clone()?;
-            // MQTT's sections know the word "off"; the doors over HTTP have a switch.
-            let switch = match key {
-                "api.listen" => Some("api.enabled"),
-                "console.listen" => Some("console.enabled"),
-                _ => None,
-            };
-            Some(match switch {
-                Some(switch) if value == "off" => Override { key: switch, value: Value::Switch(false), source },
-                _ => Override { key, value: Value::Text(value), source },
-            })
+            Some(Override { key, value: value.clone()?, source })
         };
         all.into_iter().filter_map(given).collect()
     }

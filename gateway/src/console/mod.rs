@@ -38,6 +38,8 @@ pub struct Console {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConsoleStartError {
+    #[error("the console is off: console.listen = \"off\"")]
+    Off,
     #[error("the console cannot listen on {listen}: {source}")]
     Listen { listen: SocketAddr, source: std::io::Error },
     #[error(transparent)]
@@ -53,9 +55,9 @@ impl Console {
         card: CardLife,
         ready: watch::Receiver<bool>,
     ) -> Result<Console, ConsoleStartError> {
-        let listen = config.listen;
         let token = config.token_file.as_deref().map(Token::load).transpose()?;
         let desk = Arc::new(Desk { log, metrics, card, ready, token, pages: Semaphore::new(PAGES_AT_ONCE) });
+        let listen = config.listen.address().ok_or(ConsoleStartError::Off)?;
         let server = Server::start(listen, config.limits(), desk).await;
         let server = server.map_err(|source| ConsoleStartError::Listen { listen, source })?;
         Ok(Console { server })

@@ -179,6 +179,12 @@ impl Log {
         self.inner.engine.trouble()
     }
 
+    /// How long the committer has been in one commit, for the watchdog: a disk that does not answer reports no error.
+    /// `None` while it works or has nothing to do.
+    pub fn commit_hangs_for(&self) -> Option<Duration> {
+        self.inner.threads.commit_hangs_for()
+    }
+
     // Streams.
 
     /// Durable when it returns. Blocking for one commit.

@@ -37,9 +37,9 @@ pub struct FileConfig {
     pub common: Common,
     /// Where the files go; made if it is not there.
     pub dir: PathBuf,
-    /// A file is complete at so many bytes before compression,
+    /// A file is complete at so many bytes before compression, or
     pub roll_bytes: ByteSize,
-    /// or after so long, whatever comes first.
+    /// after so long, whatever comes first.
     pub roll_after: Span,
     /// "zstd", "gzip" or "none".
     pub compression: Compression,
