@@ -1,4 +1,4 @@
-//! Sizes and spans of time as people write them in a configuration: `"64 MiB"`, `"5 s"`, `"7 days"`.
+//! Sizes and spans of time as people write them in a configuration: `"64 MiB"`, `"5 s"`, `"7 days"`. Pure.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
