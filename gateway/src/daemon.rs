@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_STREAM};
 use crate::console::Console;
 use crate::log::{CreateError, Log, StreamSettings};
-use crate::metrics::Metrics;
+use crate::metrics::{CardLife, Metrics};
 use crate::mqtt::Mqtt;
 use crate::record::StreamName;
 use crate::uplink::Uplink;
@@ -31,6 +31,7 @@ const WORKER_STACK_BYTES: usize = 512 << 10;
 
 /// Runs a gateway until it is told to stop. Blocking; this is `headwater run`.
 pub fn run(config: &Config, stop_within: Duration) -> Result<()> {
+    raise_descriptor_limit();
     let clock = Clock::system();
     let metrics = Metrics::new();
     let log = open(config, &clock, &metrics)?;
@@ -52,6 +53,16 @@ pub fn run(config: &Config, stop_within: Duration) -> Result<()> {
     runtime.shutdown_timeout(Duration::from_secs(1));
     eprintln!("{}", stopped_line(&metrics));
     outcome
+}
+
+/// A shell's soft limit on open files is for programs that use select(); what the hard one allows is ours.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Where it cannot be raised, the MQTT door makes do with what there is, and says so.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
 }
 
 /// Says what to do about an address that cannot be had.
@@ -130,7 +141,10 @@ impl Daemon {
     pub async fn start(config: &Config, log: Log, clock: Clock, metrics: Arc<Metrics>) -> Result<Daemon> {
         let (ready, seen) = watch::channel(false);
         let console = match config.console.enabled {
-            true => Some(Console::start(&config.console, log.clone(), metrics.clone(), seen).await?),
+            true => {
+                let card = CardLife::watch(&config.data.dir, clock.clone());
+                Some(Console::start(&config.console, log.clone(), metrics.clone(), card, seen).await?)
+            }
             false => None,
         };
         let uplink = Uplink::start(&config.sinks, log.clone(), clock.clone(), metrics.clone())

@@ -1,5 +1,11 @@
 //! Every figure the gateway shows, in one table. Counted where it happens, rendered for Prometheus by the console.
 
+mod card;
+mod device;
+
+pub use card::CardLife;
+pub use device::Device;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -33,6 +39,10 @@ pub struct OperationLabel {
     /// HTTP status.
     pub status: u16,
 }
+
+/// For a gauge that is absent until it knows something.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct NoLabel {}
 
 macro_rules! metrics {
     ($( $field:ident: $type:ty = $make:expr, $name:literal, $unit:expr, $help:literal; )*) => {
@@ -95,7 +105,7 @@ metrics! {
     stream_size: Family<StreamLabel, Gauge> = Family::default(), "stream_size", BYTES, "Bytes a stream takes on disk";
     stream_records: Family<StreamLabel, Gauge> = Family::default(), "stream_records", PLAIN, "Records a stream holds";
     gap_records: Family<ReasonLabel, Counter> = Family::default(), "gap_records", PLAIN, "Records lost, by reason: see the gap ledger";
-    card_life: Gauge<f64, std::sync::atomic::AtomicU64> = Gauge::default(), "card_life_days", PLAIN, "Days a 32 GB card would last at the rate since start, at 1,000 writes a cell";
+    card_life: Family<NoLabel, Gauge<f64, std::sync::atomic::AtomicU64>> = Family::default(), "card_life_days", PLAIN, "Days a 32 GB card would last at the rate since start, if it takes 1,000 full writes; absent for the first 5 minutes";
     // Bytes out.
     sink_records: Family<SinkLabel, Counter> = Family::default(), "sink_records", PLAIN, "Records acknowledged by a sink";
     sink_payload: Family<SinkLabel, Counter> = Family::default(), "sink_payload", BYTES, "Payload bytes acknowledged by a sink";

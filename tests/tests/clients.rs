@@ -66,6 +66,40 @@ fn mosquitto_pub_and_sub_speak_both_versions_and_all_qos() {
     assert!(kept.iter().all(|got| got.key == "mosquitto-pub"), "the client id is the default key");
 }
 
+/// A message comes at the lesser of the QoS it was published with and the QoS that was granted.
+#[test]
+fn mosquitto_sub_gets_the_lesser_of_published_and_granted_qos() {
+    let publish = need!(program("mosquitto_pub"), "mosquitto_pub is not installed");
+    let gateway = Gateway::plain();
+    let [host, port] = host_and_port(gateway.mqtt);
+    for version in ["311", "5"] {
+        let home = tempfile::tempdir().unwrap();
+        let mut subscribers = Vec::new();
+        for granted in ["0", "1", "2"] {
+            let (got, id) = (home.path().join(granted), format!("granted-{granted}"));
+            let mut subscriber = Command::new(program("mosquitto_sub").unwrap());
+            subscriber.args(["-h", &host, "-p", &port, "-V", version, "-q", granted, "-t", "qos/+", "-i", &id]);
+            subscriber.args(["-F", "%t %q", "-C", "3", "-W", "30"]).stdout(std::fs::File::create(&got).unwrap());
+            subscribers.push((granted, got, Process::start(&mut subscriber)));
+        }
+        let subscribed = || gateway.metric("headwater_mqtt_subscriptions") == 3.0;
+        assert!(tools::eventually(Duration::from_secs(10), subscribed), "mosquitto_sub did not subscribe");
+        for published in ["0", "1", "2"] {
+            let topic = format!("qos/{published}");
+            let common = ["-h", &host, "-p", &port, "-V", version, "-i", "publisher", "-m", "x"];
+            run_ok(Command::new(&publish).args(common).args(["-t", &topic, "-q", published]), BOUND);
+        }
+        for (granted, got, mut subscriber) in subscribers {
+            assert!(subscriber.0.wait().unwrap().success(), "-V {version}, granted {granted}");
+            let lesser = |published: &str| format!("qos/{published} {}\n", published.min(granted));
+            let expected: String = ["0", "1", "2"].map(lesser).concat();
+            assert_eq!(std::fs::read_to_string(&got).unwrap(), expected, "-V {version}, granted {granted}");
+        }
+        let gone = || gateway.metric("headwater_mqtt_subscriptions") == 0.0;
+        assert!(tools::eventually(Duration::from_secs(10), gone), "a subscription outlived its connection");
+    }
+}
+
 #[test]
 fn paho_speaks_both_versions_and_all_qos() {
     let python = need!(python(), NO_PYTHON);

@@ -34,7 +34,8 @@ impl Output {
 
     /// Logs on stderr: from `info` for a gateway, from `warn` for everything else.
     pub fn start_logging(&self, gateway: bool) {
-        let fallback = if gateway { "info" } else { "warn" };
+        // rumqttd tells of every connection of the live bus, which are all ours.
+        let fallback = if gateway { "info,rumqttd=warn" } else { "warn" };
         let filter = std::env::var("HEADWATER_LOG").unwrap_or_else(|_| fallback.to_owned());
         let filter = EnvFilter::try_new(&filter).unwrap_or_else(|error| {
             eprintln!("HEADWATER_LOG={filter}: {error}; write a level such as info, or headwater::mqtt=debug");

@@ -36,12 +36,20 @@ pub struct Run {
     /// Stop when the process that started this one dies. For `demo` and `bench`.
     #[arg(long, hide = true)]
     stop_with_parent: bool,
+    /// A bug on purpose, by its name in `log/mutation.rs`, for the tests that want to see it noticed.
+    #[cfg(feature = "sim")]
+    #[arg(long, hide = true)]
+    mutation: Option<String>,
 }
 
 impl Run {
     pub fn run(self) -> Result<()> {
         if self.stop_with_parent {
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+        }
+        #[cfg(feature = "sim")]
+        if let Some(name) = &self.mutation {
+            crate::log::sim::turn_on_for_process(name).map_err(super::usage)?;
         }
         let config = Config::load(self.config.as_deref(), &self.overrides())?;
         daemon::run(&config, self.stop_within.0)

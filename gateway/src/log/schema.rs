@@ -15,7 +15,8 @@ pub enum Table {
     Segments = 4,
     /// Key: stream id, blob file (u32 BE each). Value: JSON of `blob::Extent`.
     Blobs = 5,
-    /// The gap ledger. Key: stream id, shard (u32 BE each), first number (u64 BE). Value: JSON.
+    /// The gap ledger. Key: stream id, shard (u32 BE each), 0 (lost) or 1 (refused by a destination), first number (u64
+    /// BE). Value: JSON. See `ledger.rs`.
     Gaps = 6,
     /// Key: sink name, 0, stream name, 0, shard (u32 BE). Value: JSON of `cursor::CursorState`.
     Cursors = 7,

@@ -4,7 +4,6 @@ use super::committer::Waiting;
 use super::engine::{Engine, Step, lock};
 use super::fold::FoldError;
 use super::frame;
-use super::segment::SegmentError;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -197,15 +196,7 @@ fn report(engine: &Engine, error: &FoldError) {
 }
 
 pub fn is_full(error: &FoldError) -> bool {
-    let kind = match error {
-        FoldError::Segment(SegmentError::Io(error)) => Some(error.kind()),
-        FoldError::Segment(SegmentError::Redb(error)) => match &**error {
-            redb::Error::Io(error) => Some(error.kind()),
-            _ => None,
-        },
-        _ => None,
-    };
-    matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    matches!(error, FoldError::Segment(error) if error.is_full())
 }
 
 fn finish(engine: &Engine) {

@@ -16,6 +16,10 @@ fn file(name: &str) -> PathBuf {
 }
 
 async fn gateway(mutual: bool) -> Gateway {
+    gateway_with(mutual, MqttConfig::default()).await
+}
+
+async fn gateway_with(mutual: bool, config: MqttConfig) -> Gateway {
     let tls = TlsConfig {
         listen: "127.0.0.1:0".into(),
         cert: Some(file("server.pem")),
@@ -24,7 +28,7 @@ async fn gateway(mutual: bool) -> Gateway {
         ..TlsConfig::default()
     };
     let route = RouteConfig { key: "{identity}".into(), ..Default::default() };
-    Gateway::with(MqttConfig { tls, ..Default::default() }, &[route], &[]).await
+    Gateway::with(MqttConfig { tls, ..config }, &[route], &[]).await
 }
 
 /// CONNACK and PUBACK as seen over TLS; an error if either does not come.
@@ -78,4 +82,21 @@ async fn with_a_client_ca_the_certificate_names_the_device_and_strangers_stay_ou
     assert_eq!(records.len(), 2);
     assert_eq!(&records[0].key[..], b"pump-7");
     gateway.until_rejects("tls_handshake", 4).await;
+}
+
+#[tokio::test]
+async fn an_address_without_a_place_gets_no_handshake() {
+    let config = MqttConfig { connections_per_address_max: 1, ..Default::default() };
+    let gateway = gateway_with(false, config).await;
+    let held = gateway.connected(4, "plain").await;
+    publish_over(&gateway, &rustls::version::TLS13, None).await.unwrap_err();
+    assert_eq!((gateway.rejects("connections_per_address_max"), gateway.rejects("tls_handshake")), (1, 0));
+    drop(held);
+    for _ in 0..100 {
+        if publish_over(&gateway, &rustls::version::TLS13, None).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("the place of a connection that left is free again");
 }
