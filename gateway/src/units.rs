@@ -1,4 +1,4 @@
-//! Sizes, spans of time and addresses as people write them in a configuration: `"64 MiB"`, `"5 s"`, `"127.0.0.1:4567"`.
+//! Sizes, spans of time and addresses as people write them in a configuration: `"64 MiB"`, `"5 s"`, `"127.0.0.1:4567"`. Pure.
 
 use core::net::SocketAddr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};

@@ -1,4 +1,4 @@
-//! The door of the log: a batch of records as a producer hands it in, already encoded, sorted by shard.
+//! The door of the log: a batch of records as a producer hands it in, already encoded, sorted by shard. Pure.
 //!
 //! A batch is filled without a lock and copied once; the log gives numbers to whole runs of it at a time.
 

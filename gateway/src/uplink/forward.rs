@@ -17,7 +17,7 @@ use super::gap;
 use super::lanes::{Finished, Lanes, Verdict};
 use super::map::ShardMap;
 use super::pace::Pace;
-use super::sink::{Answer, Fault, Group, Identity, Kind, Outcome, Outgoing, Request, Sink};
+use super::sink::{Answer, Fault, Group, Identity, Kind, Outcome, Outgoing, Request, Sink, weight};
 use crate::clock::Clock;
 use crate::log::{Entry, Log, Stream};
 use crate::metrics::Metrics;
@@ -530,6 +530,9 @@ impl Forwarder {
             let progress = lanes.progress();
             let open = (newest + 1).saturating_sub(progress.next()).saturating_sub(progress.acknowledged_above());
             backlog.records += open;
+            for (records, bytes) in [lanes.held(), shard.read_ahead()] {
+                backlog.in_hand = (backlog.in_hand.0 + records, backlog.in_hand.1 + bytes);
+            }
             let oldest = lanes.oldest_arrival_ms().or_else(|| shard.oldest_arrival_ms());
             backlog.oldest_arrival_ms = [backlog.oldest_arrival_ms, oldest].into_iter().flatten().min();
         }
@@ -546,9 +549,18 @@ impl Shard {
 
     /// Arrival of the oldest record that was read and is not in a lane yet.
     fn oldest_arrival_ms(&self) -> Option<u64> {
+        self.waiting().next().map(|record| record.arrival_ms)
+    }
+
+    /// Records that were read and are not in a lane yet, and what they weigh.
+    fn read_ahead(&self) -> (u64, u64) {
+        self.waiting().fold((0, 0), |(records, bytes), record| (records + 1, bytes + weight(record) as u64))
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = &Record> {
         let inbox = self.inbox.iter().flat_map(|chunk| &chunk.entries);
-        self.begun.iter().chain(inbox).find_map(|entry| match entry {
-            Entry::Record(record) => Some(record.arrival_ms),
+        self.begun.iter().chain(inbox).filter_map(|entry| match entry {
+            Entry::Record(record) => Some(record),
             Entry::Gap(_) => None,
         })
     }
