@@ -44,7 +44,7 @@ impl Site {
     pub async fn reopen(&mut self, config: ApiConfig) {
         let listen = self.addr();
         self.api.take().unwrap().stop(Duration::from_secs(1)).await;
-        self.open(ApiConfig { listen, ..config }).await;
+        self.open(ApiConfig { listen: listen.into(), ..config }).await;
     }
 
     pub fn addr(&self) -> std::net::SocketAddr {
