@@ -18,6 +18,7 @@ mod error;
 mod keys;
 mod op;
 mod operations;
+mod relay;
 mod sequence;
 mod shape;
 mod sigv4;

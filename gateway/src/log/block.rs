@@ -199,6 +199,19 @@ impl Block {
     }
 }
 
+/// Takes a run off the front of an inflated body: how many records, and their bytes.
+pub fn take_run<'a>(body: &mut &'a [u8]) -> Option<(u32, &'a [u8])> {
+    let mut varint = || {
+        let (value, used) = read_varint(body)?;
+        *body = &body[used..];
+        Some(value)
+    };
+    let (count, _stamp, length) = (varint()?, varint()?, varint()?);
+    let (records, rest) = body.split_at_checked(usize::try_from(length).ok()?)?;
+    *body = rest;
+    Some((u32::try_from(count).ok().filter(|count| *count > 0)?, records))
+}
+
 /// Runs of a block; stops at the end, or early if the content is not what the head promised.
 pub struct Runs {
     rest: Bytes,

@@ -7,6 +7,7 @@
 use super::block::{self, Block, BlockError};
 use super::disk::{Disk, DiskFile, Mode, Store as Backend, Written};
 use crate::record::{Number, ShardIndex};
+use bytes::Bytes;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -220,8 +221,35 @@ impl Segment {
 
     /// The block that holds `number`, or the first behind it in the segment. `last` is the shard's last number here.
     pub fn block_from(&self, shard: ShardIndex, number: Number, last: Number) -> Result<Option<Block>, SegmentError> {
-        let read = self.database.begin_read()?;
-        let blocks = read.open_table(BLOCKS)?;
+        self.found_from(shard, number, last, |stored| Block::open(stored).map(|block| (block.head.last(), block)))
+    }
+
+    /// The same as it is stored, its checksum verified.
+    pub fn stored_from(
+        &self,
+        shard: ShardIndex,
+        number: Number,
+        last: Number,
+    ) -> Result<Option<(block::Head, Bytes)>, SegmentError> {
+        self.found_from(shard, number, last, |stored| {
+            let head = block::read_head(stored)?;
+            Ok((head.last(), (head, Bytes::copy_from_slice(stored))))
+        })
+    }
+
+    /// `read` returns the block's last number beside what is made of it.
+    fn found_from<T>(
+        &self,
+        shard: ShardIndex,
+        number: Number,
+        last: Number,
+        read: impl Fn(&[u8]) -> Result<(Number, T), BlockError>,
+    ) -> Result<Option<T>, SegmentError> {
+        let open = |from: Number, to: Number, stored: &[u8]| {
+            read(stored).map_err(|source| SegmentError::Block { shard, from, to: to.max(from), source })
+        };
+        let transaction = self.database.begin_read()?;
+        let blocks = transaction.open_table(BLOCKS)?;
         let mut before = blocks.range(key(shard, 0).as_slice()..=key(shard, number).as_slice())?;
         let mut behind =
             blocks.range(key(shard, number.saturating_add(1)).as_slice()..=key(shard, u64::MAX).as_slice())?;
@@ -229,16 +257,17 @@ impl Segment {
         let end = next.as_ref().and_then(|(at, _)| shard_and_number(at.value())).map_or(last, |(_, first)| first - 1);
         if let Some((at, value)) = before.next_back().transpose()? {
             let from = shard_and_number(at.value()).map_or(number, |(_, from)| from);
-            match open_block(shard, from, end, value.value()) {
-                Ok(block) if block.head.last() < number => {}
-                found => return found.map(Some),
+            match open(from, end, value.value()) {
+                Ok((last, _)) if last < number => {}
+                found => return found.map(|(_, found)| Some(found)),
             }
         }
         match next {
             Some((at, value)) => {
                 let from = shard_and_number(at.value()).map_or(number, |(_, from)| from);
                 let end = behind.next().transpose()?.and_then(|(at, _)| shard_and_number(at.value()));
-                open_block(shard, from, end.map_or(last, |(_, first)| first - 1), value.value()).map(Some)
+                let end = end.map_or(last, |(_, first)| first - 1);
+                open(from, end, value.value()).map(|(_, found)| Some(found))
             }
             None => Ok(None),
         }

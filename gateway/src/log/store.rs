@@ -1,11 +1,12 @@
 //! All segments of all streams: which there are, what they hold, and a few of them open.
 
-use super::block::Block;
+use super::block::{Block, Head};
 use super::disk::{Disk, Written};
 use super::mutation::{Mutation, is_on};
 use super::recover::shielded;
 use super::segment::{Cache, Extent, Segment, SegmentError};
 use crate::record::{Number, ShardIndex};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -158,6 +159,26 @@ impl Store {
         shard: ShardIndex,
         number: Number,
     ) -> Result<Option<Block>, (u32, SegmentError)> {
+        self.found_from(stream, shard, number, |segment, last| segment.block_from(shard, number, last))
+    }
+
+    /// The same as it is stored.
+    pub fn stored_from(
+        &self,
+        stream: u32,
+        shard: ShardIndex,
+        number: Number,
+    ) -> Result<Option<(Head, Bytes)>, (u32, SegmentError)> {
+        self.found_from(stream, shard, number, |segment, last| segment.stored_from(shard, number, last))
+    }
+
+    fn found_from<T>(
+        &self,
+        stream: u32,
+        shard: ShardIndex,
+        number: Number,
+        find: impl Fn(&Segment, Number) -> Result<Option<T>, SegmentError>,
+    ) -> Result<Option<T>, (u32, SegmentError)> {
         let candidates: Vec<(u32, Number)> = {
             let inner = self.lock();
             let entries = inner.streams.get(&stream).map_or(&[][..], Vec::as_slice);
@@ -168,9 +189,9 @@ impl Store {
                 .collect()
         };
         for (id, last) in candidates {
-            let read = || self.open(stream, id, false)?.block_from(shard, number, last);
-            if let Some(block) = shielded(read).map_err(|error| (id, error))? {
-                return Ok(Some(block));
+            let read = || find(&*self.open(stream, id, false)?, last);
+            if let Some(found) = shielded(read).map_err(|error| (id, error))? {
+                return Ok(Some(found));
             }
         }
         Ok(None)

@@ -104,6 +104,26 @@ async fn p4_another_headwater_stores_every_record_once_though_answers_are_lost()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn p4_a_backlog_of_blocks_is_stored_once_though_answers_are_lost() {
+    let site = Site::start(3).await;
+    let proxy = Proxy::start(site.addr()).await;
+    proxy.lose_answers(30);
+    let mut rig = Rig::new(2);
+    rig.put(300_000, 100).await;
+    // Closing the log folds it all.
+    rig.restart(&sink(proxy.addr)).await;
+    for _ in 0..10 {
+        rig.put(500, 100).await;
+        rig.put_padded(1, 3, 70_000).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    proxy.lose_answers(0);
+    rig.drained("site", Duration::from_secs(60)).await;
+    assert!(proxy.lost() > 3, "{}", proxy.lost());
+    assert_eq!(audit(&rig, &site), Audit { arrived: rig.total(), ..Audit::default() });
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn p4_a_restart_in_the_middle_duplicates_nothing_in_another_headwater() {
     let site = Site::start(2).await;
     let mut rig = Rig::new(3);

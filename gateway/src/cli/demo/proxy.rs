@@ -208,7 +208,8 @@ fn is_put_records(headers: &HeaderMap) -> bool {
 }
 
 fn is_put(headers: &HeaderMap) -> bool {
-    target(headers).contains(".PutRecord") || content_type(headers) == wire::CONTENT_TYPE
+    let whole = [wire::CONTENT_TYPE, wire::blocks::CONTENT_TYPE];
+    target(headers).contains(".PutRecord") || whole.contains(&content_type(headers))
 }
 
 fn content_type(headers: &HeaderMap) -> &str {

@@ -165,7 +165,7 @@ impl FileForwarder {
     fn feeds(&self) -> (Vec<Feed>, mpsc::Receiver<Chunk>) {
         let (sender, chunks) = mpsc::channel(self.shards.len().max(1));
         let feed = |(at, shard): (usize, &Shard)| {
-            Feed::start(&self.setup.log, &self.setup.stream, at, shard.index, shard.written, sender.clone())
+            Feed::start(&self.setup.log, &self.setup.stream, at, shard.index, shard.written, None, sender.clone())
         };
         (self.shards.iter().enumerate().map(feed).collect(), chunks)
     }

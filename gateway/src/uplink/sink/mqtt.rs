@@ -231,6 +231,7 @@ impl Sink for MqttSink {
             request_entries_max: usize::from(IN_FLIGHT_MAX) / 2,
             request_bytes_max: 1 << 20,
             requests_in_flight_max: 4,
+            blocks: false,
         }
     }
 
