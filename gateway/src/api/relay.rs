@@ -31,9 +31,7 @@ fn fill(door: &Door, body: &Bytes) -> Result<(Batch, u64), ApiError> {
     let producer = |hash, shard| known.id(hash, shard);
     let relaying = Relaying::new(&stream, &sent.origin, sent.epoch, sent.from, blocks::RAW_BYTES_MAX, producer);
     let mut relaying = relaying.map_err(|error| malformed(&error))?;
-    for block in &sent.blocks {
-        relaying.push(block).map_err(|error| malformed(&error))?;
-    }
+    relaying.push(&sent.blocks).map_err(|error| malformed(&error))?;
     let (batch, payload) = relaying.finish();
     if batch.len() > blocks::RECORDS_MAX {
         return Err(malformed(&"too many records"));

@@ -92,7 +92,9 @@ impl Builder {
     pub fn finish(&mut self, zstd: &mut zstd::bulk::Compressor<'_>) -> std::io::Result<(Head, Vec<u8>)> {
         let mut block = vec![0; HEAD_BYTES + zstd::zstd_safe::compress_bound(self.raw.len())];
         let length = zstd.compress_to_buffer(&self.raw[..], &mut block[HEAD_BYTES..])?;
+        // A fold holds its blocks until they are written: not at the size they might have had.
         block.truncate(HEAD_BYTES + length);
+        block.shrink_to_fit();
         let head = Head {
             stream: self.stream,
             shard: self.shard,

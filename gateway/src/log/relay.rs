@@ -62,6 +62,7 @@ pub struct Relaying<'a, F> {
     origin_prefix: usize,
     next: Number,
     raw_left: usize,
+    has_reserved: bool,
     raw: Vec<u8>,
     zstd: zstd::bulk::Decompressor<'static>,
     payload: u64,
@@ -93,14 +94,39 @@ impl<'a, F: FnMut(HashKey, ShardIndex) -> u128> Relaying<'a, F> {
             origin_prefix: origin.len(),
             next: from,
             raw_left: raw_max,
+            has_reserved: false,
             raw: Vec::new(),
             zstd: zstd::bulk::Decompressor::new()?,
             payload: 0,
         })
     }
 
-    /// Takes a block as it is stored.
-    pub fn push(&mut self, stored: &[u8]) -> Result<(), RelayError> {
+    /// Takes blocks as they are stored.
+    pub fn push<B: AsRef<[u8]>>(&mut self, blocks: &[B]) -> Result<(), RelayError> {
+        let raw_len = |block: &B| block::peek(block.as_ref()).map_or(0, |head| head.raw_len as usize);
+        let mut left: usize = blocks.iter().map(raw_len).sum();
+        for block in blocks {
+            let raw_len = raw_len(block);
+            self.push_block(block.as_ref())?;
+            left -= raw_len;
+            self.reserve(raw_len, left);
+        }
+        Ok(())
+    }
+
+    /// Makes room for `left` bytes of blocks, as many for each shard as the first of them brought: what grows by doubling
+    /// stays up to twice its size in the log's window.
+    fn reserve(&mut self, raw_len: usize, left: usize) {
+        if std::mem::replace(&mut self.has_reserved, true) || raw_len == 0 {
+            return;
+        }
+        for part in &mut self.batch.parts {
+            let more = (part.bytes.len() as u64 * left.min(self.raw_left) as u64 / raw_len as u64) as usize;
+            part.bytes.reserve(more + more / 32);
+        }
+    }
+
+    fn push_block(&mut self, stored: &[u8]) -> Result<(), RelayError> {
         let head = block::read_head(stored)?;
         if head.first > self.next || head.last() < self.next {
             return Err(RelayError::Apart(head.first, self.next));

@@ -39,7 +39,8 @@ fn producer(hash: HashKey, shard: ShardIndex) -> u128 {
 
 fn relay(log: &Log, stream: &Arc<Stream>, from: Number, blocks: &[StoredBlock]) -> Vec<Placement> {
     let mut relaying = Relaying::new(stream, ORIGIN, 1, from, 8 << 20, producer).unwrap();
-    blocks.iter().for_each(|block| relaying.push(&block.bytes).unwrap());
+    let blocks: Vec<_> = blocks.iter().map(|block| block.bytes.clone()).collect();
+    relaying.push(&blocks).unwrap();
     let (mut batch, _) = relaying.finish();
     log.appender().commit_blocking(&mut batch).unwrap()
 }
@@ -134,7 +135,7 @@ fn a_block_that_is_not_whole_or_not_next_is_refused() {
     let stream = log.create_stream(&StreamName::new("t").unwrap(), StreamSettings::default()).unwrap();
     let push = |from: Number, raw_max: usize, bytes: &[&[u8]]| {
         let mut relaying = Relaying::new(&stream, ORIGIN, 1, from, raw_max, producer).unwrap();
-        bytes.iter().try_for_each(|bytes| relaying.push(bytes))
+        relaying.push(bytes)
     };
     let (first, third) = (&blocks[0].bytes[..], &blocks[2].bytes[..]);
     assert_eq!(push(1, 1 << 20, &[first]), Ok(()));
@@ -161,6 +162,6 @@ fn a_value_that_lies_elsewhere_cannot_be_relayed() {
     let log = bench.open();
     let stream = log.create_stream(&name("t"), StreamSettings::default()).unwrap();
     let mut relaying = Relaying::new(&stream, ORIGIN, 1, 1, 1 << 20, producer).unwrap();
-    assert_eq!(relaying.push(&blocks[0].bytes), Err(RelayError::Large(2)));
+    assert_eq!(relaying.push(&[&blocks[0].bytes]), Err(RelayError::Large(2)));
     log.close(STOP);
 }

@@ -272,8 +272,10 @@ impl Forwarder {
 
     // In.
 
-    /// Moves entries from the inbox into the lanes as far as window, memory and gaps allow.
+    /// Moves entries from the inbox into the lanes as far as window, memory and gaps allow. While it is not known where to
+    /// send them they lie in the log.
     async fn fill(&mut self, now_ms: u64) {
+        let Map::Known(_) = self.map else { return };
         let memory = (self.setup.common.memory.0 as usize / self.shards.len().max(1)).max(64 << 10);
         for at in 0..self.shards.len() {
             while self.shards[at].relaying.is_none()
