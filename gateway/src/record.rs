@@ -1,7 +1,7 @@
 //! What the gateway keeps: a record, its place, and the key space it is placed by.
 //!
 //! A record is bytes with a partition key. Its place is a stream, a shard of that stream, and a number in that shard.
-//! Nothing here knows of disks, sockets or clocks; the log, MQTT, the AWS door and the uplink all speak these types.
+//! Nothing here knows of disks, sockets or clocks; the log, MQTT, the AWS door and the uplink all speak these types. Pure.
 
 use bytes::Bytes;
 use md5::{Digest, Md5};
@@ -278,6 +278,11 @@ pub struct Gap {
 }
 
 impl Gap {
+    /// A range of which no times are known.
+    pub fn of(shard: ShardIndex, from: Number, to: Number, reason: GapReason) -> Gap {
+        Gap { shard, from, to, reason, from_ms: 0, to_ms: 0 }
+    }
+
     pub fn count(&self) -> u64 {
         self.to - self.from + 1
     }

@@ -170,6 +170,20 @@ fn the_sdk_for_javascript_speaks_h2c_to_the_api() {
     run_ok(Command::new(program("node").unwrap()).arg(beside).arg(endpoint), BOUND);
 }
 
+/// With keys on both sides, so that the door checks what the SDK signs.
+#[test]
+fn the_sdk_for_rust_speaks_to_the_api() {
+    let client = std::env::var("HEADWATER_AWS_SDK_RUST").ok().filter(|path| Path::new(path).is_file());
+    let client = need!(client, "tests/clients/aws-sdk-rust was not built (tests/run builds it, not with --fast)");
+    let keys = |secret: &str| format!("access_keys = [{{ id = \"AKIDTEST\", secret = \"{secret}\" }}]\n");
+    let door = |secret: &str| Setup::default().api(&keys(secret)).start();
+    let speak = |gateway: &Gateway| run(Command::new(&client).arg(format!("http://{}", gateway.api)), BOUND);
+    let done = speak(&door("secret"));
+    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    assert!(done.status.success() && said.contains("all passed"), "{said}");
+    assert!(!speak(&door("another")).status.success(), "a client that is refused says so");
+}
+
 /// A Kinesis of others, on a loopback port.
 struct Upstream {
     endpoint: String,

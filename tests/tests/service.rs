@@ -69,6 +69,57 @@ fn systemd_is_told_ready_watchdog_and_stopping() {
     hear("STOPPING=1");
 }
 
+/// Fault: the beat came from the loop that waits for signals, so a gateway whose disk had stopped answering, and which
+/// could acknowledge nothing any more, was never started again. Now a commit that hangs for the watchdog's time stops it.
+#[test]
+fn the_watchdog_is_not_told_while_a_commit_hangs() {
+    let strace = need!(program("strace"), "strace is not installed").display().to_string();
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let trace = home.path().join("trace").display().to_string();
+    // The journal's sync takes six seconds from the moment on that the file below names.
+    let slow = ["-D", "-f", "-o", &trace, "-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=6s:when=12+"];
+    let setup = Setup::default().env("NOTIFY_SOCKET", &path.display().to_string()).env("WATCHDOG_USEC", "1000000");
+    let gateway = setup.under(&[&[strace.as_str()][..], &slow].concat()).start();
+    let put = |data: &str| {
+        let record =
+            serde_json::json!({"StreamName": "default", "PartitionKey": "k", "Data": aws::blob(data.as_bytes())});
+        aws::try_call(gateway.api, "PutRecord", &record)
+    };
+    let beats = |during: Duration| {
+        let end = Instant::now() + during;
+        let mut seen = Vec::new();
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            socket.set_read_timeout(Some(left)).unwrap();
+            let mut message = [0; 64];
+            if let Ok(length) = socket.recv(&mut message) {
+                seen.push((Instant::now(), String::from_utf8_lossy(&message[..length]).into_owned()));
+            }
+        }
+        seen.iter().filter(|(_, said)| said.contains("WATCHDOG=1")).count()
+    };
+    assert!(beats(Duration::from_secs(3)) >= 3, "an idle gateway is alive");
+    let hung = std::thread::scope(|scope| {
+        // One after the other until one hangs: an acknowledgement waits for its sync.
+        let putting = scope.spawn(|| {
+            (0..40).any(|at| {
+                let asked = Instant::now();
+                put(&at.to_string()).is_ok() && asked.elapsed() > Duration::from_secs(3)
+            })
+        });
+        // The first second of a hang may still be beaten; the rest is silent.
+        let mut quietest = usize::MAX;
+        while !putting.is_finished() {
+            quietest = quietest.min(beats(Duration::from_secs(2)));
+        }
+        assert_eq!(quietest, 0, "beats went on while nothing could be committed");
+        putting.join().unwrap()
+    });
+    assert!(hung, "no sync was delayed; does this strace know delay_enter?");
+    assert!(gateway.log().contains("a commit hangs"), "{}", gateway.log());
+}
+
 #[test]
 fn a_stop_drains_and_loses_nothing() {
     let mut gateway = Gateway::plain();

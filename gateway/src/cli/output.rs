@@ -92,6 +92,19 @@ impl Output {
         }
         bar.with_message(what)
     }
+
+    /// The same for work that cannot say how far it is: the seconds so far.
+    pub fn spinner(&self, what: &'static str) -> ProgressBar {
+        let spinner = match std::io::stderr().is_terminal() && !self.json {
+            true => ProgressBar::new_spinner(),
+            false => ProgressBar::hidden(),
+        };
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+            spinner.set_style(style);
+        }
+        spinner.enable_steady_tick(std::time::Duration::from_millis(100));
+        spinner.with_message(what)
+    }
 }
 
 /// The error and its causes in one line. Many errors tell their cause themselves; it is not told again.

@@ -10,13 +10,14 @@ use super::blob::Blobs;
 use super::error::AppendError;
 use super::frame::{ENTRIES_MAX, ENTRY_BYTES};
 use super::mutation::{Mutation, is_on};
-use super::producer::{self, Admission, Mark, Producers};
+use super::producer::{self, Admission, Mark, Producers, Span};
 use super::schema::Table;
 use super::shard::Shard;
+use super::state::State;
 use super::stream::{OnFull, Stream};
 use super::window::Run;
-use super::{encode, frame};
-use crate::record::Producer;
+use super::{encode, frame, ledger};
+use crate::record::{Gap, Producer};
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
@@ -42,6 +43,8 @@ pub struct Group {
     pub control: Vec<frame::Control>,
     /// The log's own changes of state, newest value of each key: nobody waits for them, so they outlive a failed group.
     pub own: BTreeMap<(Table, Bytes), Option<Bytes>>,
+    /// What the ledger is to know: made into rows when the group is written.
+    pub gaps: ledger::Pending,
     pub waiters: Vec<Arc<Waiter>>,
     /// Raw bytes, for the bound and for thin commits.
     pub bytes: usize,
@@ -56,6 +59,7 @@ impl Group {
             parts: Vec::new(),
             control: Vec::new(),
             own: BTreeMap::new(),
+            gaps: ledger::Pending::default(),
             waiters: Vec::new(),
             bytes: 0,
             undo: Vec::new(),
@@ -63,13 +67,22 @@ impl Group {
     }
 
     fn put_own(&mut self, table: Table, key: Bytes, value: Option<Bytes>) {
-        self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len) + 8;
+        self.bytes += own_bytes(&key, value.as_ref());
         self.own.insert((table, key), value);
     }
 
     pub fn is_empty(&self) -> bool {
-        self.parts.is_empty() && self.control.is_empty() && self.own.is_empty() && self.waiters.is_empty()
+        self.parts.is_empty()
+            && self.control.is_empty()
+            && self.own.is_empty()
+            && self.gaps.is_empty()
+            && self.waiters.is_empty()
     }
+}
+
+/// Bytes that an entry takes in a frame, at most.
+fn own_bytes(key: &Bytes, value: Option<&Bytes>) -> usize {
+    key.len() + value.map_or(0, Bytes::len) + 12
 }
 
 struct Gathering {
@@ -186,6 +199,12 @@ impl Door {
         Ticket(gathering.group.number)
     }
 
+    /// A gap for the ledger, from the log itself; as [`Door::put_state`].
+    pub fn put_gap(&self, stream: u32, gap: &Gap) {
+        self.lock().group.gaps.put(stream, gap);
+        self.work.notify_one();
+    }
+
     fn has_room(&self, gathering: &Gathering, part: &Part) -> bool {
         let group = &gathering.group;
         let fits = group.parts.is_empty() || group.bytes + part.bytes.len() <= self.group_bytes_max;
@@ -295,8 +314,36 @@ impl Door {
         let mut group = std::mem::replace(&mut gathering.group, next);
         drop(gathering);
         self.room.notify_waiters();
+        // A caller's change of a row stands over the log's own of the same group, which it may have been made from.
         let own = group.own.iter().map(|((table, key), value)| (*table, key.clone(), value.clone()));
-        group.control.extend(own);
+        group.control = own.chain(std::mem::take(&mut group.control)).collect();
+        group
+    }
+
+    /// Takes the log's own entries alone, as many as a frame of `bytes` holds; what producers handed in is the next group,
+    /// and waits.
+    pub fn take_own(&self, bytes: usize, state: &State) -> Group {
+        let mut gathering = self.lock();
+        let number = gathering.group.number;
+        let mut group = Group::new(number);
+        let mut left = bytes.saturating_sub(frame::HEADER_BYTES);
+        while let Some(gap) = gathering.group.gaps.pop(state, &mut left) {
+            group.gaps.put(gap.0, &gap.1);
+        }
+        while let Some(entry) = gathering.group.own.first_entry() {
+            let length = own_bytes(&entry.key().1, entry.get().as_ref());
+            if length > left {
+                break;
+            }
+            left -= length;
+            let (key, value) = entry.remove_entry();
+            group.control.push((key.0, key.1.clone(), value.clone()));
+            group.own.insert(key, value);
+        }
+        if !group.is_empty() {
+            gathering.group.number = number + 1;
+            gathering.group.parts.iter_mut().for_each(|part| part.run.group = number + 1);
+        }
         group
     }
 
@@ -312,6 +359,9 @@ impl Door {
         let behind = std::mem::replace(&mut gathering.group, next);
         for ((table, key), value) in group.own.iter().chain(&behind.own) {
             gathering.group.put_own(*table, key.clone(), value.clone());
+        }
+        for of in [group, &behind] {
+            gathering.group.gaps.take_in(&of.gaps);
         }
         for (stream, id, before) in behind.undo.iter().rev().chain(group.undo.iter().rev()) {
             gathering.producers.undo(*stream, *id, *before);
@@ -372,15 +422,29 @@ impl Gathering {
             return None;
         }
         let stream = part.stream.id;
-        let mut kept = vec![true; part.count as usize];
-        for (producer, record) in std::mem::take(&mut part.producers) {
-            match self.producers.admit(stream, &producer) {
-                Admission::New { before } => {
-                    self.group.undo.push((stream, producer.id, before));
-                    producer::note(highest, producer);
+        if part.producers.iter().all(|span| span.rises && self.producers.is_new(stream, &span.first)) {
+            for Span { last, .. } in &part.producers {
+                if let Admission::New { before } = self.producers.admit(stream, last) {
+                    self.group.undo.push((stream, last.id, before));
+                    highest.push(*last);
                 }
-                Admission::Duplicate => kept[record as usize] = false,
             }
+            return None;
+        }
+        let mut kept = vec![true; part.count as usize];
+        let mut rest = &part.bytes[..];
+        for kept in &mut kept {
+            let length = encode::skip(rest).unwrap_or(rest.len());
+            if let Some(producer) = encode::producer(&rest[..length]) {
+                match self.producers.admit(stream, &producer) {
+                    Admission::New { before } => {
+                        self.group.undo.push((stream, producer.id, before));
+                        producer::note(highest, producer);
+                    }
+                    Admission::Duplicate => *kept = false,
+                }
+            }
+            rest = &rest[length..];
         }
         if kept.iter().all(|kept| *kept) {
             return None;
@@ -421,26 +485,24 @@ fn in_push_order(order: &[(u32, u32)], numbered: &[Vec<Placement>]) -> Vec<Place
 fn cut(part: Part, bytes_max: usize) -> Vec<Part> {
     let mut pieces = Vec::new();
     let mut rest = part.bytes;
-    let mut producers = part.producers.into_iter().peekable();
-    let (mut record, mut left) = (0, part.count);
+    let is_numbered = !part.producers.is_empty();
+    let mut left = part.count;
     while left > 0 {
-        let (mut length, mut count) = (0, 0);
+        let (mut length, mut count, mut own) = (0, 0, Vec::new());
         while count < left {
             let next = encode::skip(&rest[length..]).unwrap_or(rest.len() - length);
             if count > 0 && length + next > bytes_max {
                 break;
             }
+            if let Some(producer) = is_numbered.then(|| encode::producer(&rest[length..length + next])).flatten() {
+                producer::note_span(&mut own, producer);
+            }
             (length, count) = (length + next, count + 1);
-        }
-        let mut own = Vec::new();
-        while let Some((producer, at)) = producers.next_if(|(_, at)| *at < record + count) {
-            own.push((producer, at - record));
         }
         let payload = part.payload * u64::from(count) / u64::from(part.count);
         let (stream, shard) = (part.stream.clone(), part.shard.clone());
         let has_blobs = part.has_blobs;
         pieces.push(Part { stream, shard, count, payload, bytes: rest.split_to(length), has_blobs, producers: own });
-        record += count;
         left -= count;
     }
     pieces

@@ -6,6 +6,7 @@
 use super::encode::{self, Data};
 use super::engine::Engine;
 use super::error::ReadError;
+use super::relay::StoredBlock;
 use super::segment::{SegmentError, may_pass};
 use super::shard::Shard;
 use super::stream::Stream;
@@ -51,6 +52,9 @@ pub struct Reader {
     durable: watch::Receiver<Number>,
 }
 
+/// How often in a row a look for the next number may come back with nothing.
+const STILL_MAX: u32 = 100;
+
 /// A large value that the disk refused this often in a row is called lost; before, the reader gets an error and asks again.
 const REFUSALS_MAX: u32 = 30;
 
@@ -93,14 +97,68 @@ impl Reader {
         entries
     }
 
-    /// The same for a thread that may block.
+    /// The next records as the blocks they are stored in, compressed: up to `stored_max` and `raw_max` bytes, stored and
+    /// not. The first may begin before the position. Empty where [`Reader::next`] has to be asked: what comes next is in
+    /// memory, missing, or not to be had. From disk on a blocking thread. Cancel-safe.
+    pub async fn next_blocks(&mut self, stored_max: usize, raw_max: usize) -> Result<Vec<StoredBlock>, ReadError> {
+        if !self.is_folded() {
+            return Ok(Vec::new());
+        }
+        let mut reader = self.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let blocks = reader.blocks(stored_max, raw_max);
+            (reader, blocks)
+        });
+        let (reader, blocks) = read.await.map_err(|error| ReadError::Store(error.to_string()))?;
+        *self = reader;
+        Ok(blocks)
+    }
+
+    fn blocks(&mut self, mut stored_max: usize, mut raw_max: usize) -> Vec<StoredBlock> {
+        let mut blocks = Vec::new();
+        while self.is_folded() && !self.stream.is_deleted() {
+            let found = self.engine.store.stored_from(self.stream.id, self.shard.index, self.next);
+            // A gap or an error is told by who reads records.
+            let Ok(Some((head, bytes))) = found else { break };
+            let fits = bytes.len() <= stored_max && head.raw_len as usize <= raw_max;
+            if head.first > self.next || !fits || self.next < self.shard.oldest() {
+                break;
+            }
+            (stored_max, raw_max) = (stored_max - bytes.len(), raw_max - head.raw_len as usize);
+            self.block.clear();
+            self.refusals = 0;
+            self.next = head.last() + 1;
+            blocks.push(StoredBlock {
+                first: head.first,
+                last: head.last(),
+                arrival_ms: self.engine.stamps.wall_ms(head.first_stamp),
+                raw_bytes: head.raw_len,
+                bytes,
+            });
+        }
+        blocks
+    }
+
+    /// The next record is in a segment and not in memory any more.
+    fn is_folded(&self) -> bool {
+        let in_window = self.shard.window().first().is_some_and(|first| first <= self.next);
+        !in_window && !self.at_tail() && self.next >= self.shard.oldest()
+    }
+
+    /// The same as [`Reader::next`] for a thread that may block.
     pub fn next_blocking(&mut self, records_max: usize, bytes_max: usize) -> Result<Vec<Entry>, ReadError> {
         if self.stream.is_deleted() {
             return Err(ReadError::Deleted);
         }
         let mut out = Out { entries: Vec::new(), records_max: records_max.max(1), bytes_left: bytes_max.max(1) as i64 };
+        let mut stands_still = 0;
         while !out.is_full() && !self.at_tail() {
-            if let Err(error) = self.step(&mut out) {
+            let before = (self.next, self.block.len());
+            let stepped = self.step(&mut out);
+            // A fold may have moved what was looked for, once or twice; more often, a segment does not hold what it says.
+            stands_still = if before == (self.next, self.block.len()) { stands_still + 1 } else { 0 };
+            let stuck = || ReadError::Store(format!("number {} is not where it should be", self.next));
+            if let Err(error) = if stands_still > STILL_MAX { Err(stuck()) } else { stepped } {
                 // What was read before it is delivered; the next call meets the error again.
                 if out.entries.is_empty() {
                     return Err(error);
@@ -145,12 +203,14 @@ impl Reader {
 
     /// Puts runs that hold the next number in hand, or steps over what is gone.
     fn fetch(&mut self, out: &mut Out) -> Result<(), ReadError> {
-        let (run, window_begins) = {
+        // First the tail: what is added behind it meanwhile is not missing.
+        let newest = self.shard.newest();
+        let (begins, run) = {
             let window = self.shard.window();
-            let begins = window.first();
-            (begins.filter(|first| *first <= self.next).and_then(|_| window.from(self.next).cloned()), begins)
+            (window.first(), window.from(self.next).cloned())
         };
-        if let Some(run) = run {
+        let end = run.as_ref().map_or(newest, |run| run.first - 1);
+        if let Some(run) = run.filter(|_| begins.is_some_and(|first| first <= self.next)) {
             if run.first > self.next {
                 self.gap_up_to(run.first - 1, GapReason::Corrupt, out);
             }
@@ -169,18 +229,15 @@ impl Reader {
                 Ok(())
             }
             Ok(None) => {
-                let end = window_begins.map_or_else(|| self.shard.newest(), |first| first - 1);
                 if end >= self.next && self.next >= self.shard.oldest() && !self.moved_to_segment() {
                     self.gap_up_to(end, GapReason::Corrupt, out);
                 }
                 Ok(())
             }
             Err((_, SegmentError::Block { from, to, .. })) => {
-                let (from, to) = (from.max(self.next), to);
-                self.engine.note_gap(
-                    &self.stream,
-                    Gap { shard: self.shard.index, from, to, reason: GapReason::Corrupt, from_ms: 0, to_ms: 0 },
-                );
+                // All of the block, wherever this reader came in: the next one may come in before it.
+                let from = from.max(self.shard.oldest());
+                self.engine.note_gap(&self.stream, &Gap::of(self.shard.index, from, to, GapReason::Corrupt));
                 self.gap_up_to(to, GapReason::Corrupt, out);
                 Ok(())
             }
@@ -253,14 +310,11 @@ impl Reader {
                 Err(error) => {
                     tracing::error!(stream = %self.stream.name, shard = self.shard.index, number, %error, "a large value is damaged");
                     let gap = Gap {
-                        shard: self.shard.index,
-                        from: number,
-                        to: number,
-                        reason: GapReason::Corrupt,
                         from_ms: arrival_ms,
                         to_ms: arrival_ms,
+                        ..Gap::of(self.shard.index, number, number, GapReason::Corrupt)
                     };
-                    self.engine.note_gap(&self.stream, gap.clone());
+                    self.engine.note_gap(&self.stream, &gap);
                     return Ok(Err(gap));
                 }
             },
@@ -280,7 +334,7 @@ impl Reader {
     fn gap_up_to(&mut self, to: Number, reason: GapReason, out: &mut Out) {
         let mut at = self.next;
         let shard = self.shard.index;
-        let unknown = |from: Number, to: Number| Gap { shard, from, to, reason, from_ms: 0, to_ms: 0 };
+        let unknown = |from: Number, to: Number| Gap::of(shard, from, to, reason);
         for gap in self.engine.state.gaps(self.stream.id, shard, at, to) {
             if gap.from > at {
                 self.tell_unknown(unknown(at, gap.from - 1), out);
@@ -296,7 +350,7 @@ impl Reader {
     }
 
     fn tell_unknown(&self, gap: Gap, out: &mut Out) {
-        self.engine.note_gap(&self.stream, gap.clone());
+        self.engine.note_gap(&self.stream, &gap);
         out.entries.push(Entry::Gap(gap));
     }
 

@@ -43,7 +43,8 @@ fn run(seed: u64) -> Result<Outcome, String> {
         world.apply(operation).map_err(|says| {
             let steps: Vec<String> = last.iter().map(|operation| format!("  {operation:?}")).collect();
             format!(
-                "seed {seed} step {step}: {says}\nlast start: {}\nlast steps:\n{}",
+                "seed {seed} step {step}: {says}\nlast damage: {}\nlast start: {}\nlast steps:\n{}",
+                world.what_happened,
                 world.recovery,
                 steps.join("\n")
             )

@@ -18,6 +18,8 @@ struct Book {
     seen: BTreeMap<Number, Message>,
     /// Where each message of a device that numbers its records was seen.
     once: BTreeMap<(u32, u64), Number>,
+    /// Acknowledged, and lost with a damaged last group, which looks like a write that was cut short.
+    excused: BTreeSet<Number>,
 }
 
 /// What a shard showed in one pass from its oldest record to its tail.
@@ -25,12 +27,13 @@ pub struct Pass<'a> {
     pub stream: usize,
     pub shard: ShardIndex,
     pub first_number: Number,
+    /// The lowest number still there.
     pub oldest: Number,
     pub newest: Number,
     pub records: &'a [Record],
     /// Gaps as the reader met them.
     pub met: &'a [Gap],
-    /// Not the first look after a start.
+    /// Retention was at work since the start.
     pub live: bool,
     /// The ledger of the shard.
     pub ledger: &'a [Gap],
@@ -96,6 +99,14 @@ impl Oracle {
         self.book(stream, shard).given.split_off(&(newest + 1));
     }
 
+    /// After a start that met a damaged journal and calls its end torn: the last group may be gone with everything above
+    /// the newest number, and nobody can tell.
+    pub fn excuse_tail(&mut self, stream: usize, shard: ShardIndex, newest: Number) {
+        let book = self.book(stream, shard);
+        let above = book.acknowledged.range(newest + 1..).chain(book.seen.range(newest + 1..));
+        book.excused.extend(above.map(|(number, _)| *number));
+    }
+
     pub fn acknowledged(&mut self, stream: usize, shard: ShardIndex, number: Number, message: Message) {
         self.acknowledged += 1;
         self.book(stream, shard).acknowledged.insert(number, message);
@@ -150,8 +161,9 @@ fn judge_numbers(pass: &Pass<'_>) -> Verdict {
     judge!(pass.oldest >= pass.first_number, "oldest {} is below the first number {}", pass.oldest, pass.first_number);
     judge!(pass.oldest <= pass.newest + 1, "law: trimmed {} <= durable {}", pass.oldest, pass.newest);
     let mut met: BTreeMap<Number, Number> = pass.met.iter().map(|gap| (gap.from, gap.to)).collect();
-    let mut next = pass.oldest;
+    let mut next = pass.first_number;
     for record in pass.records {
+        judge!(record.number >= pass.oldest, "number {} can be read below the oldest {}", record.number, pass.oldest);
         while let Some(to) = met.remove(&next) {
             next = to + 1;
         }
@@ -182,8 +194,12 @@ fn judge_numbers(pass: &Pass<'_>) -> Verdict {
     Ok(())
 }
 
-/// Every reason in the ledger is one that may have happened, and what the ledger calls lost is not there.
+/// Rows of losses are apart; every reason in the ledger is one that may have happened, and what the ledger calls lost is not there.
 fn judge_ledger(pass: &Pass<'_>, allowed: Allowed) -> Verdict {
+    let losses = || pass.ledger.iter().filter(|gap| gap.reason != GapReason::Rejected);
+    for (gap, next) in losses().zip(losses().skip(1)) {
+        judge!(gap.to < next.from, "rows of the ledger overlap: {gap:?} and {next:?}");
+    }
     for gap in pass.ledger {
         judge!(gap.from <= gap.to, "an empty row in the ledger: {gap:?}");
         let may = match gap.reason {
@@ -255,9 +271,7 @@ impl Book {
     fn judge_acknowledged(&self, pass: &Pass<'_>, unanswered: &BTreeSet<Message>, allowed: Allowed) -> Verdict {
         let there: BTreeSet<Number> = pass.records.iter().map(|record| record.number).collect();
         for (number, message) in &self.acknowledged {
-            let kept = there.contains(number)
-                || was_dropped(pass.ledger, *number)
-                || (allowed.corrupt && explained(pass.ledger, *number).is_some());
+            let kept = there.contains(number) || was_dropped(pass.ledger, *number) || self.excused.contains(number);
             let why = explained(pass.ledger, *number);
             judge!(kept, "{message:?} was acknowledged as number {number} and is lost (ledger: {why:?})");
             let stands = self.seen.get(number);
@@ -267,9 +281,7 @@ impl Book {
             );
         }
         for (number, message) in &self.seen {
-            let kept = there.contains(number)
-                || was_dropped(pass.ledger, *number)
-                || (allowed.corrupt && explained(pass.ledger, *number).is_some());
+            let kept = there.contains(number) || was_dropped(pass.ledger, *number) || self.excused.contains(number);
             judge!(kept, "{message:?} was read at number {number} and is gone: what readers see is durable");
         }
         if allowed.corrupt {

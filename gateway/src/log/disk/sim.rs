@@ -94,6 +94,16 @@ impl SimDisk {
         self.lock().damage(path, offset, xor);
     }
 
+    /// Makes a page unreadable until it is written again.
+    pub fn ruin(&self, path: &str, page: u64) {
+        self.lock().ruin(path, page);
+    }
+
+    /// Pages of a file that are not all zeros.
+    pub fn written_pages(&self, path: &str) -> Vec<u64> {
+        self.lock().written_pages(path)
+    }
+
     /// Everything that changes the disk, counted from the start; [`Fault`]s count from now.
     pub fn operations(&self) -> u64 {
         self.lock().operations()
