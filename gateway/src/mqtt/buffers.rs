@@ -4,7 +4,7 @@ use super::codec::frame_bytes;
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 /// A quiet connection's read buffer, in bytes.
 const QUIET_BYTES: usize = 2 << 10;
@@ -25,23 +25,32 @@ pub struct Input {
     held: Option<OwnedSemaphorePermit>,
 }
 
-/// The budget for large packets is used up.
-#[derive(Debug)]
-pub struct NoRoom;
-
 impl Input {
     pub fn new(budget: Arc<Semaphore>) -> Self {
         Input { bytes: vec![0; QUIET_BYTES], start: 0, end: 0, small_reads: 0, budget, held: None }
     }
 
-    /// From now on it grows out of another budget.
+    /// From now on it grows out of another budget, and what it can give back to the first goes back.
     pub fn set_budget(&mut self, budget: Arc<Semaphore>) {
         self.budget = budget;
+        if self.held.is_some() {
+            self.shrink_to((self.filled().len() + 1).next_power_of_two());
+            let more = kib(self.bytes.len() - QUIET_BYTES);
+            if more > 0
+                && let Ok(permit) = self.budget.clone().try_acquire_many_owned(more)
+            {
+                self.held = Some(permit);
+            }
+        }
     }
 
     /// Whether it has more than every connection has.
     pub fn is_large(&self) -> bool {
         self.held.is_some()
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.bytes.len()
     }
 
     #[inline]
@@ -79,14 +88,20 @@ impl Input {
     }
 
     /// Makes space to read more. What a packet announces is not believed: the buffer grows with what has come. `None` if
-    /// there is none without [`Input::grow`].
+    /// there is none without [`Input::grow`]. Room that the packet at the front does not need is not kept: one that never
+    /// leaves the buffer empty would hold it for ever.
     pub fn prepare(&mut self) -> Option<()> {
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-            self.shrink();
-        }
+        let (filled, len) = (self.end - self.start, self.bytes.len());
         let wanted = frame_bytes(self.filled()).unwrap_or(0);
-        if self.end == self.bytes.len() || self.start + wanted > self.bytes.len() {
+        if filled == 0 {
+            (self.start, self.end) = (0, 0);
+        }
+        if len > BUSY_BYTES && wanted.max(filled) <= BUSY_BYTES {
+            self.shrink_to((filled + 1).next_power_of_two());
+        } else if self.small_reads >= SMALL_READS && len > QUIET_BYTES && filled < len / 2 {
+            self.small_reads = 0;
+            self.shrink_to(len / 2);
+        } else if self.end == len || self.start + wanted > len {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
@@ -105,34 +120,37 @@ impl Input {
         }
     }
 
-    /// Takes what the packet at the front needs out of the budget for large packets.
-    pub async fn grow(&mut self, budget: &Arc<Semaphore>) -> Result<(), NoRoom> {
-        let wanted = frame_bytes(self.filled()).unwrap_or(0).max(self.bytes.len() + 1);
-        // What is held already goes back only when there is the rest: several that wait for each other time out.
-        let permit = budget.clone().acquire_many_owned(kib(wanted)).await.map_err(|_| NoRoom)?;
-        self.held = Some(permit);
-        self.bytes.reserve_exact(wanted - self.bytes.len());
-        self.bytes.resize(wanted, 0);
-        Ok(())
+    /// What the packet at the front needs, out of the budget for large packets: for [`Input::grow`].
+    pub fn room(
+        &self,
+        budget: &Arc<Semaphore>,
+    ) -> impl Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + use<> {
+        budget.clone().acquire_many_owned(kib(self.wanted()))
     }
 
-    /// Of an empty buffer.
-    fn shrink(&mut self) {
-        let len = self.bytes.len();
-        if len > BUSY_BYTES {
-            self.bytes = vec![0; QUIET_BYTES];
-            self.held = None;
-        } else if self.small_reads >= SMALL_READS && len > QUIET_BYTES {
-            self.bytes = vec![0; len / 2];
-            self.small_reads = 0;
-            let more = kib(len / 2 - QUIET_BYTES);
-            // The larger permit stays if there is none just now.
-            if more == 0 {
-                self.held = None;
-            } else if let Ok(permit) = self.budget.clone().try_acquire_many_owned(more) {
-                self.held = Some(permit);
-            }
-        }
+    /// Grows to what the packet at the front needs. What was held before goes back only now, when there is the rest: several
+    /// that wait for each other are told so by their deadlines.
+    pub fn grow(&mut self, room: OwnedSemaphorePermit) {
+        let wanted = self.wanted();
+        self.held = Some(room);
+        self.bytes.reserve_exact(wanted - self.bytes.len());
+        self.bytes.resize(wanted, 0);
+    }
+
+    /// Beyond what it has.
+    fn wanted(&self) -> usize {
+        frame_bytes(self.filled()).unwrap_or(0).max(self.bytes.len() + 1)
+    }
+
+    /// To a size that holds what is in it.
+    fn shrink_to(&mut self, len: usize) {
+        let len = len.clamp(QUIET_BYTES, BUSY_BYTES);
+        let mut bytes = vec![0; len];
+        let filled = self.end - self.start;
+        bytes[..filled].copy_from_slice(self.filled());
+        (self.bytes, self.start, self.end) = (bytes, 0, filled);
+        let more = kib(len - QUIET_BYTES) as usize;
+        self.held = self.held.take().and_then(|mut held| held.split(more)).filter(|_| more > 0);
     }
 }
 
@@ -255,7 +273,8 @@ mod tests {
         assert_eq!(input.bytes.len(), QUIET_BYTES, "nothing is set aside for a promise");
         feed(&mut input, &vec![0; BUSY_BYTES - 4]);
         assert!(input.prepare().is_none());
-        input.grow(&large).await.unwrap();
+        let room = input.room(&large).await.unwrap();
+        input.grow(room);
         assert_eq!((busy.available_permits(), large.available_permits()), (100, 1024 - 196));
         feed(&mut input, &vec![0; 200_000 - (BUSY_BYTES - 4)]);
         assert_eq!(input.filled().len(), 200_004);
@@ -277,9 +296,35 @@ mod tests {
         feed(&mut input, &[0x30, 0x88, 0x27]);
         feed(&mut input, &[0; QUIET_BYTES - 3]);
         assert!(input.prepare().is_none());
-        input.grow(&large).await.unwrap();
+        let room = input.room(&large).await.unwrap();
+        input.grow(room);
         feed(&mut input, &[0; 5_000 - (QUIET_BYTES - 3)]);
         assert_eq!(input.filled().len(), 5_003);
+    }
+
+    /// Whoever always leaves the first byte of the next packet behind must not keep what a large one has needed.
+    #[tokio::test]
+    async fn room_goes_back_though_the_buffer_is_never_empty() {
+        let (hello, busy, large) = (budget(100), budget(100), budget(1024));
+        let mut input = Input::new(hello.clone());
+        // A CONNECT of 40,000 bytes.
+        feed(&mut input, &[&[0x10, 0xc0, 0xb8, 0x02][..], &vec![0; 40_000], &[0x30]].concat());
+        assert_eq!(hello.available_permits(), 100 - 62);
+        input.consume(40_004);
+        input.set_budget(busy.clone());
+        assert_eq!((hello.available_permits(), busy.available_permits()), (100, 100));
+        // The rest of a PUBLISH of 200,000 bytes, and the first byte of another.
+        feed(&mut input, &[&[0xc0, 0x9a, 0x0c][..], &vec![0; BUSY_BYTES - 4]].concat());
+        assert!(input.prepare().is_none());
+        let room = input.room(&large).await.unwrap();
+        input.grow(room);
+        input.prepare().unwrap();
+        feed(&mut input, &vec![0; 200_000 - (BUSY_BYTES - 4)]);
+        input.consume(200_003);
+        assert_eq!(large.available_permits(), 1024 - 196);
+        input.prepare().unwrap();
+        assert_eq!((input.filled().len(), large.available_permits(), busy.available_permits()), (1, 1024, 100));
+        assert!(!input.is_large());
     }
 
     proptest::proptest! {

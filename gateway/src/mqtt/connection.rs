@@ -14,25 +14,21 @@ use super::buffers::{Input, Output};
 use super::codec::{Reason, Version, write};
 use super::handshake::{Welcome, handshake};
 use super::inlet::Inlet;
-use super::memory::Holding;
+use super::memory::{Burden, Holding, LIGHT_BYTES, Wanting};
 use super::session::{Kept, Session};
 use super::shared::Shared;
 use crate::log::{Appender, Table};
 use serving::End;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use subscribers::Sources;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::watch;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, watch};
 
 /// What is waiting to be written before the socket is read no further, in bytes.
 const OUTPUT_HIGH_BYTES: usize = 128 << 10;
-/// The same while memory is tight.
-const TIGHT_OUTPUT_BYTES: usize = 4 << 10;
-/// Whoever holds more than this while memory is tight is let go after [`HEAVY_WITHIN_MS`], however slowly it takes it.
-const HEAVY_BYTES: usize = 16 << 10;
-const HEAVY_WITHIN_MS: u64 = 5_000;
 /// What may wait for the disk beside the window of QoS 1 and 2, in bytes.
 const WAITING_BYTES_MAX: usize = 256 << 10;
 /// A packet that has begun must be whole after this, plus a second for each KiB of it.
@@ -91,12 +87,21 @@ struct Connection<S> {
     partial_since_ms: Option<u64>,
     /// When the client last took something, or there was nothing to take.
     took_ms: u64,
-    /// Since when more than [`HEAVY_BYTES`] wait to be taken.
-    heavy_since_ms: Option<u64>,
+    /// What waits to be taken.
+    burden: Burden,
+    /// The packet at the front waits for room that others have.
+    growing: Option<Growing>,
     /// Filters have changed since the sources were told.
     resubscribed: bool,
     holding: Holding,
     closing: Option<Closing>,
+}
+
+/// Waits in line for room for a large packet.
+struct Growing {
+    room: Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>,
+    since_ms: u64,
+    _wanting: Wanting,
 }
 
 /// The connection takes nothing more: what is on its way is answered, then it ends.
@@ -146,7 +151,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             disk: OnDisk { wanted: keeps, present: on_disk, changed: false, owner },
             partial_since_ms: None,
             took_ms: now_ms,
-            heavy_since_ms: None,
+            burden: Burden::default(),
+            growing: None,
             resubscribed: false,
             holding: Holding::new(shared.memory.clone()),
             closing: None,
@@ -156,14 +162,10 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
 
     /// Tells what is held for this client to those who look after all.
     fn count_held(&mut self, now_ms: u64) {
-        let held = self.output.len() + self.acks.waiting_bytes();
+        let held = self.output.len() + self.acks.waiting_bytes() + self.inlet.live_bytes();
         // The little that every connection holds now and then is not worth counting.
-        self.holding.set(held.saturating_sub(TIGHT_OUTPUT_BYTES));
-        if self.output.len() <= HEAVY_BYTES {
-            self.heavy_since_ms = None;
-        } else {
-            self.heavy_since_ms.get_or_insert(now_ms);
-        }
+        self.holding.set(held.saturating_sub(LIGHT_BYTES));
+        self.burden.hold(self.output.len() + self.sources.held_bytes(), now_ms);
     }
 
     fn version(&self) -> Version {
@@ -178,6 +180,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     fn close(&mut self, reason: Option<Reason>) {
         let since_ms = self.shared.now_ms();
         self.closing.get_or_insert(Closing { reason, since_ms });
+        self.growing = None;
+        self.sources.stop();
     }
 
     /// Counts and logs what the client did, and closes.
@@ -229,6 +233,12 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     async fn leave(mut self, end: End) {
         self.shared.metrics.mqtt_subscriptions.dec_by(self.session.subscriptions.len() as i64);
         self.sources.stop();
+        // It may be long until the log has taken the last of it.
+        drop(self.input);
+        if end == End::Gone {
+            self.output = Output::default();
+            self.holding.set(0);
+        }
         if end == End::Answered {
             let _ = tokio::time::timeout(Duration::from_secs(1), self.writer.shutdown()).await;
         }

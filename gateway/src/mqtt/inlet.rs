@@ -19,6 +19,14 @@ pub const NUMBER_PROPERTY: &str = "headwater-number";
 /// Topics remembered per connection, and their bytes; beyond, it starts afresh.
 const TOPICS_MAX: usize = 256;
 const TOPICS_BYTES_MAX: usize = 16 << 10;
+/// What one turn may gather for each byte there is to read from, and beside it: short messages are longer as records.
+const GATHERED_PER_BYTE: usize = 4;
+const GATHERED_BYTES: usize = 4 << 10;
+const GATHERED_BYTES_MAX: usize = 256 << 10;
+/// Room for answers that is kept from turn to turn.
+const ITEMS_KEPT: usize = 1_024;
+/// Of a message, beside its key, topic and payload, in bytes.
+const MESSAGE_BYTES: usize = 64;
 /// Headers of one record that come from MQTT: two less than the wire between gateways carries, for what they add.
 const HEADERS_MAX: usize = crate::wire::HEADERS_MAX - 2;
 
@@ -42,7 +50,9 @@ pub struct Inlet {
     /// What this turn of reading has gathered.
     pub batch: Batch,
     pub items: Vec<Item>,
-    pub live: Vec<LiveMessage>,
+    live: Vec<LiveMessage>,
+    live_bytes: usize,
+    gathered_bytes: usize,
     key: Vec<u8>,
     headers: Vec<Header>,
 }
@@ -81,6 +91,8 @@ impl Inlet {
             batch: Batch::new(),
             items: Vec::new(),
             live: Vec::new(),
+            live_bytes: 0,
+            gathered_bytes: 0,
             key: Vec::new(),
             headers: Vec::new(),
         }
@@ -88,6 +100,33 @@ impl Inlet {
 
     pub fn who(&self) -> &Who {
         &self.who
+    }
+
+    /// Whether this turn may gather more, before it is handed in; `input_bytes` is what there is to read from.
+    #[inline]
+    pub fn has_room(&self, input_bytes: usize) -> bool {
+        self.gathered_bytes < (GATHERED_BYTES + GATHERED_PER_BYTE * input_bytes).min(GATHERED_BYTES_MAX)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.live.is_empty()
+    }
+
+    /// Bytes of messages that are to go to live listeners.
+    pub fn live_bytes(&self) -> usize {
+        self.live_bytes
+    }
+
+    pub fn take_live(&mut self) -> Vec<LiveMessage> {
+        self.live_bytes = 0;
+        std::mem::take(&mut self.live)
+    }
+
+    /// What was gathered is handed in.
+    pub fn end_turn(&mut self) {
+        self.items.clear();
+        self.items.shrink_to(ITEMS_KEPT);
+        self.gathered_bytes = 0;
     }
 
     /// Takes a message into the batch, or says why not.
@@ -117,6 +156,7 @@ impl Inlet {
 
     /// An answer that needs no record of its own.
     pub fn settle(&mut self, answer: Answer, reason: Reason) {
+        self.gathered_bytes += size_of::<Item>();
         self.items.push(Item { answer, outcome: Outcome::Settled(reason) });
     }
 
@@ -144,7 +184,7 @@ impl Inlet {
         }
         let bytes = Bytes::copy_from_slice(name.as_bytes());
         let verdict = judge(name, &bytes, &self.who, around);
-        self.topics_bytes += name.len();
+        self.topics_bytes += name.len() + verdict.key_bytes();
         self.by_name.insert(bytes.clone(), self.topics.len());
         self.topics.push(Topic { name: bytes, verdict, wanted: false, generation: 0 });
         self.topics.len() - 1
@@ -171,7 +211,18 @@ impl Inlet {
 
     #[inline]
     fn push(&mut self, at: usize, publish: &Publish<'_>, routes: &Routes) -> Result<(), Refused> {
-        let Inlet { topics, batch, headers, key, who, producer_id, .. } = self;
+        let pushed = self.push_record(at, publish, routes);
+        // What a long one has needed is not kept for the next.
+        self.headers.clear();
+        if self.key.capacity() > PARTITION_KEY_BYTES_MAX {
+            self.key = Vec::new();
+        }
+        pushed
+    }
+
+    #[inline]
+    fn push_record(&mut self, at: usize, publish: &Publish<'_>, routes: &Routes) -> Result<(), Refused> {
+        let Inlet { topics, batch, headers, key, who, producer_id, gathered_bytes, .. } = self;
         let topic = &topics[at];
         let (stream, topic_header, fixed) = match &topic.verdict {
             Verdict::Store { stream, headers, key } => (stream, headers, key),
@@ -197,6 +248,7 @@ impl Inlet {
                 (&key[..], HashKey::of(key))
             }
         };
+        *gathered_bytes += key.len() + publish.topic.len() + publish.payload.len() + MESSAGE_BYTES;
         let record = NewRecord { key, explicit_hash: None, producer, headers, data: publish.payload };
         batch.push_hashed(stream, hash, &record).map_err(|refused| match refused {
             PushError::Deleted => Refused::Deleted,
@@ -219,19 +271,31 @@ impl Inlet {
         if !topic.wanted {
             return;
         }
-        if matches!(topic.verdict, Verdict::Refuse(_)) {
+        if matches!(topic.verdict, Verdict::Refuse(_)) || bus.gives_way() {
             return;
         }
         let mut headers = Vec::new();
         // A property that was refused has refused the message before.
         let _ = read_properties(publish.properties, &mut headers);
-        self.live.push(LiveMessage {
+        let message = LiveMessage {
             topic: topic.name.clone(),
             payload: Bytes::copy_from_slice(publish.payload),
             headers,
             stored,
             from: self.connection,
-        });
+        };
+        self.live_bytes += message.weight();
+        self.gathered_bytes += message.weight();
+        self.live.push(message);
+    }
+}
+
+impl Verdict {
+    fn key_bytes(&self) -> usize {
+        match self {
+            Verdict::Store { key: Key::Fixed(key, _), .. } => key.len(),
+            _ => 0,
+        }
     }
 }
 

@@ -10,11 +10,12 @@ use super::inlet::published_qos;
 use super::memory::{Holding, Memory};
 use super::session::Subscriptions;
 use super::session::subscriptions::Delivery;
-use crate::log::{Entry, Log, Position, ReadError, Reader, Stream};
+use crate::log::{Entry, INLINE_BYTES_MAX, Log, Position, ReadError, Reader, Stream};
 use crate::record::{Header, HeaderId, Record, ShardIndex};
 use bytes::{Bytes, BytesMut};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -23,15 +24,12 @@ use tokio::task::JoinSet;
 const TURN_RECORDS: usize = 128;
 const TURN_BYTES: usize = 128 << 10;
 /// The same while memory is tight.
+const TIGHT_TURN_RECORDS: usize = 16;
 const TIGHT_TURN_BYTES: usize = 8 << 10;
 /// A shard that cannot be read just now is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often it is looked whether others have let go of memory.
-const FULL_PAUSE: Duration = Duration::from_millis(50);
 /// Shards one connection may follow.
 pub const FOLLOWED_MAX: usize = 4_096;
-/// Large values lie in memory of their own; smaller ones would hold on to the whole block they were read from.
-const OWN_BYTES_MIN: usize = 64 << 10;
 
 /// A record and how it goes to the client.
 #[derive(Debug)]
@@ -40,6 +38,8 @@ pub struct Owed {
     pub payload: Bytes,
     pub headers: Vec<Header>,
     pub delivery: Delivery,
+    /// What it counts for in memory.
+    pub weight: usize,
 }
 
 /// What one task has read for the connection.
@@ -55,6 +55,8 @@ pub struct Tail {
     followed: HashSet<(u32, ShardIndex)>,
     filters: watch::Sender<Arc<Subscriptions>>,
     memory: Arc<Memory>,
+    /// Bytes of all turns that were read and are not taken yet.
+    held: Arc<AtomicUsize>,
     sender: mpsc::Sender<Turn>,
     receiver: mpsc::Receiver<Turn>,
     turn: Option<Turn>,
@@ -64,7 +66,13 @@ impl Tail {
     pub fn new(memory: Arc<Memory>) -> Self {
         let (sender, receiver) = mpsc::channel(1);
         let (filters, _) = watch::channel(Arc::new(Subscriptions::default()));
-        Tail { tasks: JoinSet::new(), followed: HashSet::new(), filters, memory, sender, receiver, turn: None }
+        let held = Arc::default();
+        Tail { tasks: JoinSet::new(), followed: HashSet::new(), filters, memory, held, sender, receiver, turn: None }
+    }
+
+    /// Bytes that wait for the connection.
+    pub fn held_bytes(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
     }
 
     /// From now on these filters count.
@@ -91,6 +99,7 @@ impl Tail {
                 reader,
                 filters: self.filters.subscribe(),
                 memory: self.memory.clone(),
+                held: self.held.clone(),
             };
             self.tasks.spawn(follower.follow(self.sender.clone()));
         }
@@ -100,7 +109,7 @@ impl Tail {
     /// The next record that is owed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Owed> {
         loop {
-            if let Some(owed) = self.turn.as_mut().and_then(|turn| turn.owed.pop_front()) {
+            if let Some(owed) = self.turn.as_mut().and_then(Turn::pop) {
                 return Some(owed);
             }
             self.turn = None;
@@ -110,11 +119,19 @@ impl Tail {
 
     /// The same, if it lies ready.
     pub fn next_now(&mut self) -> Option<Owed> {
-        if let Some(owed) = self.turn.as_mut().and_then(|turn| turn.owed.pop_front()) {
+        if let Some(owed) = self.turn.as_mut().and_then(Turn::pop) {
             return Some(owed);
         }
         self.turn = self.receiver.try_recv().ok();
-        self.turn.as_mut()?.owed.pop_front()
+        self.turn.as_mut()?.pop()
+    }
+}
+
+impl Turn {
+    fn pop(&mut self) -> Option<Owed> {
+        let owed = self.owed.pop_front()?;
+        self.holding.take_off(owed.weight);
+        Some(owed)
     }
 }
 
@@ -125,6 +142,7 @@ struct Follower {
     reader: Reader,
     filters: watch::Receiver<Arc<Subscriptions>>,
     memory: Arc<Memory>,
+    held: Arc<AtomicUsize>,
 }
 
 impl Follower {
@@ -149,38 +167,50 @@ impl Follower {
 
     /// Waits until the connection has taken what was read before; `None` once it is gone.
     async fn slot<'a>(&mut self, sender: &'a mpsc::Sender<Turn>) -> Option<mpsc::Permit<'a, Turn>> {
-        let slot = match sender.try_reserve() {
-            Ok(slot) => slot,
-            Err(_) => {
-                // The block in hand would lie in memory for as long as the client likes.
-                if let Ok(reader) = self.log.reader(&self.stream, self.shard, Position::At(self.reader.position())) {
-                    self.reader = reader;
-                }
-                sender.reserve().await.ok()?
-            }
-        };
-        while self.memory.is_full() {
-            tokio::time::sleep(FULL_PAUSE).await;
+        if let Ok(slot) = sender.try_reserve() {
+            return Some(slot);
         }
-        Some(slot)
+        self.let_go_of_block();
+        sender.reserve().await.ok()
+    }
+
+    /// The block in hand would lie in memory for as long as the client, or others, like.
+    fn let_go_of_block(&mut self) {
+        if let Ok(reader) = self.log.reader(&self.stream, self.shard, Position::At(self.reader.position())) {
+            self.reader = reader;
+        }
     }
 
     /// Reads, and keeps what the client is owed. `None`: the stream is gone.
     async fn turn(&mut self) -> Result<Option<Turn>, ReadError> {
-        let bytes = if self.memory.is_tight() { TIGHT_TURN_BYTES } else { TURN_BYTES };
-        let entries = self.reader.next(TURN_RECORDS, bytes).await?;
+        let memory = self.memory.clone();
+        // Held until what was read is counted.
+        let leave = match memory.leave_to_read_now() {
+            Some(leave) => Some(leave),
+            None => {
+                self.let_go_of_block();
+                memory.leave_to_read().await
+            }
+        };
+        let Some(_leave) = leave else { return Ok(None) };
+        let (records, bytes) = match memory.is_tight() {
+            true => (TIGHT_TURN_RECORDS, TIGHT_TURN_BYTES),
+            false => (TURN_RECORDS, TURN_BYTES),
+        };
+        let entries = self.reader.next(records, bytes).await?;
         if entries.is_empty() && self.stream.is_deleted() {
             return Ok(None);
         }
         let subscriptions = self.filters.borrow().clone();
-        let mut turn = Turn { owed: VecDeque::new(), holding: Holding::new(self.memory.clone()) };
+        let mut turn = Turn { owed: VecDeque::new(), holding: Holding::of(memory.clone(), self.held.clone()) };
         for entry in entries {
             // MQTT has no way to tell a gap; the ledger has it.
             let Entry::Record(record) = entry else { continue };
             let Some(topic) = record.topic().filter(|topic| is_topic_name(topic)) else { continue };
             let Some(delivery) = subscriptions.logged(topic, published_qos(&record)) else { continue };
-            turn.holding.add(weight(&record));
-            turn.owed.push_back(owed(record, delivery));
+            let owed = owed(record, delivery);
+            turn.holding.add(owed.weight);
+            turn.owed.push_back(owed);
         }
         Ok(Some(turn))
     }
@@ -193,7 +223,8 @@ fn weight(record: &Record) -> usize {
 /// The record in memory of its own, in one piece.
 fn owed(record: Record, delivery: Delivery) -> Owed {
     let headers = record.headers.iter().map(|header| header.value.len()).sum::<usize>();
-    let own_payload = record.data.len() >= OWN_BYTES_MIN;
+    // A value from a blob file lies in memory of its own; others would hold on to the whole block they were read from.
+    let own_payload = record.data.len() > INLINE_BYTES_MAX;
     let mut bytes = BytesMut::with_capacity(headers + if own_payload { 0 } else { record.data.len() });
     let mut own = |value: &[u8]| {
         bytes.extend_from_slice(value);
@@ -209,5 +240,5 @@ fn owed(record: Record, delivery: Delivery) -> Owed {
         }
     }
     let payload = if own_payload { record.data.clone() } else { own(&record.data) };
-    Owed { topic, payload, headers: kept, delivery }
+    Owed { weight: weight(&record), topic, payload, headers: kept, delivery }
 }

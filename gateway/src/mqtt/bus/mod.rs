@@ -72,17 +72,24 @@ struct Inner {
 
 struct Listener {
     filters: Vec<String>,
-    /// With what it counts for in the memory of all.
-    sender: mpsc::Sender<(LiveMessage, usize)>,
-    waiting: Arc<Mutex<Holding>>,
+    sender: mpsc::Sender<Arc<Heard>>,
+    waiting_bytes: Arc<AtomicUsize>,
+}
+
+/// A message that one listener or several have not taken yet: they share its memory, and it is counted once until the
+/// last of them has it.
+struct Heard {
+    message: LiveMessage,
+    weight: usize,
+    _holding: Holding,
 }
 
 /// One listener's end.
 pub struct Tap {
     bus: Bus,
     id: u64,
-    receiver: mpsc::Receiver<(LiveMessage, usize)>,
-    waiting: Arc<Mutex<Holding>>,
+    receiver: mpsc::Receiver<Arc<Heard>>,
+    waiting_bytes: Arc<AtomicUsize>,
 }
 
 impl Bus {
@@ -113,6 +120,15 @@ impl Bus {
         taps.values().any(|tap| tap.hears(topic_name))
     }
 
+    /// Whether there is no memory for one more message; it is counted as dropped then.
+    pub fn gives_way(&self) -> bool {
+        let full = self.inner.memory.is_full();
+        if full {
+            self.inner.dropped(1);
+        }
+        full
+    }
+
     /// Hands in what is committed. Never waits: what finds no room is dropped and counted.
     pub fn send(&self, messages: Vec<LiveMessage>) {
         if messages.is_empty() {
@@ -133,11 +149,11 @@ impl Bus {
     pub fn tap(&self) -> Tap {
         let (sender, receiver) = mpsc::channel(TAP_MESSAGES);
         let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        let waiting = Arc::new(Mutex::new(Holding::new(self.inner.memory.clone())));
-        let listener = Listener { filters: Vec::new(), sender, waiting: waiting.clone() };
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        let listener = Listener { filters: Vec::new(), sender, waiting_bytes: waiting_bytes.clone() };
         self.inner.taps.write().unwrap_or_else(PoisonError::into_inner).insert(id, listener);
         self.start_router();
-        Tap { bus: self.clone(), id, receiver, waiting }
+        Tap { bus: self.clone(), id, receiver, waiting_bytes }
     }
 
     fn start_router(&self) {
@@ -160,17 +176,19 @@ impl Inner {
     /// To everyone whose filters match.
     fn fan_out(&self, message: &LiveMessage) {
         let taps = self.taps.read().unwrap_or_else(PoisonError::into_inner);
-        let hearing: Vec<_> = taps.values().filter(|tap| tap.hears(message.topic())).collect();
-        // They share its memory, and so they do in the count.
-        let share = message.weight() / hearing.len().max(1) + 64;
-        for tap in hearing {
+        let weight = message.weight();
+        let mut heard = None;
+        for tap in taps.values().filter(|tap| tap.hears(message.topic())) {
             let most = if self.memory.is_tight() { TIGHT_TAP_BYTES_MAX } else { TAP_BYTES_MAX };
-            // Held over the sending, so that the listener does not take off what is not yet put on.
-            let mut waiting = tap.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            if waiting.bytes() <= most && tap.sender.try_send((message.clone(), share)).is_ok() {
-                waiting.add(share);
-            } else {
-                drop(waiting);
+            let heard = heard.get_or_insert_with(|| {
+                let mut holding = Holding::new(self.memory.clone());
+                holding.set(weight);
+                Arc::new(Heard { message: message.clone(), weight, _holding: holding })
+            });
+            // One message always fits, however large.
+            let waiting = tap.waiting_bytes.fetch_add(weight, Ordering::AcqRel);
+            if waiting > most || tap.sender.try_send(heard.clone()).is_err() {
+                tap.waiting_bytes.fetch_sub(weight, Ordering::AcqRel);
                 self.dropped(1);
             }
         }
@@ -203,9 +221,14 @@ impl Tap {
 
     /// The next message. Cancel-safe.
     pub async fn next(&mut self) -> Option<LiveMessage> {
-        let (message, share) = self.receiver.recv().await?;
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take_off(share);
-        Some(message)
+        let heard = self.receiver.recv().await?;
+        self.waiting_bytes.fetch_sub(heard.weight, Ordering::AcqRel);
+        Some(heard.message.clone())
+    }
+
+    /// Bytes that wait for this listener.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes.load(Ordering::Relaxed)
     }
 }
 

@@ -1,9 +1,10 @@
 //! The way back: records from the log's tail and messages from the live bus become PUBLISH packets.
 
-use super::{Connection, OUTPUT_HIGH_BYTES, TIGHT_OUTPUT_BYTES};
+use super::{Connection, OUTPUT_HIGH_BYTES};
 use crate::mqtt::bus::{LiveMessage, Tap};
 use crate::mqtt::codec::write::{self, Message};
 use crate::mqtt::codec::{PacketId, Qos};
+use crate::mqtt::memory::LIGHT_BYTES;
 use crate::mqtt::session::Subscriptions;
 use crate::mqtt::session::subscriptions::Delivery;
 use crate::mqtt::shared::Shared;
@@ -65,6 +66,11 @@ impl Sources {
         (self.tail, self.tap) = (None, None);
     }
 
+    /// Bytes that wait here for the client.
+    pub fn held_bytes(&self) -> usize {
+        self.tail.as_ref().map_or(0, Tail::held_bytes) + self.tap.as_ref().map_or(0, Tap::waiting_bytes)
+    }
+
     /// The next message, from the log only if the client's window is open. Cancel-safe; never without a subscription.
     pub async fn next(&mut self, can_owe: bool) -> Next {
         let Sources { tail, tap, .. } = self;
@@ -95,13 +101,14 @@ impl Sources {
 impl<S> Connection<S> {
     pub(super) fn output_has_room(&self) -> bool {
         let tight = self.shared.memory.is_tight();
-        self.output.len() < if tight { TIGHT_OUTPUT_BYTES } else { OUTPUT_HIGH_BYTES }
+        self.output.len() < if tight { LIGHT_BYTES } else { OUTPUT_HIGH_BYTES }
     }
 
     /// Sends what is owed, as far as it lies ready and the client's window is open.
     pub(super) fn deliver_owed(&mut self, first: Owed) {
         let mut next = Some(first);
-        while let Some(Owed { topic, payload, headers, delivery }) = next {
+        while let Some(Owed { topic, payload, headers, delivery, weight }) = next {
+            self.burden.took(weight);
             if delivery.qos == Qos::AtMostOnce {
                 self.send_message(&topic, &payload, &headers, &delivery, None);
             } else if let Some(id) = self.session.outbound.open(delivery.qos) {
@@ -116,6 +123,7 @@ impl<S> Connection<S> {
     }
 
     pub(super) fn deliver_live(&mut self, message: &LiveMessage) {
+        self.burden.took(message.weight());
         let own = message.from == self.sources.serial;
         let found = self.session.subscriptions.live(message.topic(), message.stored, own);
         if let Some(delivery) = found {
