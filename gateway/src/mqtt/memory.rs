@@ -74,6 +74,11 @@ impl Memory {
         self.outgoing.load(Ordering::Relaxed) > TIGHT_BYTES
     }
 
+    #[cfg(test)]
+    pub fn outgoing_bytes(&self) -> usize {
+        self.outgoing.load(Ordering::Relaxed)
+    }
+
     #[inline]
     pub fn is_full(&self) -> bool {
         self.outgoing.load(Ordering::Relaxed) > FULL_BYTES

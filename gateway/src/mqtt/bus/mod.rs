@@ -29,6 +29,9 @@ const TAP_BYTES_MAX: usize = 1 << 20;
 /// The same while memory is tight: live messages are what gives way first.
 const TIGHT_TAP_BYTES_MAX: usize = 16 << 10;
 
+#[cfg(test)]
+pub(super) use router::DEADLY_TOPIC;
+
 /// A committed message, or one of a route that stores nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveMessage {
@@ -284,6 +287,27 @@ mod tests {
             bus.send(vec![message(topic, "")]);
             assert_eq!(next(&mut tap).await.unwrap().topic(), topic);
         }
+    }
+
+    /// Once a message counted for each listener as its share of all who heard it, and the last one held a gigabyte that
+    /// counted for a megabyte.
+    #[tokio::test]
+    async fn what_the_last_listener_holds_counts_whole_however_many_have_heard_it() {
+        let (metrics, memory) = (Metrics::new(), Arc::<Memory>::default());
+        let bus = Bus::new(metrics.clone(), memory.clone());
+        let deaf = bus.tap();
+        let mut others: Vec<_> = (0..20).map(|_| bus.tap()).collect();
+        others.iter().chain([&deaf]).for_each(|tap| tap.listen(vec!["#".into()]));
+        for _ in 0..16 {
+            bus.send(vec![message("a", &"x".repeat(1_000_000))]);
+            for tap in &mut others {
+                assert_eq!(next(tap).await.unwrap().payload.len(), 1_000_000);
+            }
+        }
+        assert!((1_000_000..=2 * TAP_BYTES_MAX).contains(&deaf.waiting_bytes()), "{}", deaf.waiting_bytes());
+        assert!(!memory.is_tight());
+        drop(deaf);
+        assert_eq!(memory.outgoing_bytes(), 0);
     }
 
     #[tokio::test]
