@@ -56,7 +56,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 self.took_ms = now_ms;
             }
             let more = self.take_packets(now_ms);
-            if std::mem::take(&mut self.resubscribed) {
+            if std::mem::take(&mut self.resubscribed) && self.closing.is_none() {
                 // Before anything of it is written, the SUBACK among it.
                 self.sources.update(&self.session.subscriptions, &self.shared);
             }
@@ -399,7 +399,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     fn deadline_ms(&self, now_ms: u64) -> u64 {
         // Memory may become tight at any time, so whoever holds much looks every second.
         let holds_much = self.burden.is_any() || self.wanted_due_ms().is_some();
-        let look_ms = holds_much.then_some(now_ms + 1_000);
+        // What is read for a client that has no window for it wakes nobody.
+        let unseen = self.sources.is_any() && !(self.output_has_room() && self.session.outbound.has_room());
+        let look_ms = (holds_much || unseen).then_some(now_ms + 1_000);
         let (packet_ms, room_ms) = (self.packet_due_ms(), self.room_due_ms());
         [self.keep_alive_due_ms(), packet_ms, room_ms, self.write_due_ms(), self.close_due_ms(), look_ms]
             .into_iter()

@@ -66,6 +66,10 @@ impl Sources {
         (self.tail, self.tap) = (None, None);
     }
 
+    pub fn is_any(&self) -> bool {
+        self.tail.is_some() || self.tap.is_some()
+    }
+
     /// Bytes that wait here for the client.
     pub fn held_bytes(&self) -> usize {
         self.tail.as_ref().map_or(0, Tail::held_bytes) + self.tap.as_ref().map_or(0, Tap::waiting_bytes)
