@@ -161,8 +161,11 @@ impl Door {
             self.blobs.write(batch).await?;
         }
         self.split_oversized(batch);
+        // A change that goes with the records goes into their group. A batch that no group holds is the exception: there
+        // the change comes with the last of them, so that a crash in between repeats records and loses none.
+        let whole = !batch.on_places.is_empty() && self.fits_a_group(&batch.parts) && !is_on(Mutation::PartFromRecords);
         let order = std::mem::take(&mut batch.order);
-        let mut parts = std::mem::take(&mut batch.parts).into_iter().peekable();
+        let mut parts = std::mem::take(&mut batch.parts).into_iter();
         let mut numbered: Vec<Vec<Placement>> = Vec::with_capacity(parts.len());
         loop {
             let room = self.room.notified();
@@ -174,14 +177,19 @@ impl Door {
                 if waiter.has_failed() {
                     return Err(AppendError::Failed(gathering.last_error.clone()));
                 }
-                while let Some(part) = parts.next_if(|part| self.has_room(&gathering, part)) {
-                    numbered.push(self.admit(&mut gathering, part));
-                    gathering.join(waiter);
+                if !whole || self.has_room_for_all(&gathering, parts.as_slice()) {
+                    while parts.as_slice().first().is_some_and(|part| whole || self.has_room(&gathering, part))
+                        && let Some(part) = parts.next()
+                    {
+                        numbered.push(self.admit(&mut gathering, part));
+                        gathering.join(waiter);
+                    }
                 }
-                if parts.peek().is_none() {
-                    let ticket = gathering.finish(batch, waiter);
+                if parts.as_slice().is_empty() {
+                    let placements = in_push_order(&order, &numbered);
+                    let ticket = gathering.finish(batch, &placements, waiter);
                     self.work.notify_one();
-                    return Ok((ticket, in_push_order(&order, &numbered)));
+                    return Ok((ticket, placements));
                 }
                 self.work.notify_one();
             }
@@ -208,8 +216,24 @@ impl Door {
     fn has_room(&self, gathering: &Gathering, part: &Part) -> bool {
         let group = &gathering.group;
         let fits = group.parts.is_empty() || group.bytes + part.bytes.len() <= self.group_bytes_max;
-        let reserved = part.shard.assigned() + u64::from(part.count) <= part.shard.reserved();
-        fits && group.parts.len() < ENTRIES_MAX && reserved
+        fits && group.parts.len() < ENTRIES_MAX && Door::is_reserved(part)
+    }
+
+    fn fits_a_group(&self, parts: &[Part]) -> bool {
+        let bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();
+        bytes <= self.group_bytes_max && parts.len() <= ENTRIES_MAX
+    }
+
+    /// Each part is of another shard: it fits a group, so it was not split.
+    fn has_room_for_all(&self, gathering: &Gathering, parts: &[Part]) -> bool {
+        let group = &gathering.group;
+        let bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();
+        let fits = group.parts.is_empty() || group.bytes + bytes <= self.group_bytes_max;
+        fits && group.parts.len() + parts.len() <= ENTRIES_MAX && parts.iter().all(Door::is_reserved)
+    }
+
+    fn is_reserved(part: &Part) -> bool {
+        part.shard.assigned() + u64::from(part.count) <= part.shard.reserved()
     }
 
     /// Gives numbers to a part and puts it into the group. The placements are of its records, in order.
@@ -406,8 +430,17 @@ impl Gathering {
         }
     }
 
-    fn finish(&mut self, batch: &mut Batch, waiter: &Arc<Waiter>) -> Ticket {
-        for (table, key, value) in batch.control.drain(..) {
+    fn finish(&mut self, batch: &mut Batch, placements: &[Placement], waiter: &Arc<Waiter>) -> Ticket {
+        let stored;
+        let placements = match is_on(Mutation::ForgetPlaces) {
+            false => placements,
+            true => {
+                stored = vec![Placement::Stored { shard: 0, number: 0 }; placements.len()];
+                &stored
+            }
+        };
+        let on_places = batch.on_places.drain(..).map(|(table, key, value)| (table, key, value(placements)));
+        for (table, key, value) in batch.control.drain(..).chain(on_places) {
             self.group.bytes += key.len() + value.as_ref().map_or(0, Bytes::len) + 8;
             self.group.control.push((table, key, value));
         }

@@ -276,6 +276,9 @@ impl Recovering {
     /// place behind where they were found.
     fn enter_losses(&mut self) {
         for (stream, gap) in std::mem::take(&mut self.losses) {
+            if is_on(Mutation::LoseQuietly) {
+                continue;
+            }
             for (table, key, value) in self.state.new_gap_rows(stream, &gap) {
                 if let Some(value) = value {
                     self.row(table, key, value);
