@@ -1,7 +1,7 @@
 //! The batch operation between two Headwaters: what `PutRecords` says, without JSON, base64 and its limit of 500.
 //!
-//! A door that serves it answers every request with `x-headwater-batch: 1`; an uplink that saw this may `POST /` with the
-//! content type [`CONTENT_TYPE`]. This file is the codec alone, for both sides: no sockets, no log. Pure.
+//! A door that serves it answers every request with `x-headwater-batch: 2`; an uplink that saw this may `POST /` with the
+//! content type [`CONTENT_TYPE`], or with whole [`blocks`]. This is the codec alone, for both sides: no sockets, no log. Pure.
 //!
 //! ```text
 //! request: one zstd frame (level 1) of
@@ -15,6 +15,8 @@
 //! lane's producer id and epoch; with flag ORIGIN, its Origin header is the lane's origin followed by the sequence in
 //! decimal. What is refused: trailing bytes, unknown flags, anything over the bounds below.
 
+pub mod blocks;
+
 use crate::record::{
     DATA_BYTES_MAX, HEADERS_BYTES_MAX, HashKey, Header, HeaderId, NewRecord, PARTITION_KEY_BYTES_MAX, Producer,
     StreamName,
@@ -25,7 +27,7 @@ use std::io::Read;
 pub const CONTENT_TYPE: &str = "application/vnd.headwater.batch.v1";
 /// Header by which a door tells that it serves the operation, and the value of this version.
 pub const OFFER_HEADER: &str = "x-headwater-batch";
-pub const OFFER: &str = "1";
+pub const OFFER: &str = "2";
 /// Header by which a door tells which gateway it is.
 pub const GATEWAY_HEADER: &str = "x-headwater-gateway";
 

@@ -15,13 +15,19 @@ pub async fn run(door: &Door, session: &Session, body: &[u8]) -> Result<Vec<u8>,
         .into_iter()
         .map(|taken| match taken.then(|| placements.next()) {
             None => Status::Refused,
-            Some(Some(Placement::Stored { .. })) => Status::Stored,
-            Some(Some(Placement::Duplicate { .. })) => Status::Duplicate,
-            Some(Some(Placement::Full { .. })) => Status::Full,
+            Some(Some(placement)) => status(&placement),
             Some(None) => Status::Failed,
         })
         .collect();
     Ok(wire::encode_answer(&statuses))
+}
+
+pub fn status(placement: &Placement) -> Status {
+    match placement {
+        Placement::Stored { .. } => Status::Stored,
+        Placement::Duplicate { .. } => Status::Duplicate,
+        Placement::Full { .. } => Status::Full,
+    }
 }
 
 /// The batch for the log, and for each record sent whether it is in it: one that the log does not take is refused alone.

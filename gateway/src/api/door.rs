@@ -11,6 +11,7 @@ use super::config::ApiConfig;
 use super::error::{ApiError, Kind};
 use super::keys::{Keys, KeysError};
 use super::operations::{Target, target};
+use super::relay;
 use super::sigv4::{self, Signed};
 use super::token::{Issued, TokenKey};
 use crate::clock::Clock;
@@ -126,6 +127,7 @@ impl Door {
         }
         let limits = match form {
             Form::Batch => BodyLimits { bytes_max: wire::BODY_BYTES_MAX, ..self.body },
+            Form::Blocks => BodyLimits { bytes_max: wire::blocks::BODY_BYTES_MAX, ..self.body },
             Form::Operation(..) => self.body,
         };
         let (body, charge) = read_body(body, limits, &self.budget).await?;
@@ -134,6 +136,7 @@ impl Door {
         }
         let (codec, run) = match form {
             Form::Batch => return self.batch(session, &body, charge).await,
+            Form::Blocks => return self.blocks(session, &body, charge).await,
             Form::Operation(codec, Target::Offered(operation)) => (*codec, operation.run),
             Form::Operation(_, other) => return Err(not_offered(other)),
         };
@@ -154,6 +157,15 @@ impl Door {
         let run = batch::run(self, session, body);
         let answered = timeout(self.answer_within, run).await.map_err(|_| too_late())??;
         Ok(Answer { status: 200, content_type: wire::CONTENT_TYPE, body: answered.into() })
+    }
+
+    async fn blocks(&self, session: &Session, body: &Bytes, mut charge: Charge) -> Result<Answer, ApiError> {
+        // One block is unpacked at a time; in the batch for the log its records have their id and number beside.
+        let unpacked = body.len().saturating_mul(BATCH_RATIO_MAX).min(wire::blocks::RAW_BYTES_MAX);
+        self.budget.raise(&mut charge, body.len() + 2 * unpacked).await?;
+        let run = relay::run(self, session, body);
+        let answered = timeout(self.answer_within, run).await.map_err(|_| too_late())??;
+        Ok(Answer { status: 200, content_type: wire::blocks::CONTENT_TYPE, body: answered.into() })
     }
 
     /// An answer that is more than a few lines holds its part of the budget until the client has taken it. What was
@@ -219,6 +231,8 @@ impl Session {
 enum Form {
     /// Headwater's own batch operation: see `wire`.
     Batch,
+    /// Whole blocks: see `wire::blocks`.
+    Blocks,
     Operation(Codec, Target),
 }
 
@@ -231,6 +245,9 @@ impl Form {
         let content_type = header("content-type").split(';').next().unwrap_or_default().trim();
         if content_type == wire::CONTENT_TYPE {
             return Ok(Form::Batch);
+        }
+        if content_type == wire::blocks::CONTENT_TYPE {
+            return Ok(Form::Blocks);
         }
         let name = header("x-amz-target");
         match Codec::of_content_type(content_type) {
@@ -255,6 +272,7 @@ impl Form {
     fn named(self) -> (Form, &'static str) {
         let name = match &self {
             Form::Batch => "HeadwaterBatch",
+            Form::Blocks => "HeadwaterBlocks",
             Form::Operation(_, Target::Offered(operation)) => operation.name,
             Form::Operation(_, Target::Known(name)) => name,
             Form::Operation(_, Target::Unknown) => "unknown",

@@ -402,7 +402,7 @@ async fn what_is_no_operation_is_refused_as_aws_does() {
         assert_eq!(answer.status, status, "{shown}: {}", answer.text());
         assert!(answer.text().contains(contains), "{shown}: {}", answer.text());
         assert_eq!(answer.headers["x-headwater-gateway"], gateway.log.gateway_id());
-        assert_eq!(answer.headers["x-headwater-batch"], "1");
+        assert_eq!(answer.headers["x-headwater-batch"], "2");
         assert_eq!(answer.headers["x-amzn-requestid"].len(), 36);
     }
     let text = gateway.metrics.render();

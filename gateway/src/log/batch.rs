@@ -1,8 +1,9 @@
-//! The door of the log: a batch of records as a producer hands it in, already encoded, sorted by shard.
+//! The door of the log: a batch of records as a producer hands it in, already encoded, sorted by shard. Pure.
 //!
 //! A batch is filled without a lock and copied once; the log gives numbers to whole runs of it at a time.
 
 use super::encode;
+use super::producer::{self, Span};
 use super::schema::Table;
 use super::shard::Shard;
 use super::stream::Stream;
@@ -47,8 +48,8 @@ pub(super) struct Part {
     pub bytes: BytesMut,
     /// Whether a record's value lies in a blob file.
     pub has_blobs: bool,
-    /// Producer numbers in the part, with the index of their record: empty for most.
-    pub producers: Vec<(crate::record::Producer, u32)>,
+    /// What the part holds of each producer: empty for most.
+    pub producers: Vec<Span>,
 }
 
 /// A large value that has to reach its blob file before the batch may enter a group.
@@ -119,25 +120,11 @@ impl Batch {
             return Err(PushError::Deleted);
         }
         let shard = stream.shard_for(hash);
-        let at = match self.parts.iter().position(|part| Arc::ptr_eq(&part.shard, &shard)) {
-            Some(at) => at,
-            None => {
-                self.parts.push(Part {
-                    stream: stream.clone(),
-                    shard,
-                    count: 0,
-                    payload: 0,
-                    bytes: BytesMut::new(),
-                    has_blobs: false,
-                    producers: Vec::new(),
-                });
-                self.parts.len() - 1
-            }
-        };
+        let at = self.part_of(stream, &shard);
         let part = &mut self.parts[at];
         self.order.push((at as u32, part.count));
         if let Some(producer) = record.producer {
-            part.producers.push((producer, part.count));
+            producer::note_span(&mut part.producers, producer);
         }
         part.count += 1;
         part.payload += record.data.len() as u64;
@@ -149,6 +136,23 @@ impl Batch {
             encode::put(&mut part.bytes, record);
         }
         Ok(())
+    }
+
+    /// The part of a shard, begun if there is none.
+    pub(super) fn part_of(&mut self, stream: &Arc<Stream>, shard: &Arc<Shard>) -> usize {
+        if let Some(at) = self.parts.iter().position(|part| Arc::ptr_eq(&part.shard, shard)) {
+            return at;
+        }
+        self.parts.push(Part {
+            stream: stream.clone(),
+            shard: shard.clone(),
+            count: 0,
+            payload: 0,
+            bytes: BytesMut::new(),
+            has_blobs: false,
+            producers: Vec::new(),
+        });
+        self.parts.len() - 1
     }
 
     /// A change of the gateway's own state (sessions, cursors) that becomes durable in the same commit as the records.

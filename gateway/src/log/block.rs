@@ -92,7 +92,9 @@ impl Builder {
     pub fn finish(&mut self, zstd: &mut zstd::bulk::Compressor<'_>) -> std::io::Result<(Head, Vec<u8>)> {
         let mut block = vec![0; HEAD_BYTES + zstd::zstd_safe::compress_bound(self.raw.len())];
         let length = zstd.compress_to_buffer(&self.raw[..], &mut block[HEAD_BYTES..])?;
+        // A fold holds its blocks until they are written: not at the size they might have had.
         block.truncate(HEAD_BYTES + length);
+        block.shrink_to_fit();
         let head = Head {
             stream: self.stream,
             shard: self.shard,
@@ -197,6 +199,19 @@ impl Block {
     pub fn runs(&self) -> Runs {
         Runs { rest: self.raw.clone(), next: self.head.first, stamp: self.head.first_stamp }
     }
+}
+
+/// Takes a run off the front of an inflated body: how many records, and their bytes.
+pub fn take_run<'a>(body: &mut &'a [u8]) -> Option<(u32, &'a [u8])> {
+    let mut varint = || {
+        let (value, used) = read_varint(body)?;
+        *body = &body[used..];
+        Some(value)
+    };
+    let (count, _stamp, length) = (varint()?, varint()?, varint()?);
+    let (records, rest) = body.split_at_checked(usize::try_from(length).ok()?)?;
+    *body = rest;
+    Some((u32::try_from(count).ok().filter(|count| *count > 0)?, records))
 }
 
 /// Runs of a block; stops at the end, or early if the content is not what the head promised.

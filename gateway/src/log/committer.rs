@@ -10,7 +10,7 @@ use super::blob::Blobs;
 use super::error::AppendError;
 use super::frame::{ENTRIES_MAX, ENTRY_BYTES};
 use super::mutation::{Mutation, is_on};
-use super::producer::{self, Admission, Mark, Producers};
+use super::producer::{self, Admission, Mark, Producers, Span};
 use super::schema::Table;
 use super::shard::Shard;
 use super::state::State;
@@ -455,15 +455,29 @@ impl Gathering {
             return None;
         }
         let stream = part.stream.id;
-        let mut kept = vec![true; part.count as usize];
-        for (producer, record) in std::mem::take(&mut part.producers) {
-            match self.producers.admit(stream, &producer) {
-                Admission::New { before } => {
-                    self.group.undo.push((stream, producer.id, before));
-                    producer::note(highest, producer);
+        if part.producers.iter().all(|span| span.rises && self.producers.is_new(stream, &span.first)) {
+            for Span { last, .. } in &part.producers {
+                if let Admission::New { before } = self.producers.admit(stream, last) {
+                    self.group.undo.push((stream, last.id, before));
+                    highest.push(*last);
                 }
-                Admission::Duplicate => kept[record as usize] = false,
             }
+            return None;
+        }
+        let mut kept = vec![true; part.count as usize];
+        let mut rest = &part.bytes[..];
+        for kept in &mut kept {
+            let length = encode::skip(rest).unwrap_or(rest.len());
+            if let Some(producer) = encode::producer(&rest[..length]) {
+                match self.producers.admit(stream, &producer) {
+                    Admission::New { before } => {
+                        self.group.undo.push((stream, producer.id, before));
+                        producer::note(highest, producer);
+                    }
+                    Admission::Duplicate => *kept = false,
+                }
+            }
+            rest = &rest[length..];
         }
         if kept.iter().all(|kept| *kept) {
             return None;
@@ -504,26 +518,24 @@ fn in_push_order(order: &[(u32, u32)], numbered: &[Vec<Placement>]) -> Vec<Place
 fn cut(part: Part, bytes_max: usize) -> Vec<Part> {
     let mut pieces = Vec::new();
     let mut rest = part.bytes;
-    let mut producers = part.producers.into_iter().peekable();
-    let (mut record, mut left) = (0, part.count);
+    let is_numbered = !part.producers.is_empty();
+    let mut left = part.count;
     while left > 0 {
-        let (mut length, mut count) = (0, 0);
+        let (mut length, mut count, mut own) = (0, 0, Vec::new());
         while count < left {
             let next = encode::skip(&rest[length..]).unwrap_or(rest.len() - length);
             if count > 0 && length + next > bytes_max {
                 break;
             }
+            if let Some(producer) = is_numbered.then(|| encode::producer(&rest[length..length + next])).flatten() {
+                producer::note_span(&mut own, producer);
+            }
             (length, count) = (length + next, count + 1);
-        }
-        let mut own = Vec::new();
-        while let Some((producer, at)) = producers.next_if(|(_, at)| *at < record + count) {
-            own.push((producer, at - record));
         }
         let payload = part.payload * u64::from(count) / u64::from(part.count);
         let (stream, shard) = (part.stream.clone(), part.shard.clone());
         let has_blobs = part.has_blobs;
         pieces.push(Part { stream, shard, count, payload, bytes: rest.split_to(length), has_blobs, producers: own });
-        record += count;
         left -= count;
     }
     pieces

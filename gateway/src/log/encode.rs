@@ -1,4 +1,4 @@
-//! One record as bytes: in the journal, in the window and in a block alike.
+//! One record as bytes: in the journal, in the window and in a block alike. Pure.
 //!
 //! ```text
 //! flags u8 | key length varint, key | [hash 16] | [producer id 16, epoch 4, sequence 8] | [headers] | data
@@ -180,6 +180,85 @@ pub fn skip(from: &[u8]) -> Result<usize, Malformed> {
     Ok(at.at)
 }
 
+/// An encoded record taken apart without copying or counting references, to be encoded again for another log.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Parts<'a> {
+    pub key: &'a [u8],
+    pub explicit_hash: Option<HashKey>,
+    header_count: usize,
+    /// The headers as they are encoded, without their count.
+    headers: &'a [u8],
+    /// Bytes of the headers' values, with what a header counts beside.
+    pub headers_weight: usize,
+    /// It names the id it had at the gateway it first came to.
+    pub has_origin: bool,
+    /// `None`: the value lies in a blob file.
+    pub data: Option<&'a [u8]>,
+}
+
+/// Takes the record at the front of `from` apart; also returns its length.
+pub fn parts(from: &[u8]) -> Result<(Parts<'_>, usize), Malformed> {
+    let mut at = Cursor { bytes: from, at: 0 };
+    let flags = at.array::<1>()?[0];
+    if flags & !KNOWN != 0 {
+        return Err(Malformed);
+    }
+    let key = at.slice()?;
+    let explicit_hash = match flags & HASH {
+        0 => None,
+        _ => Some(HashKey(u128::from_be_bytes(at.array()?))),
+    };
+    if flags & PRODUCER != 0 {
+        at.advance(28)?;
+    }
+    let (mut header_count, mut headers_weight, mut has_origin) = (0, 0, false);
+    let mut headers_at = at.at;
+    if flags & HEADERS != 0 {
+        header_count = at.length()?;
+        headers_at = at.at;
+        for _ in 0..header_count {
+            has_origin |= at.array::<1>()?[0] == HeaderId::Origin as u8;
+            headers_weight += at.slice()?.len() + 8;
+        }
+    }
+    let headers = &from[headers_at..at.at];
+    let data = match flags & BLOB {
+        0 => Some(at.slice()?),
+        _ => at.advance(BLOB_REF_BYTES).map(|()| None)?,
+    };
+    Ok((Parts { key, explicit_hash, header_count, headers, headers_weight, has_origin, data }, at.at))
+}
+
+/// Encodes a record that was taken apart with another producer number, and its id at the gateway it came from unless it has
+/// one. The value is inline.
+pub fn put_relayed(into: &mut BytesMut, parts: &Parts<'_>, producer: &Producer, origin: &[u8]) {
+    let data = parts.data.unwrap_or_default();
+    into.reserve(parts.key.len() + parts.headers.len() + origin.len() + data.len() + 96);
+    let adds_origin = !parts.has_origin;
+    let header_count = parts.header_count + usize::from(adds_origin);
+    let hash = if parts.explicit_hash.is_some() { HASH } else { 0 };
+    into.put_u8(hash | PRODUCER | if header_count > 0 { HEADERS } else { 0 });
+    put_varint(into, parts.key.len() as u64);
+    into.extend_from_slice(parts.key);
+    if let Some(HashKey(hash)) = parts.explicit_hash {
+        into.put_u128(hash);
+    }
+    into.put_u128(producer.id);
+    into.put_u32(producer.epoch);
+    into.put_u64(producer.sequence);
+    if header_count > 0 {
+        put_varint(into, header_count as u64);
+    }
+    if adds_origin {
+        into.put_u8(HeaderId::Origin as u8);
+        put_varint(into, origin.len() as u64);
+        into.extend_from_slice(origin);
+    }
+    into.extend_from_slice(parts.headers);
+    put_varint(into, data.len() as u64);
+    into.extend_from_slice(data);
+}
+
 /// The producer number of an encoded record, if it has one.
 pub fn producer(record: &[u8]) -> Option<Producer> {
     if record.first()? & PRODUCER == 0 {
@@ -217,7 +296,15 @@ struct Cursor<'a> {
     at: usize,
 }
 
-impl Cursor<'_> {
+impl<'a> Cursor<'a> {
+    /// A length and so many bytes.
+    fn slice(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = self.length()?;
+        let start = self.at;
+        self.advance(length)?;
+        Ok(&self.bytes[start..self.at])
+    }
+
     fn advance(&mut self, by: usize) -> Result<(), Malformed> {
         self.at = self.at.checked_add(by).filter(|at| *at <= self.bytes.len()).ok_or(Malformed)?;
         Ok(())
@@ -303,6 +390,15 @@ mod tests {
             put(&mut bytes, &record);
             put(&mut bytes, &record);
             prop_assert_eq!(skip(&bytes).unwrap() * 2, bytes.len());
+            let (parts, length) = parts(&bytes).unwrap();
+            prop_assert_eq!(length * 2, bytes.len());
+            let (relay, origin) = (Producer { id: 1, epoch: 2, sequence: 3 }, Header::new(HeaderId::Origin, "hw1/x"));
+            let mut relayed = BytesMut::new();
+            put_relayed(&mut relayed, &parts, &relay, b"hw1/x");
+            let with_origin: Vec<_> = [origin].into_iter().chain(headers.iter().cloned()).collect();
+            let mut expected = BytesMut::new();
+            put(&mut expected, &NewRecord { producer: Some(relay), headers: &with_origin, ..record.clone() });
+            prop_assert_eq!(relayed, expected);
             let mut bytes = bytes.freeze();
             for _ in 0..2 {
                 let read = take(&mut bytes).unwrap();
@@ -321,6 +417,7 @@ mod tests {
             let mut bytes = Bytes::from(noise.clone());
             let taken = take(&mut bytes);
             prop_assert_eq!(skipped.is_ok(), taken.is_ok());
+            prop_assert_eq!(parts(&noise).ok().map(|(_, length)| length), skipped.ok());
             if let Ok(length) = skipped {
                 prop_assert_eq!(length, noise.len() - bytes.len());
             }

@@ -33,12 +33,13 @@ mod producer;
 mod read;
 mod rebuild;
 mod recover;
+mod relay;
 mod replay;
 mod retain;
 mod schema;
 mod segment;
 mod shard;
-#[cfg(any(test, feature = "sim"))]
+#[cfg(feature = "sim")]
 pub mod sim;
 mod stamp;
 mod state;
@@ -57,6 +58,7 @@ pub use cursor::CursorState;
 pub use error::{AppendError, CreateError, DeleteError, OpenError, ReadError};
 pub use read::{Entry, Position, Reader};
 pub use recover::Recovery;
+pub use relay::{RelayError, Relaying, StoredBlock};
 pub use schema::Table;
 pub use shard::Shard;
 pub use stream::{OnFull, SHARDS_MAX, Stream, StreamSettings};
@@ -177,6 +179,12 @@ impl Log {
     /// `None` while the log commits; else why it does not (full disk, I/O error), for `/readyz` and the console.
     pub fn trouble(&self) -> Option<String> {
         self.inner.engine.trouble()
+    }
+
+    /// How long the committer has been in one commit, for the watchdog: a disk that does not answer reports no error.
+    /// `None` while it works or has nothing to do.
+    pub fn commit_hangs_for(&self) -> Option<Duration> {
+        self.inner.threads.commit_hangs_for()
     }
 
     // Streams.

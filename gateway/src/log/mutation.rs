@@ -53,23 +53,33 @@ mutations! {
 mod switch {
     use super::Mutation;
     use std::cell::Cell;
+    use std::sync::OnceLock;
 
     thread_local! {
         static ON: Cell<Option<Mutation>> = const { Cell::new(None) };
     }
+    static ON_EVERYWHERE: OnceLock<Mutation> = OnceLock::new();
 
     /// Turns one on for this thread, or all off.
     pub fn turn_on(mutation: Option<Mutation>) {
         ON.set(mutation);
     }
 
+    /// Turns one on for all threads, for good, by its name; what is wrong, if there is none of that name.
+    pub fn turn_on_for_process(name: &str) -> Result<(), String> {
+        let known = |mutation: &Mutation| format!("{mutation:?}") == name;
+        let mutation = Mutation::ALL.into_iter().find(known).ok_or_else(|| format!("there is no mutation {name}"))?;
+        ON_EVERYWHERE.get_or_init(|| mutation);
+        Ok(())
+    }
+
     pub fn is_on(mutation: Mutation) -> bool {
-        ON.get() == Some(mutation)
+        ON.get() == Some(mutation) || ON_EVERYWHERE.get() == Some(&mutation)
     }
 }
 
 #[cfg(any(test, feature = "sim"))]
-pub use switch::{is_on, turn_on};
+pub use switch::{is_on, turn_on, turn_on_for_process};
 
 #[cfg(not(any(test, feature = "sim")))]
 pub const fn is_on(_: Mutation) -> bool {

@@ -42,6 +42,12 @@ impl Producers {
         Admission::New { before }
     }
 
+    /// Whether [`Producers::admit`] would take the record.
+    pub fn is_new(&self, stream: u32, producer: &Producer) -> bool {
+        let mark = self.marks.get(&(stream, producer.id));
+        mark.is_none_or(|mark| mark.epoch != producer.epoch || producer.sequence > mark.sequence)
+    }
+
     /// Recovery: a record with this producer number is in the log.
     pub fn remember(&mut self, stream: u32, producer: &Producer) {
         self.used += 1;
@@ -80,6 +86,39 @@ impl Producers {
         let (_, oldest, _) = used.select_nth_unstable(PRODUCERS_MAX / 8);
         let oldest = *oldest;
         self.marks.retain(|_, mark| mark.used > oldest);
+    }
+}
+
+/// What a part of a batch holds of one producer: as long as its numbers rise, it is admitted at once and not record by record.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    pub first: Producer,
+    pub last: Producer,
+    pub rises: bool,
+}
+
+impl Span {
+    pub fn of(producer: Producer) -> Self {
+        Span { first: producer, last: producer, rises: true }
+    }
+
+    pub fn add(&mut self, next: Producer) {
+        self.rises &= next.epoch == self.last.epoch && next.sequence > self.last.sequence;
+        self.last = next;
+    }
+}
+
+/// Notes a record's number and returns where. Records of a producer mostly come in a row.
+pub fn note_span(spans: &mut Vec<Span>, producer: Producer) -> usize {
+    match spans.iter_mut().rposition(|span| span.first.id == producer.id) {
+        Some(at) => {
+            spans[at].add(producer);
+            at
+        }
+        None => {
+            spans.push(Span::of(producer));
+            spans.len() - 1
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 use super::encode::{self, Data};
 use super::engine::Engine;
 use super::error::ReadError;
+use super::relay::StoredBlock;
 use super::segment::{SegmentError, may_pass};
 use super::shard::Shard;
 use super::store;
@@ -97,7 +98,55 @@ impl Reader {
         entries
     }
 
-    /// The same for a thread that may block.
+    /// The next records as the blocks they are stored in, compressed: up to `stored_max` and `raw_max` bytes, stored and
+    /// not. The first may begin before the position. Empty where [`Reader::next`] has to be asked: what comes next is in
+    /// memory, missing, or not to be had. From disk on a blocking thread. Cancel-safe.
+    pub async fn next_blocks(&mut self, stored_max: usize, raw_max: usize) -> Result<Vec<StoredBlock>, ReadError> {
+        if !self.is_folded() {
+            return Ok(Vec::new());
+        }
+        let mut reader = self.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let blocks = reader.blocks(stored_max, raw_max);
+            (reader, blocks)
+        });
+        let (reader, blocks) = read.await.map_err(|error| ReadError::Store(error.to_string()))?;
+        *self = reader;
+        Ok(blocks)
+    }
+
+    fn blocks(&mut self, mut stored_max: usize, mut raw_max: usize) -> Vec<StoredBlock> {
+        let mut blocks = Vec::new();
+        while self.is_folded() && !self.stream.is_deleted() {
+            let found = self.engine.store.stored_from(self.stream.id, self.shard.index, self.next);
+            // A gap or an error is told by who reads records.
+            let Ok(Some((head, bytes))) = found else { break };
+            let fits = bytes.len() <= stored_max && head.raw_len as usize <= raw_max;
+            if head.first > self.next || !fits || self.next < self.shard.oldest() {
+                break;
+            }
+            (stored_max, raw_max) = (stored_max - bytes.len(), raw_max - head.raw_len as usize);
+            self.block.clear();
+            self.refusals = 0;
+            self.next = head.last() + 1;
+            blocks.push(StoredBlock {
+                first: head.first,
+                last: head.last(),
+                arrival_ms: self.engine.stamps.wall_ms(head.first_stamp),
+                raw_bytes: head.raw_len,
+                bytes,
+            });
+        }
+        blocks
+    }
+
+    /// The next record is in a segment and not in memory any more.
+    fn is_folded(&self) -> bool {
+        let in_window = self.shard.window().first().is_some_and(|first| first <= self.next);
+        !in_window && !self.at_tail() && self.next >= self.shard.oldest()
+    }
+
+    /// The same as [`Reader::next`] for a thread that may block.
     pub fn next_blocking(&mut self, records_max: usize, bytes_max: usize) -> Result<Vec<Entry>, ReadError> {
         if self.stream.is_deleted() {
             return Err(ReadError::Deleted);

@@ -1,4 +1,4 @@
-//! The on-disk tables, all on one screen. Ids are persisted: never change or reuse one; a dead one stays, named as dead.
+//! The on-disk tables, all on one screen. Ids are persisted: never change or reuse one; a dead one stays, named as dead. Pure.
 
 /// Tables of the `state` database. All of them are held in memory, changed by control entries of the journal and folded
 /// into redb; see `state.rs`.

@@ -7,6 +7,7 @@
 use super::block::{self, Block, BlockError};
 use super::disk::{Disk, DiskFile, Mode, Store as Backend, Written};
 use crate::record::{Number, ShardIndex};
+use bytes::Bytes;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -17,9 +18,24 @@ const BLOCKS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("blocks");
 const NOTES: TableDefinition<&str, &[u8]> = TableDefinition::new("notes");
 const EXTENT: &str = "extent";
 const COPY: &str = "copy";
-/// redb's cache of one open segment, in bytes. Half of it may hold pages of an unfinished transaction; what does not fit is
-/// written early and then again, because inserting a value moves its neighbour. A fold of 8 MiB raw fits compressed.
-pub const CACHE_BYTES: usize = 6 << 20;
+/// How much redb keeps of an open segment in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// Half of it may hold pages of an unfinished transaction; what does not fit is written early and then again, because
+    /// inserting a value moves its neighbour. A fold of 8 MiB raw fits compressed.
+    Write,
+    /// Readers take each block once, so only the tree's upper pages are worth keeping.
+    Read,
+}
+
+impl Cache {
+    fn bytes(self) -> usize {
+        match self {
+            Cache::Write => 6 << 20,
+            Cache::Read => 512 << 10,
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardExtent {
@@ -156,10 +172,16 @@ pub struct Write<'a> {
 }
 
 impl Segment {
-    pub fn open(disk: &dyn Disk, path: &str, create: bool, written: Written) -> Result<Segment, SegmentError> {
+    pub fn open(
+        disk: &dyn Disk,
+        path: &str,
+        create: bool,
+        cache: Cache,
+        written: Written,
+    ) -> Result<Segment, SegmentError> {
         let file = disk.open(path, if create { Mode::Create } else { Mode::Existing })?;
         let database = redb::Builder::new()
-            .set_cache_size(CACHE_BYTES)
+            .set_cache_size(cache.bytes())
             .create_with_backend(Backend::new(file.clone(), written))?;
         Ok(Segment { database, file })
     }
@@ -201,8 +223,35 @@ impl Segment {
 
     /// The block that holds `number`, or the first behind it in the segment. `last` is the shard's last number here.
     pub fn block_from(&self, shard: ShardIndex, number: Number, last: Number) -> Result<Option<Block>, SegmentError> {
-        let read = self.database.begin_read()?;
-        let blocks = read.open_table(BLOCKS)?;
+        self.found_from(shard, number, last, |stored| Block::open(stored).map(|block| (block.head.last(), block)))
+    }
+
+    /// The same as it is stored, its checksum verified.
+    pub fn stored_from(
+        &self,
+        shard: ShardIndex,
+        number: Number,
+        last: Number,
+    ) -> Result<Option<(block::Head, Bytes)>, SegmentError> {
+        self.found_from(shard, number, last, |stored| {
+            let head = block::read_head(stored)?;
+            Ok((head.last(), (head, Bytes::copy_from_slice(stored))))
+        })
+    }
+
+    /// `read` returns the block's last number beside what is made of it.
+    fn found_from<T>(
+        &self,
+        shard: ShardIndex,
+        number: Number,
+        last: Number,
+        read: impl Fn(&[u8]) -> Result<(Number, T), BlockError>,
+    ) -> Result<Option<T>, SegmentError> {
+        let open = |from: Number, to: Number, stored: &[u8]| {
+            read(stored).map_err(|source| SegmentError::Block { shard, from, to: to.max(from), source })
+        };
+        let transaction = self.database.begin_read()?;
+        let blocks = transaction.open_table(BLOCKS)?;
         let mut before = blocks.range(key(shard, 0).as_slice()..=key(shard, number).as_slice())?;
         let mut behind =
             blocks.range(key(shard, number.saturating_add(1)).as_slice()..=key(shard, u64::MAX).as_slice())?;
@@ -210,16 +259,17 @@ impl Segment {
         let end = next.as_ref().and_then(|(at, _)| shard_and_number(at.value())).map_or(last, |(_, first)| first - 1);
         if let Some((at, value)) = before.next_back().transpose()? {
             let from = shard_and_number(at.value()).map_or(number, |(_, from)| from);
-            match open_block(shard, from, end, value.value()) {
-                Ok(block) if block.head.last() < number => {}
-                found => return found.map(Some),
+            match open(from, end, value.value()) {
+                Ok((last, _)) if last < number => {}
+                found => return found.map(|(_, found)| Some(found)),
             }
         }
         match next {
             Some((at, value)) => {
                 let from = shard_and_number(at.value()).map_or(number, |(_, from)| from);
                 let end = behind.next().transpose()?.and_then(|(at, _)| shard_and_number(at.value()));
-                open_block(shard, from, end.map_or(last, |(_, first)| first - 1), value.value()).map(Some)
+                let end = end.map_or(last, |(_, first)| first - 1);
+                open(from, end, value.value()).map(|(_, found)| Some(found))
             }
             None => Ok(None),
         }
@@ -326,7 +376,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = RealDisk::open_root(dir.path()).unwrap();
         let written = Written::default();
-        let segment = Segment::open(&disk, "x.redb", true, written.clone()).unwrap();
+        let segment = Segment::open(&disk, "x.redb", true, Cache::Write, written.clone()).unwrap();
         let mut first = 1;
         for fold in 0..4 {
             let mut blocks = Vec::new();

@@ -8,7 +8,7 @@ use super::disk::Disk;
 use super::engine::{Engine, Sizes, Step, lock};
 use super::error::{AppendError, CreateError, OpenError, ReadError};
 use super::fold::{FoldError, Folded};
-pub use super::mutation::{Mutation, turn_on};
+pub use super::mutation::{Mutation, turn_on, turn_on_for_process};
 use super::read::{Position, Reader};
 use super::recover::{self, Recovery};
 use super::stream::{Stream, StreamSettings};

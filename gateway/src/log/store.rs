@@ -1,11 +1,12 @@
 //! All segments of all streams: which there are, what they hold, and a few of them open.
 
-use super::block::Block;
+use super::block::{Block, Head};
 use super::disk::{Disk, Written};
 use super::mutation::{Mutation, is_on};
 use super::recover::shielded;
-use super::segment::{Extent, Segment, SegmentError};
+use super::segment::{Cache, Extent, Segment, SegmentError};
 use crate::record::{Number, ShardIndex};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,7 @@ pub const DIR: &str = "segments";
 pub const QUARANTINE: &str = "quarantine";
 /// How the file of a segment ends that is being saved.
 const SALVAGED: &str = ".salvaged";
-/// Segments held open at a time, besides the newest ones; each has a page cache of `segment::CACHE_BYTES`.
+/// Segments held open at a time, besides the newest ones.
 const OPEN_MAX: usize = 4;
 
 #[derive(Clone, Debug)]
@@ -106,7 +107,11 @@ impl Store {
         if create {
             self.disk.create_dir(&dir_of(stream))?;
         }
-        let segment = Arc::new(Segment::open(&*self.disk, &path(stream, id), create, self.written.clone())?);
+        let cache = if create || inner.is_newest((stream, id)) { Cache::Write } else { Cache::Read };
+        let segment = Arc::new(Segment::open(&*self.disk, &path(stream, id), create, cache, self.written.clone())?);
+        if create {
+            inner.close_others(stream);
+        }
         if create && !is_on(Mutation::SkipDirSync) {
             self.disk.sync_dir(&dir_of(stream))?;
             self.disk.sync_dir(DIR)?;
@@ -154,6 +159,26 @@ impl Store {
         shard: ShardIndex,
         number: Number,
     ) -> Result<Option<Block>, (u32, SegmentError)> {
+        self.found_from(stream, shard, number, |segment, last| segment.block_from(shard, number, last))
+    }
+
+    /// The same as it is stored.
+    pub fn stored_from(
+        &self,
+        stream: u32,
+        shard: ShardIndex,
+        number: Number,
+    ) -> Result<Option<(Head, Bytes)>, (u32, SegmentError)> {
+        self.found_from(stream, shard, number, |segment, last| segment.stored_from(shard, number, last))
+    }
+
+    fn found_from<T>(
+        &self,
+        stream: u32,
+        shard: ShardIndex,
+        number: Number,
+        find: impl Fn(&Segment, Number) -> Result<Option<T>, SegmentError>,
+    ) -> Result<Option<T>, (u32, SegmentError)> {
         let candidates: Vec<(u32, Number)> = {
             let inner = self.lock();
             let entries = inner.streams.get(&stream).map_or(&[][..], Vec::as_slice);
@@ -164,9 +189,9 @@ impl Store {
                 .collect()
         };
         for (id, last) in candidates {
-            let read = || self.open(stream, id, false)?.block_from(shard, number, last);
-            if let Some(block) = shielded(read).map_err(|error| (id, error))? {
-                return Ok(Some(block));
+            let read = || find(&*self.open(stream, id, false)?, last);
+            if let Some(found) = shielded(read).map_err(|error| (id, error))? {
+                return Ok(Some(found));
             }
         }
         Ok(None)
@@ -236,7 +261,7 @@ impl Store {
         if self.disk.exists(&path)? {
             self.disk.remove(&path)?;
         }
-        let segment = Segment::open(&*self.disk, &path, true, self.written.clone())?;
+        let segment = Segment::open(&*self.disk, &path, true, Cache::Write, self.written.clone())?;
         self.disk.sync_dir(&dir_of(stream))?;
         Ok(segment)
     }
@@ -274,6 +299,17 @@ impl Store {
 }
 
 impl Inner {
+    fn is_newest(&self, (stream, id): (u32, u32)) -> bool {
+        self.streams.get(&stream).and_then(|entries| entries.last()).is_some_and(|newest| newest.id == id)
+    }
+
+    /// A segment that is written no more gives its large cache back: the next read opens it with a small one.
+    fn close_others(&mut self, stream: u32) {
+        let others = self.open.extract_if(.., |((of, _), _)| *of == stream);
+        self.closing.extend(others);
+        self.closing.retain(|(_, segment)| Arc::strong_count(segment) > 1);
+    }
+
     fn close_idle(&mut self) {
         let newest: Vec<(u32, u32)> =
             self.streams.iter().filter_map(|(stream, entries)| Some((*stream, entries.last()?.id))).collect();

@@ -9,6 +9,8 @@ pub struct Backoff {
 
 impl Backoff {
     pub const DEFAULT: Backoff = Backoff { first_ms: 100, most_ms: 20_000 };
+    /// Where a box answers that nobody listens: the question costs a packet and its answer is at hand, so it is asked often.
+    pub const ABSENT: Backoff = Backoff { first_ms: 100, most_ms: 1_000 };
 
     /// The wait after `failures` in a row (at least one): anything between 0 and the doubled bound, by `chance`. Full
     /// jitter, because a fleet of gateways that lost one upstream must not come back in step.

@@ -6,23 +6,29 @@
 //! What it decides: when to read on (window and memory), when to send (linger, backoff of the whole sink, bandwidth), when
 //! the upstream's map is asked for anew, and when the durable cursor moves. Which record may leave is decided by `lanes`.
 
+mod backlog;
+mod map;
+mod relay;
+
 use super::backoff::Backoff;
 use super::batch;
 use super::budget::Budget;
 use super::config::Common;
 use super::dead::DeadLetters;
-use super::feed::{Chunk, Feed};
-use super::figures::{Backlog, Figures, Trouble};
+use super::feed::{BlocksWanted, Chunk, Feed};
+use super::figures::{Figures, Trouble};
 use super::gap;
 use super::lanes::{Finished, Lanes, Verdict};
 use super::map::ShardMap;
 use super::pace::Pace;
-use super::sink::{Answer, Fault, Group, Identity, Kind, Outcome, Outgoing, Request, Sink};
+use super::sink::{Answer, Fault, Group, GroupId, Identity, Kind, Outcome, Outgoing, Relayed, Request, Sink};
 use crate::clock::Clock;
 use crate::log::{Entry, Log, Stream};
 use crate::metrics::Metrics;
 use crate::record::{Gap, GapReason, HashKey, Record};
+use relay::Relaying;
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -60,8 +66,11 @@ pub struct Forwarder {
     shards: Vec<Shard>,
     lanes: Vec<Lanes>,
     chunks: mpsc::Receiver<Chunk>,
+    sender: mpsc::Sender<Chunk>,
+    /// The destination takes blocks as they are stored.
+    blocks_wanted: Arc<AtomicBool>,
     map: Map,
-    requests: JoinSet<Answer>,
+    requests: JoinSet<Back>,
     in_flight: HashMap<Id, Flight>,
     pace: Pace,
     landed: Vec<(Group, String)>,
@@ -84,15 +93,30 @@ struct Shard {
     inbox: VecDeque<Chunk>,
     /// A chunk that was begun.
     begun: VecDeque<Entry>,
+    relaying: Option<Relaying>,
+    /// How far records go through the lanes after blocks were not taken.
+    detour: u64,
     saved: (u64, u64),
     saved_at_ms: u64,
     saved_large: bool,
 }
 
 struct Flight {
-    groups: Vec<Group>,
+    what: Sent,
     bytes: usize,
     since_ms: u64,
+}
+
+enum Sent {
+    Groups(Vec<Group>),
+    /// The blocks of the shard at this place.
+    Blocks(usize),
+}
+
+/// What came back.
+enum Back {
+    Answer(Answer),
+    Blocks(Relayed),
 }
 
 enum Map {
@@ -109,9 +133,14 @@ impl Forwarder {
         let (sender, chunks) = mpsc::channel(shards.len().max(1) * 2);
         let whole = Arc::new(ShardMap::whole());
         let (mut states, mut lanes) = (Vec::new(), Vec::new());
+        let blocks_wanted = Arc::new(AtomicBool::new(false));
+        let memory = setup.common.memory.0 as usize / shards.len().max(1);
         for (at, shard) in shards.iter().enumerate() {
             let cursor = setup.log.cursor(&setup.common.name, &setup.stream, shard.index);
-            let feed = Feed::start(&setup.log, &setup.stream, at, shard.index, cursor.next, sender.clone());
+            // Behind what was acknowledged out of order.
+            let from = cursor.done.last().map_or(0, |(_, to)| to + 1);
+            let blocks = Some(BlocksWanted { wanted: blocks_wanted.clone(), from, memory });
+            let feed = Feed::start(&setup.log, &setup.stream, at, shard.index, cursor.next, blocks, sender.clone());
             lanes.push(Lanes::new(shard.index, shard.range, &cursor, whole.clone()));
             states.push(Shard {
                 index: shard.index,
@@ -119,6 +148,8 @@ impl Forwarder {
                 feed,
                 inbox: VecDeque::new(),
                 begun: VecDeque::new(),
+                relaying: None,
+                detour: relay::DETOUR,
                 saved: (cursor.next, lanes[at].progress().acknowledged_above()),
                 saved_at_ms: 0,
                 saved_large: false,
@@ -130,6 +161,8 @@ impl Forwarder {
             shards: states,
             lanes,
             chunks,
+            sender,
+            blocks_wanted,
             map: Map::Wanted(0),
             requests: JoinSet::new(),
             in_flight: HashMap::new(),
@@ -153,6 +186,7 @@ impl Forwarder {
         while !*self.setup.stop.borrow() && !self.setup.stream.is_deleted() {
             let now_ms = self.now_ms();
             self.follow_map(now_ms);
+            self.blocks_wanted.store(self.setup.sink.limits().blocks, Ordering::Relaxed);
             self.fill(now_ms).await;
             self.wake(now_ms);
             self.send(now_ms);
@@ -193,12 +227,19 @@ impl Forwarder {
             }
             Some(answer) = map_answer => self.mapped(answer).await,
             Some(chunk) = self.chunks.recv() => {
-                self.shards[chunk.at].inbox.push_back(chunk);
+                self.take_chunk(chunk);
                 while let Ok(chunk) = self.chunks.try_recv() {
-                    self.shards[chunk.at].inbox.push_back(chunk);
+                    self.take_chunk(chunk);
                 }
             }
             () = sleep => {}
+        }
+    }
+
+    fn take_chunk(&mut self, chunk: Chunk) {
+        let shard = &mut self.shards[chunk.at];
+        if shard.feed.id == chunk.feed {
+            shard.inbox.push_back(chunk);
         }
     }
 
@@ -209,11 +250,13 @@ impl Forwarder {
             at(*from);
         }
         self.lanes.iter().filter_map(Lanes::next_wake_ms).for_each(&mut at);
-        let has_ready = self.lanes.iter().any(Lanes::has_ready);
+        let has_blocks = self.shards.iter().any(Shard::has_blocks);
+        let has_ready = has_blocks || self.lanes.iter().any(Lanes::has_ready);
         let may_send = matches!(self.map, Map::Known(_)) && self.requests.len() < self.requests_max();
         if has_ready && may_send {
             let budget = self.budget(|budget| budget.wait_ms(now_ms));
-            at(self.hold_until_ms.max(self.linger_until_ms.unwrap_or(now_ms)).max(now_ms + budget));
+            let linger = self.linger_until_ms.filter(|_| !has_blocks).unwrap_or(now_ms);
+            at(self.hold_until_ms.max(linger).max(now_ms + budget));
         }
         for (shard, lanes) in self.shards.iter().zip(&self.lanes) {
             if shard.saved != position(lanes) {
@@ -229,16 +272,23 @@ impl Forwarder {
 
     // In.
 
-    /// Moves entries from the inbox into the lanes as far as window, memory and gaps allow.
+    /// Moves entries from the inbox into the lanes as far as window, memory and gaps allow. While it is not known where to
+    /// send them they lie in the log.
     async fn fill(&mut self, now_ms: u64) {
+        let Map::Known(_) = self.map else { return };
         let memory = (self.setup.common.memory.0 as usize / self.shards.len().max(1)).max(64 << 10);
         for at in 0..self.shards.len() {
-            while self.lanes[at].held_bytes() < memory
+            while self.shards[at].relaying.is_none()
+                && self.lanes[at].held_bytes() < memory
                 && self.lanes[at].progress().window_bytes() < self.setup.common.window.0
             {
                 let shard = &mut self.shards[at];
                 if shard.begun.is_empty() {
                     match shard.inbox.pop_front() {
+                        Some(chunk) if !chunk.blocks.is_empty() => match self.take_in_blocks(at, chunk) {
+                            true => continue,
+                            false => break,
+                        },
                         Some(chunk) => shard.begun = chunk.entries.into(),
                         None => break,
                     }
@@ -332,13 +382,20 @@ impl Forwarder {
         let map = map.clone();
         let behind = self.shards.iter().any(|shard| !shard.inbox.is_empty() || !shard.feed.at_tail());
         let lingers = self.linger_until_ms.is_some_and(|until| until > now_ms) && !behind;
-        if now_ms < self.hold_until_ms || lingers {
+        if now_ms < self.hold_until_ms {
             return;
         }
         let mut limits = self.setup.sink.limits();
         let cap = self.budget(|budget| budget.bytes_max());
+        let blocks_bytes_max = self.pace.bytes_max(usize::MAX).min(cap);
         limits.request_bytes_max = self.pace.bytes_max(limits.request_bytes_max).min(cap);
         while self.requests.len() < self.requests_max() && self.budget(|budget| budget.wait_ms(now_ms)) == 0 {
+            if self.send_blocks(blocks_bytes_max, now_ms) {
+                continue;
+            }
+            if lingers {
+                return;
+            }
             let groups = batch::pack(&mut self.lanes, &mut self.turn, &limits);
             if groups.is_empty() {
                 self.linger_until_ms = None;
@@ -347,21 +404,35 @@ impl Forwarder {
             let bytes = groups.iter().map(|group| group.bytes).sum();
             self.budget(|budget| budget.spend(bytes));
             let (sink, request) = (self.setup.sink.clone(), Request { groups: groups.clone(), map: map.clone() });
-            let task = self.requests.spawn(async move { sink.send(request).await });
-            self.in_flight.insert(task.id(), Flight { groups, bytes, since_ms: now_ms });
+            let task = self.requests.spawn(async move { Back::Answer(sink.send(request).await) });
+            self.in_flight.insert(task.id(), Flight { what: Sent::Groups(groups), bytes, since_ms: now_ms });
         }
     }
 
-    async fn answered(&mut self, done: Result<(Id, Answer), JoinError>) {
-        let (id, answer) = match done {
-            Ok((id, answer)) => (id, Some(answer)),
+    async fn answered(&mut self, done: Result<(Id, Back), JoinError>) {
+        let (id, back) = match done {
+            Ok((id, back)) => (id, Some(back)),
             Err(error) => (error.id(), None),
         };
-        let Some(Flight { groups, bytes, since_ms }) = self.in_flight.remove(&id) else { return };
-        let answer = answer.unwrap_or_else(|| {
-            let request = Request { groups: groups.clone(), map: Arc::new(ShardMap::whole()) };
-            Answer::all(&request, Fault::Broken("the request could not be made".into()))
-        });
+        let Some(Flight { what, bytes, since_ms }) = self.in_flight.remove(&id) else { return };
+        let fault = || Fault::Broken("the request could not be made".into());
+        match (what, back) {
+            (Sent::Blocks(at), back) => {
+                let lost = || Relayed { stored: Err(fault()), map_is_stale: false };
+                let answer = back.and_then(Back::relayed).unwrap_or_else(lost);
+                self.relayed(at, answer, bytes, since_ms);
+            }
+            (Sent::Groups(groups), Some(Back::Answer(answer))) => {
+                self.answered_groups(groups, answer, bytes, since_ms).await;
+            }
+            (Sent::Groups(groups), _) => {
+                let request = Request { groups: groups.clone(), map: Arc::new(ShardMap::whole()) };
+                self.answered_groups(groups, Answer::all(&request, fault()), bytes, since_ms).await;
+            }
+        }
+    }
+
+    async fn answered_groups(&mut self, groups: Vec<Group>, answer: Answer, bytes: usize, since_ms: u64) {
         let now_ms = self.now_ms();
         match &answer.whole {
             Some(Fault::Refused(_)) => {}
@@ -376,8 +447,8 @@ impl Forwarder {
                 self.recovered();
             }
         }
-        if answer.map_is_stale && matches!(self.map, Map::Known(_)) {
-            self.map = Map::Wanted(now_ms);
+        if answer.map_is_stale {
+            self.map_is_stale(now_ms);
         }
         let is_whole = answer.whole.is_some();
         for (group, outcome) in groups.into_iter().zip(answer.outcomes) {
@@ -388,7 +459,8 @@ impl Forwarder {
     /// The destination as a whole is in trouble: everything waits.
     fn hold(&mut self, now_ms: u64, fault: &Fault) {
         self.failures = self.failures.saturating_add(1);
-        let wait_ms = Backoff::DEFAULT.wait_ms(self.failures, fastrand::u64(..));
+        let backoff = if matches!(fault, Fault::Absent(_)) { Backoff::ABSENT } else { Backoff::DEFAULT };
+        let wait_ms = backoff.wait_ms(self.failures, fastrand::u64(..));
         self.hold_until_ms = now_ms + wait_ms;
         if self.setup.trouble.set(&fault.to_string()) {
             tracing::warn!(sink = self.setup.common.name, stream = %self.setup.stream.name, %fault, "uplink holds");
@@ -433,7 +505,7 @@ impl Forwarder {
         self.note(finished, at, id, outcome, now_ms).await;
     }
 
-    async fn note(&mut self, finished: Finished, at: usize, id: super::sink::GroupId, outcome: Outcome, now_ms: u64) {
+    async fn note(&mut self, finished: Finished, at: usize, id: GroupId, outcome: Outcome, now_ms: u64) {
         self.figures.stored(finished.records, finished.payload_bytes);
         let Some(dead) = finished.dead else { return };
         let why = match &outcome {
@@ -455,56 +527,6 @@ impl Forwarder {
         self.lanes[at].replace(id, dead, told);
     }
 
-    // The map.
-
-    fn follow_map(&mut self, now_ms: u64) {
-        if matches!(self.map, Map::Wanted(from) if from <= now_ms) {
-            let sink = self.setup.sink.clone();
-            let mut asked = JoinSet::new();
-            asked.spawn(async move { sink.map().await });
-            self.map = Map::Asked(asked);
-        }
-    }
-
-    async fn mapped(&mut self, answer: Result<Result<ShardMap, Fault>, JoinError>) {
-        let now_ms = self.now_ms();
-        let answer = answer.unwrap_or_else(|error| Err(Fault::Broken(error.to_string())));
-        match answer {
-            Err(fault) => {
-                self.hold(now_ms, &fault);
-                self.map = Map::Wanted(self.hold_until_ms);
-            }
-            Ok(map) => {
-                let map = Arc::new(map);
-                self.recovered();
-                self.lanes.iter_mut().for_each(|lanes| lanes.follow(&map));
-                self.map = Map::Known(map.clone());
-                self.linger_until_ms = Some(now_ms);
-                for (group, shard) in std::mem::take(&mut self.landed) {
-                    self.settle_landed(group, &shard, &map, now_ms).await;
-                }
-            }
-        }
-    }
-
-    /// Of an aggregate that landed in another shard, consumers see the records that belong there; the others go again.
-    async fn settle_landed(&mut self, group: Group, shard: &str, map: &ShardMap, now_ms: u64) {
-        let Some(at) = self.shards.iter().position(|own| own.index == group.id.shard) else { return };
-        let id = group.id;
-        let index = map.named(shard);
-        let stored: Vec<bool> =
-            group.records.iter().map(|out| index.is_some_and(|index| map.holds(index, out.record.hash()))).collect();
-        let believed = self.lanes[at].failures(id) >= LANDED_MAX;
-        let wait_ms = if index.is_some() { 0 } else { Backoff::DEFAULT.wait_ms(3, fastrand::u64(..)) };
-        drop(group);
-        let verdict = match believed || !stored.contains(&false) {
-            true => Verdict::Stored,
-            false => Verdict::Partly(&stored, wait_ms),
-        };
-        let finished = self.lanes[at].finish(id, verdict, now_ms);
-        self.figures.stored(finished.records, finished.payload_bytes);
-    }
-
     // The cursor and the figures.
 
     fn save(&mut self, now_ms: u64, all: bool) {
@@ -518,39 +540,27 @@ impl Forwarder {
             self.setup.log.move_cursor(&self.setup.common.name, &self.setup.stream, shard.index, cursor);
         }
     }
+}
 
-    fn show(&mut self, now_ms: u64) {
-        if now_ms < self.figures_at_ms {
-            return;
+impl Back {
+    fn relayed(self) -> Option<Relayed> {
+        match self {
+            Back::Blocks(answer) => Some(answer),
+            Back::Answer(_) => None,
         }
-        self.figures_at_ms = now_ms + FIGURES_EVERY_MS;
-        let mut backlog = Backlog::default();
-        for (shard, lanes) in self.shards.iter().zip(&self.lanes) {
-            let newest = self.setup.stream.shard(shard.index).map_or(0, |shard| shard.newest());
-            let progress = lanes.progress();
-            let open = (newest + 1).saturating_sub(progress.next()).saturating_sub(progress.acknowledged_above());
-            backlog.records += open;
-            let oldest = lanes.oldest_arrival_ms().or_else(|| shard.oldest_arrival_ms());
-            backlog.oldest_arrival_ms = [backlog.oldest_arrival_ms, oldest].into_iter().flatten().min();
-        }
-        self.figures.backlog(backlog, self.setup.clock.now().wall_ms);
     }
 }
 
 impl Shard {
+    /// Blocks wait to be sent.
+    fn has_blocks(&self) -> bool {
+        self.relaying.as_ref().is_some_and(|relaying| !relaying.in_flight)
+    }
+
     /// When the cursor may move next. Once all is acknowledged it is small, whatever it was.
     fn save_at_ms(&self, lanes: &Lanes) -> u64 {
         let is_large = self.saved_large && !lanes.is_empty();
         self.saved_at_ms + if is_large { SAVE_LARGE_EVERY_MS } else { SAVE_EVERY_MS }
-    }
-
-    /// Arrival of the oldest record that was read and is not in a lane yet.
-    fn oldest_arrival_ms(&self) -> Option<u64> {
-        let inbox = self.inbox.iter().flat_map(|chunk| &chunk.entries);
-        self.begun.iter().chain(inbox).find_map(|entry| match entry {
-            Entry::Record(record) => Some(record.arrival_ms),
-            Entry::Gap(_) => None,
-        })
     }
 }
 

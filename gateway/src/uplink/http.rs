@@ -10,6 +10,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -29,6 +30,8 @@ pub enum HttpError {
     Address(String),
     #[error("cannot connect to {place}: {why}")]
     Connect { place: String, why: String },
+    #[error("cannot connect to {place}: nobody listens there")]
+    Absent { place: String },
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     #[error("the connection broke: {0}")]
@@ -138,31 +141,32 @@ impl HttpClient {
 
     async fn connect(&self, place: &Place) -> Result<Connection, HttpError> {
         let opened = tokio::time::timeout(CONNECT_WITHIN, self.open(place)).await;
-        let why = match opened {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(why)) => why,
-            Err(_) => format!("nothing answered within {CONNECT_WITHIN:?}"),
-        };
-        Err(HttpError::Connect { place: format!("{}:{}", place.host, place.port), why })
+        let at = format!("{}:{}", place.host, place.port);
+        match opened {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(HttpError::Absent { place: at }),
+            Ok(Err(error)) => Err(HttpError::Connect { place: at, why: error.to_string() }),
+            Err(_) => Err(HttpError::Connect { place: at, why: format!("nothing answered within {CONNECT_WITHIN:?}") }),
+        }
     }
 
-    async fn open(&self, place: &Place) -> Result<Connection, String> {
-        let tcp = TcpStream::connect((place.host.as_str(), place.port)).await.map_err(|error| error.to_string())?;
+    async fn open(&self, place: &Place) -> io::Result<Connection> {
+        let tcp = TcpStream::connect((place.host.as_str(), place.port)).await?;
         let _ = tcp.set_nodelay(true);
         if !place.tls {
             return start(tcp).await;
         }
         let config = self.tls()?;
-        let name = ServerName::try_from(place.host.clone()).map_err(|error| error.to_string())?;
-        start(TlsConnector::from(config).connect(name, tcp).await.map_err(|error| error.to_string())?).await
+        let name = ServerName::try_from(place.host.clone()).map_err(io::Error::other)?;
+        start(TlsConnector::from(config).connect(name, tcp).await?).await
     }
 
-    fn tls(&self) -> Result<Arc<rustls::ClientConfig>, String> {
+    fn tls(&self) -> io::Result<Arc<rustls::ClientConfig>> {
         let mut made = self.inner.tls.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(config) = &*made {
             return Ok(config.clone());
         }
-        let config = self.inner.trust.config().map_err(|error| error.to_string())?;
+        let config = self.inner.trust.config().map_err(io::Error::other)?;
         Ok(made.insert(config).clone())
     }
 }
@@ -194,11 +198,11 @@ fn origin_form(mut request: Request<Body>, place: &Place) -> Request<Body> {
     request
 }
 
-async fn start<T>(io: T) -> Result<Connection, String>
+async fn start<T>(io: T) -> io::Result<Connection>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(|error| error.to_string())?;
+    let (sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
     // What goes wrong in it is told to the request that waits.
     let driver = tokio::spawn(async move { drop(connection.await) }).abort_handle();
     Ok(Connection { sender, driver })

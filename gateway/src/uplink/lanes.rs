@@ -15,6 +15,7 @@ use super::progress::Progress;
 use super::sink::{Group, GroupId, Kind, Limits, Outgoing, weight};
 use crate::log::CursorState;
 use crate::record::{HashKey, Number, Record, ShardIndex};
+use crate::wire::blocks::lane_of;
 use bytes::{Bytes, BytesMut};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -33,6 +34,8 @@ const DISTINCT_LOOK_AHEAD: usize = 256;
 const TRUSTED_AGAIN: usize = 512;
 /// Failures in a row after which a track's records are copied out of the blocks they were read from.
 const DETACH_AFTER: u32 = 2;
+/// Failures in a row after which a track counts as stuck.
+const STUCK_AFTER: u32 = 3;
 
 #[derive(Debug)]
 pub struct Lanes {
@@ -152,6 +155,11 @@ impl Lanes {
         self.held_bytes
     }
 
+    /// Records in hand, in flight or not, and what they weigh.
+    pub fn held(&self) -> (u64, u64) {
+        (self.held_records as u64, (self.held_bytes - self.held_records * RECORD_OVERHEAD) as u64)
+    }
+
     /// Nothing in hand: all that was pushed is acknowledged.
     pub fn is_empty(&self) -> bool {
         self.held_records == 0
@@ -194,7 +202,7 @@ impl Lanes {
         self.hold(&record);
         let hash = HashKey::of(&record.key);
         let point = record.explicit_hash.unwrap_or(hash);
-        self.enqueue(lane_of(hash, self.range), point, Outgoing { kind, record });
+        self.enqueue(lane_of(hash, self.range, LANES), point, Outgoing { kind, record });
     }
 
     /// Takes the records that tell of a lost range up to `to`; none: the range is acknowledged in silence. Only when
@@ -210,6 +218,24 @@ impl Lanes {
             self.hold(&record);
             self.enqueue(GAP_LANE, record.hash(), Outgoing { kind: Kind::Gap, record });
         }
+    }
+
+    /// Everything up to `to` was stored by another way. Only when [`Lanes::is_empty`].
+    pub fn pass(&mut self, to: Number) {
+        debug_assert!(self.is_empty() && self.gap.is_none(), "law: what is in a lane goes before what is not");
+        self.progress.raise(to);
+    }
+
+    /// The same for single numbers.
+    pub fn pass_some(&mut self, numbers: impl Iterator<Item = Number>) {
+        debug_assert!(self.is_empty() && self.gap.is_none(), "law: what is in a lane goes before what is not");
+        numbers.for_each(|number| self.progress.acknowledge(number));
+    }
+
+    /// What is in hand will not be gone soon: a track has failed again and again, or is doubted.
+    pub fn is_stuck(&self) -> bool {
+        let is_stuck = |track: &Track| track.failures >= STUCK_AFTER || track.suspect.is_some();
+        !self.is_empty() && self.tracks.iter().any(is_stuck)
     }
 
     fn hold(&mut self, record: &Record) {
@@ -482,14 +508,6 @@ impl Lanes {
             self.enqueue_sorted(lane, records);
         }
     }
-}
-
-/// Lanes are equal slices of the shard's range, so that most lanes lie in one upstream shard. By the key's own hash also
-/// when the record names another: all records of a key are in one lane.
-fn lane_of(hash: HashKey, range: (HashKey, HashKey)) -> u16 {
-    let slice = ((range.1.0 - range.0.0) / u128::from(LANES)).max(1);
-    let within = hash.0.wrapping_sub(range.0.0);
-    ((within / slice) % u128::from(LANES)) as u16
 }
 
 /// The oldest records, at least one.

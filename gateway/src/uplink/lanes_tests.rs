@@ -16,6 +16,7 @@ const LIMITS: Limits = Limits {
     request_entries_max: 500,
     request_bytes_max: 4 << 20,
     requests_in_flight_max: 8,
+    blocks: false,
 };
 
 fn record(number: Number, key: &str) -> Record {

@@ -8,7 +8,8 @@ pub mod kinesis;
 pub mod mqtt;
 
 use super::map::ShardMap;
-use crate::record::{HeaderId, Number, Record, RecordId, ShardIndex, StreamName};
+use crate::record::{HashKey, HeaderId, Number, Record, RecordId, ShardIndex, StreamName};
+use bytes::Bytes;
 use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,6 +24,10 @@ pub trait Sink: Send + Sync + 'static {
     fn map(&self) -> SinkFuture<'_, Result<ShardMap, Fault>>;
     /// Sends once. The answer has one outcome for each group, in order.
     fn send(&self, request: Request) -> SinkFuture<'_, Answer>;
+    /// Sends stored blocks once. Only asked for if [`Limits::blocks`].
+    fn relay(&self, _relay: Arc<Relay>) -> SinkFuture<'_, Relayed> {
+        Box::pin(async { Relayed { stored: Err(Fault::Refused("blocks".into())), map_is_stale: false } })
+    }
     /// Why the destination would refuse the record for good, as far as that is known without asking.
     fn refusal(&self, record: &Record) -> Option<String>;
 }
@@ -43,6 +48,8 @@ pub struct Limits {
     pub request_entries_max: usize,
     pub request_bytes_max: usize,
     pub requests_in_flight_max: usize,
+    /// It takes blocks as they are stored: [`Sink::relay`].
+    pub blocks: bool,
 }
 
 /// Records of one lane for one upstream shard, in order. Stored whole or not at all, unless the keys are distinct.
@@ -111,11 +118,56 @@ pub enum Outcome {
     Failed(Fault),
 }
 
+/// Consecutive blocks of a shard, as they are stored.
+#[derive(Debug)]
+pub struct Relay {
+    pub shard: ShardIndex,
+    /// The shard's range of the key space.
+    pub range: (HashKey, HashKey),
+    /// The first number that is meant; the first block may begin before it.
+    pub from: Number,
+    /// The last number of the last block.
+    pub to: Number,
+    /// Arrival of the first record.
+    pub arrival_ms: u64,
+    pub blocks: Vec<Bytes>,
+}
+
+impl Relay {
+    /// Bytes on the wire.
+    pub fn bytes(&self) -> usize {
+        self.blocks.iter().map(Bytes::len).sum()
+    }
+
+    pub fn records(&self) -> usize {
+        (self.to + 1 - self.from) as usize
+    }
+}
+
+#[derive(Debug)]
+pub struct Relayed {
+    pub stored: Result<Taken, Fault>,
+    /// As in [`Answer`].
+    pub map_is_stale: bool,
+}
+
+/// What a destination took of a [`Relay`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// All of it: payload of the records, in bytes.
+    All(u64),
+    /// Stored where the flag is true.
+    Some(Vec<bool>),
+}
+
 /// Why something was not stored, by what is to be done about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     #[error("cannot be reached: {0}")]
     Unreachable(String),
+    /// The box answers, but nobody listens there: it is being started, or will be.
+    #[error("cannot be reached: {0}")]
+    Absent(String),
     #[error("asks to slow down")]
     Throttled,
     /// Credentials or permission: held until they are there, never a reason to drop.
@@ -132,7 +184,7 @@ pub enum Fault {
 impl Fault {
     pub fn reason(&self) -> &'static str {
         match self {
-            Fault::Unreachable(_) => "unreachable",
+            Fault::Unreachable(_) | Fault::Absent(_) => "unreachable",
             Fault::Throttled => "throttled",
             Fault::Denied(_) => "denied",
             Fault::Broken(_) => "broken",

@@ -62,8 +62,12 @@ struct Report {
     out_over_in: f64,
     gateway_cpu_s: Option<f64>,
     upstream_cpu_s: Option<f64>,
-    gateway_resident_bytes: Option<u64>,
-    upstream_resident_bytes: Option<u64>,
+    /// What a record of the drain costs each side.
+    gateway_cpu_us_per_record: Option<f64>,
+    upstream_cpu_us_per_record: Option<f64>,
+    /// The gateway's includes the ingest.
+    gateway_resident_bytes_max: Option<u64>,
+    upstream_resident_bytes_max: Option<u64>,
 }
 
 impl Drain {
@@ -92,6 +96,9 @@ impl Drain {
         bar.finish_and_clear();
         let out_seconds = (last - first).as_secs_f64();
         let (in_per_s, out_per_s) = (seen.acked as f64 / in_seconds, records as f64 / out_seconds);
+        let gateway_cpu = machine::cpu_seconds(gateway.pid()).zip(cpu).map(|(after, before)| after - before);
+        let upstream_cpu = machine::cpu_seconds(upstream.pid());
+        let a_record = |seconds: f64| round3(seconds * 1e6 / records.max(1) as f64);
         let report = Report {
             bench: "drain",
             records,
@@ -103,10 +110,12 @@ impl Drain {
             out_seconds: round3(out_seconds),
             out_per_s: out_per_s.round(),
             out_over_in: round3(out_per_s / in_per_s),
-            gateway_cpu_s: machine::cpu_seconds(gateway.pid()).zip(cpu).map(|(after, before)| round3(after - before)),
-            upstream_cpu_s: machine::cpu_seconds(upstream.pid()).map(round3),
-            gateway_resident_bytes: machine::resident_bytes(gateway.pid()),
-            upstream_resident_bytes: machine::resident_bytes(upstream.pid()),
+            gateway_cpu_s: gateway_cpu.map(round3),
+            upstream_cpu_s: upstream_cpu.map(round3),
+            gateway_cpu_us_per_record: gateway_cpu.map(a_record),
+            upstream_cpu_us_per_record: upstream_cpu.map(a_record),
+            gateway_resident_bytes_max: machine::resident_bytes_max(gateway.pid()),
+            upstream_resident_bytes_max: machine::resident_bytes_max(upstream.pid()),
         };
         gateway.stop(Duration::from_secs(60))?;
         upstream.stop(Duration::from_secs(60))?;

@@ -7,7 +7,7 @@
 mod answer;
 mod body;
 
-use super::{Answer, Fault, Identity, Limits, Request, Sink, SinkFuture};
+use super::{Answer, Fault, Identity, Limits, Relay, Relayed, Request, Sink, SinkFuture, Taken};
 use crate::problem::Problem;
 use crate::record::{HashKey, Record};
 use crate::units::{ByteSize, Span};
@@ -21,6 +21,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use tokio::sync::OnceCell;
 
@@ -52,6 +53,7 @@ pub struct KinesisConfig {
     pub credentials: CredentialSource,
     /// ARN of a role to assume.
     pub assume_role: String,
+    /// External id that the role asks for.
     pub external_id: String,
     /// The AWS IoT credential provider.
     pub iot: IotConfig,
@@ -217,6 +219,7 @@ impl KinesisSink {
         let bounds = Bounds { within: self.config.timeout.0, answer_bytes_max: ANSWER_BYTES_MAX };
         let sent = self.http.send(http::Request::from_parts(head, body), bounds).await;
         let response = sent.map_err(|error| match error {
+            HttpError::Absent { .. } => Fault::Absent(error.to_string()),
             HttpError::Connect { .. } | HttpError::Address(_) => Fault::Unreachable(error.to_string()),
             _ => Fault::Broken(error.to_string()),
         })?;
@@ -279,6 +282,15 @@ impl KinesisSink {
         Ok(answer)
     }
 
+    async fn relay_once(&self, relay: &Relay) -> Result<(Taken, bool), Fault> {
+        let body = body::blocks(&self.target, relay, &self.who).map_err(|error| Fault::Broken(error.to_string()))?;
+        let response = self.ask(None, wire::blocks::CONTENT_TYPE, body).await?;
+        let changed = self.note_who_answers(response.headers())?;
+        let answer = wire::blocks::decode_blocks_answer(response.body(), relay.records());
+        let (payload, statuses) = answer.map_err(|error| Fault::Broken(error.to_string()))?;
+        Ok((answer::taken(payload, &statuses), changed))
+    }
+
     fn record_bytes_max(&self) -> usize {
         self.config.max_record_bytes.0 as usize
     }
@@ -296,6 +308,7 @@ impl Sink for KinesisSink {
             request_entries_max: REQUEST_RECORDS_MAX,
             request_bytes_max: REQUEST_BYTES_MAX,
             requests_in_flight_max: REQUESTS_IN_FLIGHT_MAX,
+            blocks: false,
         };
         let single = Limits {
             group_bytes_max: REQUEST_BYTES_MAX / 4,
@@ -312,6 +325,7 @@ impl Sink for KinesisSink {
                 request_entries_max: wire::RECORDS_MAX / 2,
                 request_bytes_max: wire::BATCH_BYTES_MAX / 4,
                 group_bytes_max: wire::BATCH_BYTES_MAX / 8,
+                blocks: true,
                 ..single
             },
         }
@@ -326,6 +340,15 @@ impl Sink for KinesisSink {
             match self.send_once(&request).await {
                 Ok(answer) => answer,
                 Err(fault) => Answer::all(&request, fault),
+            }
+        })
+    }
+
+    fn relay(&self, relay: Arc<Relay>) -> SinkFuture<'_, Relayed> {
+        Box::pin(async move {
+            match self.relay_once(&relay).await {
+                Ok((taken, map_is_stale)) => Relayed { stored: Ok(taken), map_is_stale },
+                Err(fault) => Relayed { stored: Err(fault), map_is_stale: false },
             }
         })
     }

@@ -2,7 +2,7 @@
 
 use crate::record::HashKey;
 use crate::uplink::map::UpstreamShard;
-use crate::uplink::sink::{Answer, Fault, Outcome, Request};
+use crate::uplink::sink::{Answer, Fault, Outcome, Request, Taken};
 use crate::wire::Status;
 use http::StatusCode;
 use serde::Deserialize;
@@ -157,6 +157,15 @@ pub fn statuses(request: &Request, statuses: &[Status]) -> Answer {
         });
     }
     Answer { outcomes, map_is_stale: false, whole: None }
+}
+
+/// What became of relayed records.
+pub fn taken(payload: u64, statuses: &[Status]) -> Taken {
+    let is_stored = |status: &Status| matches!(status, Status::Stored | Status::Duplicate);
+    match statuses.iter().all(is_stored) {
+        true => Taken::All(payload),
+        false => Taken::Some(statuses.iter().map(is_stored).collect()),
+    }
 }
 
 fn expect(entries: &[Entry<'_>], count: usize) -> Result<(), Fault> {

@@ -5,12 +5,12 @@ use super::key_and_hash;
 use crate::record::{HashKey, HeaderId, NewRecord, Record, StreamName};
 use crate::uplink::kpl::{self, Aggregate};
 use crate::uplink::lanes::{FORMAT, GAP_LANE, LANES};
-use crate::uplink::sink::{Group, Identity, Kind, Outgoing, Request};
+use crate::uplink::sink::{Group, Identity, Kind, Outgoing, Relay, Request};
+use crate::wire::blocks::{Blocks, producer_id};
 use crate::wire::{self, BatchWriter};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::io::Write;
-use xxhash_rust::xxh3::xxh3_128;
 
 pub const JSON: &str = "application/x-amz-json-1.1";
 
@@ -65,7 +65,7 @@ pub fn plain(stream: &str, request: &Request) -> Vec<u8> {
 pub fn headwater(stream: &str, request: &Request, who: &Identity) -> Vec<u8> {
     let mut body = Body::begin(stream, request);
     for group in &request.groups {
-        let (producer, prefix) = (producer_id(group, request, who), who.prefix(group.id.shard));
+        let (producer, prefix) = (producer_of(group, request, who), who.prefix(group.id.shard));
         for out in group.records.iter() {
             let (key, hash) = key_and_hash(&out.record);
             body.entry(&out.record.data, &key, hash);
@@ -97,7 +97,7 @@ pub fn batch(stream: &str, request: &Request, who: &Identity) -> std::io::Result
     let bytes = request.groups.iter().map(|group| group.bytes).sum();
     let mut writer = BatchWriter::new(&stream, bytes);
     for group in &request.groups {
-        let lane = writer.lane(producer_id(group, request, who), FORMAT, &who.prefix(group.id.shard));
+        let lane = writer.lane(producer_of(group, request, who), FORMAT, &who.prefix(group.id.shard));
         for out in group.records.iter() {
             let record = &out.record;
             let new = NewRecord {
@@ -116,6 +116,20 @@ pub fn batch(stream: &str, request: &Request, who: &Identity) -> std::io::Result
     writer.finish()
 }
 
+/// Blocks as they are stored.
+pub fn blocks(stream: &str, relay: &Relay, who: &Identity) -> std::io::Result<Vec<u8>> {
+    let request = Blocks {
+        stream: StreamName::new(stream).map_err(std::io::Error::other)?,
+        origin: who.prefix(relay.shard),
+        range: relay.range,
+        lanes: LANES,
+        epoch: FORMAT,
+        from: relay.from,
+        blocks: relay.blocks.clone(),
+    };
+    Ok(request.encode())
+}
+
 /// A notice in the place of a refused record comes after others of its lane have gone on: by its number it would be taken
 /// for an old one.
 fn is_numbered(group: &Group, out: &Outgoing) -> bool {
@@ -126,12 +140,9 @@ fn needs_origin(out: &Outgoing) -> bool {
     out.kind == Kind::Record && out.record.header(HeaderId::Origin).is_none()
 }
 
-/// The number a lane's records carry must only rise at the receiver, so it is one producer for each lane and upstream
-/// shard: what a full shard refused can be sent again while another shard went on.
-fn producer_id(group: &Group, request: &Request, who: &Identity) -> u128 {
+fn producer_of(group: &Group, request: &Request, who: &Identity) -> u128 {
     let upstream = request.map.shards().get(group.upstream).map_or("", |shard| shard.id.as_str());
-    let name = format!("{}{}/{}/{upstream}", who.prefix(group.id.shard), group.lane, LANES);
-    xxh3_128(name.as_bytes())
+    producer_id(&who.prefix(group.id.shard), group.lane, LANES, upstream)
 }
 
 struct Body {
