@@ -67,9 +67,9 @@ mod switch {
 
     /// Turns one on for all threads, for good, by its name; what is wrong, if there is none of that name.
     pub fn turn_on_for_process(name: &str) -> Result<(), String> {
-        let known = |mutation: &Mutation| format!("{mutation:?}") == name;
-        let mutation = Mutation::ALL.into_iter().find(known).ok_or_else(|| format!("there is no mutation {name}"))?;
-        ON_EVERYWHERE.get_or_init(|| mutation);
+        let known = |mutation: &&Mutation| format!("{mutation:?}") == name;
+        let mutation = Mutation::ALL.iter().find(known).ok_or_else(|| format!("there is no mutation {name}"))?;
+        ON_EVERYWHERE.get_or_init(|| *mutation);
         Ok(())
     }
 

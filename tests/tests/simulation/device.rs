@@ -53,8 +53,10 @@ impl Message {
         Some(Message { device: next()? as u32, sequence: next()?, attempt: next()? as u32 })
     }
 
-    pub fn key(device: u32) -> Vec<u8> {
-        format!("device-{device}").into_bytes()
+    /// A device has two keys, by turns, so that what it hands in at once is for more than one shard.
+    pub fn key(self) -> Vec<u8> {
+        let Message { device, sequence, .. } = self;
+        format!("device-{device}-{}", sequence % 2).into_bytes()
     }
 }
 
@@ -219,7 +221,7 @@ impl Device {
         let producer = Producer { id: u128::from(self.id), epoch: 1, sequence: message.sequence };
         let headers = [Header::new(HeaderId::Topic, format!("d/{}", self.id).into_bytes())];
         let record = NewRecord {
-            key: &Message::key(self.id),
+            key: &message.key(),
             explicit_hash: None,
             producer: self.numbered.then_some(producer),
             headers: &headers,

@@ -289,7 +289,7 @@ impl Book {
                 Message::parse(&record.data).ok_or_else(|| format!("number {number} holds what nobody sent"))?;
             judge!(record.data == message.data(), "number {number}: the bytes of {message:?} are not what was sent");
             judge!(
-                record.key == Message::key(message.device),
+                record.key == message.key(),
                 "number {number}: {message:?} has the key {:?}",
                 record.key
             );
