@@ -10,7 +10,7 @@ use super::blob::Blobs;
 use super::error::AppendError;
 use super::frame::{ENTRIES_MAX, ENTRY_BYTES};
 use super::mutation::{Mutation, is_on};
-use super::producer::{self, Admission, Mark, Producers, Span};
+use super::producer::{self, Admission, Mark, Place, Producers, Span};
 use super::schema::Table;
 use super::shard::Shard;
 use super::state::State;
@@ -49,7 +49,7 @@ pub struct Group {
     /// Raw bytes, for the bound and for thin commits.
     pub bytes: usize,
     /// Producer marks as they were before, newest last.
-    undo: Vec<(u32, u128, Option<Mark>)>,
+    undo: Vec<(Place, u128, Option<Mark>)>,
 }
 
 impl Group {
@@ -387,8 +387,8 @@ impl Door {
         for of in [group, &behind] {
             gathering.group.gaps.take_in(&of.gaps);
         }
-        for (stream, id, before) in behind.undo.iter().rev().chain(group.undo.iter().rev()) {
-            gathering.producers.undo(*stream, *id, *before);
+        for (place, id, before) in behind.undo.iter().rev().chain(group.undo.iter().rev()) {
+            gathering.producers.undo(*place, *id, *before);
         }
         gathering.raising.clear();
         error.clone_into(&mut gathering.last_error);
@@ -454,11 +454,11 @@ impl Gathering {
         if part.producers.is_empty() {
             return None;
         }
-        let stream = part.stream.id;
-        if part.producers.iter().all(|span| span.rises && self.producers.is_new(stream, &span.first)) {
+        let place = (part.stream.id, if is_on(Mutation::OneMark) { 0 } else { part.shard.index });
+        if part.producers.iter().all(|span| span.rises && self.producers.is_new(place, &span.first)) {
             for Span { last, .. } in &part.producers {
-                if let Admission::New { before } = self.producers.admit(stream, last) {
-                    self.group.undo.push((stream, last.id, before));
+                if let Admission::New { before } = self.producers.admit(place, last) {
+                    self.group.undo.push((place, last.id, before));
                     highest.push(*last);
                 }
             }
@@ -469,9 +469,9 @@ impl Gathering {
         for kept in &mut kept {
             let length = encode::skip(rest).unwrap_or(rest.len());
             if let Some(producer) = encode::producer(&rest[..length]) {
-                match self.producers.admit(stream, &producer) {
+                match self.producers.admit(place, &producer) {
                     Admission::New { before } => {
-                        self.group.undo.push((stream, producer.id, before));
+                        self.group.undo.push((place, producer.id, before));
                         producer::note(highest, producer);
                     }
                     Admission::Duplicate => *kept = false,

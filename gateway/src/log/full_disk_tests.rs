@@ -141,7 +141,10 @@ fn a_change_that_goes_with_records_knows_which_were_refused_and_is_in_their_grou
         batch
     };
     let (_, places) = log.append(&mut appender, &mut batch()).unwrap().unwrap();
-    assert!(matches!(places[..], [Placement::Full { .. }, Placement::Stored { .. }, Placement::Full { .. }]), "{places:?}");
+    assert!(
+        matches!(places[..], [Placement::Full { .. }, Placement::Stored { .. }, Placement::Full { .. }]),
+        "{places:?}"
+    );
     log.commit_step();
     assert_eq!(log.state(Table::Sessions, b"c").as_deref(), Some(&[0, 1, 0][..]));
 

@@ -27,6 +27,7 @@ fn law(mutation: Mutation) -> (&'static str, &'static str) {
         Mutation::KeepGroupBehind => ("comes after message", "P2"),
         Mutation::ForgetLostNumbers => ("the ledger names a reason that cannot be", "P5"),
         Mutation::ReuseNumbers => ("can be read and is in the ledger", "rule 6"),
+        Mutation::OneMark => ("was acknowledged as a duplicate and is nowhere", "P1, with P3"),
         Mutation::ForgetMarks => ("is stored at", "P3"),
         Mutation::KeepStaleRow => ("and is lost; the ledger says", "rule 3, replay"),
         Mutation::ForgetPlaces => ("which was stored nowhere", "one sync, one fate"),

@@ -288,11 +288,7 @@ impl Book {
             let message =
                 Message::parse(&record.data).ok_or_else(|| format!("number {number} holds what nobody sent"))?;
             judge!(record.data == message.data(), "number {number}: the bytes of {message:?} are not what was sent");
-            judge!(
-                record.key == message.key(),
-                "number {number}: {message:?} has the key {:?}",
-                record.key
-            );
+            judge!(record.key == message.key(), "number {number}: {message:?} has the key {:?}", record.key);
             let given = self.given.get(&number);
             let placed = given == Some(&message) || (given.is_none() && unanswered.contains(&message));
             judge!(placed, "number {number} holds {message:?} and was given to {given:?}");

@@ -33,7 +33,8 @@ pub fn lock(dir: &Path) -> io::Result<Option<LockFile>> {
 /// Makes a directory and its parents, and their names durable: a data directory that a power cut takes back takes
 /// everything in it along.
 fn make_durably(dir: &Path) -> io::Result<()> {
-    let missing: Vec<&Path> = dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    let missing: Vec<&Path> =
+        dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
     fs::create_dir_all(dir)?;
     for made in missing {
         let parent = made.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
