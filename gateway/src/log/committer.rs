@@ -10,7 +10,7 @@ use super::blob::Blobs;
 use super::error::AppendError;
 use super::frame::{ENTRIES_MAX, ENTRY_BYTES};
 use super::mutation::{Mutation, is_on};
-use super::producer::{self, Admission, Mark, Producers, Span};
+use super::producer::{self, Admission, Mark, Place, Producers, Span};
 use super::schema::Table;
 use super::shard::Shard;
 use super::state::State;
@@ -49,7 +49,7 @@ pub struct Group {
     /// Raw bytes, for the bound and for thin commits.
     pub bytes: usize,
     /// Producer marks as they were before, newest last.
-    undo: Vec<(u32, u128, Option<Mark>)>,
+    undo: Vec<(Place, u128, Option<Mark>)>,
 }
 
 impl Group {
@@ -161,8 +161,11 @@ impl Door {
             self.blobs.write(batch).await?;
         }
         self.split_oversized(batch);
+        // A change that goes with the records goes into their group. A batch that no group holds is the exception: there
+        // the change comes with the last of them, so that a crash in between repeats records and loses none.
+        let whole = !batch.on_places.is_empty() && self.fits_a_group(&batch.parts) && !is_on(Mutation::PartFromRecords);
         let order = std::mem::take(&mut batch.order);
-        let mut parts = std::mem::take(&mut batch.parts).into_iter().peekable();
+        let mut parts = std::mem::take(&mut batch.parts).into_iter();
         let mut numbered: Vec<Vec<Placement>> = Vec::with_capacity(parts.len());
         loop {
             let room = self.room.notified();
@@ -174,14 +177,19 @@ impl Door {
                 if waiter.has_failed() {
                     return Err(AppendError::Failed(gathering.last_error.clone()));
                 }
-                while let Some(part) = parts.next_if(|part| self.has_room(&gathering, part)) {
-                    numbered.push(self.admit(&mut gathering, part));
-                    gathering.join(waiter);
+                if !whole || self.has_room_for_all(&gathering, parts.as_slice()) {
+                    while parts.as_slice().first().is_some_and(|part| whole || self.has_room(&gathering, part))
+                        && let Some(part) = parts.next()
+                    {
+                        numbered.push(self.admit(&mut gathering, part));
+                        gathering.join(waiter);
+                    }
                 }
-                if parts.peek().is_none() {
-                    let ticket = gathering.finish(batch, waiter);
+                if parts.as_slice().is_empty() {
+                    let placements = in_push_order(&order, &numbered);
+                    let ticket = gathering.finish(batch, &placements, waiter);
                     self.work.notify_one();
-                    return Ok((ticket, in_push_order(&order, &numbered)));
+                    return Ok((ticket, placements));
                 }
                 self.work.notify_one();
             }
@@ -208,8 +216,24 @@ impl Door {
     fn has_room(&self, gathering: &Gathering, part: &Part) -> bool {
         let group = &gathering.group;
         let fits = group.parts.is_empty() || group.bytes + part.bytes.len() <= self.group_bytes_max;
-        let reserved = part.shard.assigned() + u64::from(part.count) <= part.shard.reserved();
-        fits && group.parts.len() < ENTRIES_MAX && reserved
+        fits && group.parts.len() < ENTRIES_MAX && Door::is_reserved(part)
+    }
+
+    fn fits_a_group(&self, parts: &[Part]) -> bool {
+        let bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();
+        bytes <= self.group_bytes_max && parts.len() <= ENTRIES_MAX
+    }
+
+    /// Each part is of another shard: it fits a group, so it was not split.
+    fn has_room_for_all(&self, gathering: &Gathering, parts: &[Part]) -> bool {
+        let group = &gathering.group;
+        let bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();
+        let fits = group.parts.is_empty() || group.bytes + bytes <= self.group_bytes_max;
+        fits && group.parts.len() + parts.len() <= ENTRIES_MAX && parts.iter().all(Door::is_reserved)
+    }
+
+    fn is_reserved(part: &Part) -> bool {
+        part.shard.assigned() + u64::from(part.count) <= part.shard.reserved()
     }
 
     /// Gives numbers to a part and puts it into the group. The placements are of its records, in order.
@@ -363,8 +387,8 @@ impl Door {
         for of in [group, &behind] {
             gathering.group.gaps.take_in(&of.gaps);
         }
-        for (stream, id, before) in behind.undo.iter().rev().chain(group.undo.iter().rev()) {
-            gathering.producers.undo(*stream, *id, *before);
+        for (place, id, before) in behind.undo.iter().rev().chain(group.undo.iter().rev()) {
+            gathering.producers.undo(*place, *id, *before);
         }
         gathering.raising.clear();
         error.clone_into(&mut gathering.last_error);
@@ -406,8 +430,17 @@ impl Gathering {
         }
     }
 
-    fn finish(&mut self, batch: &mut Batch, waiter: &Arc<Waiter>) -> Ticket {
-        for (table, key, value) in batch.control.drain(..) {
+    fn finish(&mut self, batch: &mut Batch, placements: &[Placement], waiter: &Arc<Waiter>) -> Ticket {
+        let stored;
+        let placements = match is_on(Mutation::ForgetPlaces) {
+            false => placements,
+            true => {
+                stored = vec![Placement::Stored { shard: 0, number: 0 }; placements.len()];
+                &stored
+            }
+        };
+        let on_places = batch.on_places.drain(..).map(|(table, key, value)| (table, key, value(placements)));
+        for (table, key, value) in batch.control.drain(..).chain(on_places) {
             self.group.bytes += key.len() + value.as_ref().map_or(0, Bytes::len) + 8;
             self.group.control.push((table, key, value));
         }
@@ -421,11 +454,11 @@ impl Gathering {
         if part.producers.is_empty() {
             return None;
         }
-        let stream = part.stream.id;
-        if part.producers.iter().all(|span| span.rises && self.producers.is_new(stream, &span.first)) {
+        let place = (part.stream.id, if is_on(Mutation::OneMark) { 0 } else { part.shard.index });
+        if part.producers.iter().all(|span| span.rises && self.producers.is_new(place, &span.first)) {
             for Span { last, .. } in &part.producers {
-                if let Admission::New { before } = self.producers.admit(stream, last) {
-                    self.group.undo.push((stream, last.id, before));
+                if let Admission::New { before } = self.producers.admit(place, last) {
+                    self.group.undo.push((place, last.id, before));
                     highest.push(*last);
                 }
             }
@@ -436,9 +469,9 @@ impl Gathering {
         for kept in &mut kept {
             let length = encode::skip(rest).unwrap_or(rest.len());
             if let Some(producer) = encode::producer(&rest[..length]) {
-                match self.producers.admit(stream, &producer) {
+                match self.producers.admit(place, &producer) {
                     Admission::New { before } => {
-                        self.group.undo.push((stream, producer.id, before));
+                        self.group.undo.push((place, producer.id, before));
                         producer::note(highest, producer);
                     }
                     Admission::Duplicate => *kept = false,

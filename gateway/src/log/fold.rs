@@ -10,7 +10,7 @@ use super::encode;
 use super::engine::{Committed, Engine, lock};
 use super::frame::Control;
 use super::mutation::{Mutation, is_on};
-use super::producer;
+use super::producer::{self, Place};
 use super::rebuild::StateCopy;
 use super::recover::shielded;
 use super::schema::Table;
@@ -43,20 +43,8 @@ pub struct Folding {
     ratio: BTreeMap<u32, f64>,
 }
 
-/// The last number of each producer, with the group it came in.
-type Marks = BTreeMap<(u32, u128), (u64, Producer)>;
-
-/// Shards are gone through one after the other, so a producer of several shards is met out of order.
-fn note_mark(marks: &mut Marks, stream: u32, group: u64, producer: &Producer) {
-    let known = marks.entry((stream, producer.id)).or_insert((group, *producer));
-    let later = match known.1.epoch == producer.epoch {
-        true => producer.sequence > known.1.sequence,
-        false => group > known.0,
-    };
-    if later {
-        *known = (group, *producer);
-    }
-}
+/// The last number of each producer in each shard.
+type Marks = BTreeMap<(Place, u128), Producer>;
 
 /// What one fold did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,12 +103,8 @@ impl Engine {
             let reserve = |shard: &Arc<Shard>| state::reserve_entry(stream.id, shard.index, shard.reserved());
             rows.extend(stream.shards().iter().map(reserve));
         }
-        for ((stream, _), (_, producer)) in &producers {
-            rows.push((
-                Table::Producers,
-                producer::mark_key(*stream, producer.id),
-                Some(producer::mark_to_bytes(producer)),
-            ));
+        for ((place, id), producer) in &producers {
+            rows.push((Table::Producers, producer::mark_key(*place, *id), Some(producer::mark_to_bytes(producer))));
         }
         let committed = self.committed_at(folded_group);
         self.write_state(rows, &committed, clean)?;
@@ -165,8 +149,9 @@ impl Engine {
             if runs.is_empty() {
                 continue;
             }
-            for run in &runs {
-                run.producers.iter().for_each(|producer| note_mark(producers, stream.id, run.group, producer));
+            // In the order they were stored in, so the last one stands.
+            for producer in runs.iter().flat_map(|run| run.producers.iter()) {
+                producers.insert(((stream.id, shard.index), producer.id), *producer);
             }
             folds.push(self.fold_shard(stream, shard, &runs, must, ratio, &mut zstd)?);
         }

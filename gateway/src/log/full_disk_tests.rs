@@ -113,3 +113,53 @@ fn a_full_disk_stops_a_stream_that_rejects_until_there_is_room() {
     sim.set_capacity(1 << 40);
     assert!(rounds(&mut log, &stream, 100).len() > 1_000, "{:?}", log.trouble());
 }
+
+// The identifier of a QoS 2 message was durable although its record had been refused: a retransmission after a crash would
+// have been acknowledged, and the message stored nowhere.
+#[test]
+fn a_change_that_goes_with_records_knows_which_were_refused_and_is_in_their_group() {
+    let sim = SimDisk::new(1);
+    let mut log = open(&sim, 1);
+    let full = made(&log, OnFull::Reject);
+    let settings = StreamSettings { shards: 1, ..StreamSettings::default() };
+    let other = log.create_stream(&StreamName::new("t").unwrap(), settings).unwrap();
+    rounds(&mut log, &full, 50);
+    sim.set_capacity(sim.used_bytes());
+    rounds(&mut log, &full, 300);
+    sim.set_capacity(1 << 40);
+    log.fold_step(true).unwrap();
+    let mut appender = log.appender();
+    let batch = || {
+        let mut batch = Batch::new();
+        for stream in [&full, &other, &full] {
+            batch.push(stream, &NewRecord { key: b"k", data: &[7; 5_000], ..Default::default() }).unwrap();
+        }
+        batch.put_state_on_places(Table::Sessions, &b"c"[..], |places| {
+            let stored = places.iter().map(|place| u8::from(matches!(place, Placement::Stored { .. })));
+            Some(stored.collect::<Vec<_>>().into())
+        });
+        batch
+    };
+    let (_, places) = log.append(&mut appender, &mut batch()).unwrap().unwrap();
+    assert!(
+        matches!(places[..], [Placement::Full { .. }, Placement::Stored { .. }, Placement::Full { .. }]),
+        "{places:?}"
+    );
+    log.commit_step();
+    assert_eq!(log.state(Table::Sessions, b"c").as_deref(), Some(&[0, 1, 0][..]));
+
+    // A group that has no room for all of the batch takes none of it.
+    let mut filler = Batch::new();
+    let filling = [7; 4_000];
+    (0..6).for_each(|_| filler.push(&other, &NewRecord { key: b"k", data: &filling, ..Default::default() }).unwrap());
+    log.append(&mut appender, &mut filler).unwrap().unwrap();
+    let newest = other.shard(0).unwrap().assigned();
+    log.tick();
+    let mut second = log.appender();
+    assert!(log.append(&mut second, &mut batch()).unwrap().is_none());
+    assert_eq!(other.shard(0).unwrap().assigned(), newest);
+    log.commit_step();
+    let (ticket, _) = log.append(&mut second, &mut batch()).unwrap().unwrap();
+    log.commit_step();
+    assert_eq!(second.durable_now().unwrap(), ticket);
+}

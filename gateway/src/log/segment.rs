@@ -89,6 +89,8 @@ pub enum SegmentError {
     Block { shard: ShardIndex, from: Number, to: Number, source: BlockError },
     #[error("the segment has no readable extent")]
     NoExtent,
+    #[error("number {number} of shard {shard} is not in the segment that says so")]
+    Missing { shard: ShardIndex, number: Number },
 }
 
 /// How often a file is read before an error that may pass is taken for damage.
@@ -110,7 +112,7 @@ impl SegmentError {
                 redb::Error::PreviousIo => true,
                 _ => false,
             },
-            SegmentError::Block { .. } | SegmentError::NoExtent => false,
+            SegmentError::Block { .. } | SegmentError::NoExtent | SegmentError::Missing { .. } => false,
         }
     }
 
@@ -121,7 +123,7 @@ impl SegmentError {
                 redb::Error::Io(error) => Some(error.kind()),
                 _ => None,
             },
-            SegmentError::Block { .. } | SegmentError::NoExtent => None,
+            SegmentError::Block { .. } | SegmentError::NoExtent | SegmentError::Missing { .. } => None,
         }
     }
 
