@@ -8,7 +8,7 @@ mod read;
 mod sample;
 mod tree;
 
-pub use read::{Mistake, Mistakes, Override, Value};
+pub use read::{Mistake, Mistakes, Override};
 
 use crate::api::ApiConfig;
 use crate::console::ConsoleConfig;

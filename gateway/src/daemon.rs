@@ -12,9 +12,10 @@ use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_STREAM};
 use crate::console::Console;
 use crate::log::{CreateError, Log, StreamSettings};
-use crate::metrics::Metrics;
+use crate::metrics::{CardLife, Metrics};
 use crate::mqtt::Mqtt;
 use crate::record::StreamName;
+use crate::units::Listen;
 use crate::uplink::Uplink;
 use anyhow::{Context, Result};
 use notify::Notify;
@@ -31,6 +32,7 @@ const WORKER_STACK_BYTES: usize = 512 << 10;
 
 /// Runs a gateway until it is told to stop. Blocking; this is `headwater run`.
 pub fn run(config: &Config, stop_within: Duration) -> Result<()> {
+    raise_descriptor_limit();
     let clock = Clock::system();
     let metrics = Metrics::new();
     let log = open(config, &clock, &metrics)?;
@@ -52,6 +54,16 @@ pub fn run(config: &Config, stop_within: Duration) -> Result<()> {
     runtime.shutdown_timeout(Duration::from_secs(1));
     eprintln!("{}", stopped_line(&metrics));
     outcome
+}
+
+/// A shell's soft limit on open files is for programs that use select(); what the hard one allows is ours.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Where it cannot be raised, the MQTT door makes do with what there is, and says so.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
 }
 
 /// Says what to do about an address that cannot be had.
@@ -129,16 +141,19 @@ impl Daemon {
     /// Starts all parts over an open log. When it returns, every listener is bound.
     pub async fn start(config: &Config, log: Log, clock: Clock, metrics: Arc<Metrics>) -> Result<Daemon> {
         let (ready, seen) = watch::channel(false);
-        let console = match config.console.enabled {
-            true => Some(Console::start(&config.console, log.clone(), metrics.clone(), seen).await?),
-            false => None,
+        let console = match config.console.listen {
+            Listen::At(_) => {
+                let card = CardLife::watch(&config.data.dir, clock.clone());
+                Some(Console::start(&config.console, log.clone(), metrics.clone(), card, seen).await?)
+            }
+            Listen::Off => None,
         };
         let uplink = Uplink::start(&config.sinks, log.clone(), clock.clone(), metrics.clone())
             .await
             .context("the uplink could not be started")?;
-        let api = match config.api.enabled {
-            true => Some(Api::start(&config.api, log.clone(), clock.clone(), metrics.clone()).await?),
-            false => None,
+        let api = match config.api.listen {
+            Listen::At(_) => Some(Api::start(&config.api, log.clone(), clock.clone(), metrics.clone()).await?),
+            Listen::Off => None,
         };
         let mqtt = Mqtt::start(&config.mqtt, &config.routes, &config.allows, log.clone(), clock, metrics).await?;
         ready.send_replace(true);
@@ -200,7 +215,10 @@ async fn serve(daemon: Daemon, stop_within: Duration) -> Result<Duration> {
             _ = hangup.recv() => {
                 tracing::warn!("SIGHUP: reloading a configuration while running is not there yet; restart to apply it");
             }
-            _ = beat.tick() => notify.tell("WATCHDOG=1"),
+            _ = beat.tick() => match daemon.log.commit_hangs_for().filter(|hangs| *hangs >= notify.watchdog()) {
+                None => notify.tell("WATCHDOG=1"),
+                Some(hangs) => tracing::error!(for_s = hangs.as_secs(), "a commit hangs; the watchdog is not told that all is well"),
+            },
         }
     }
     tracing::info!(within_ms = stop_within.as_millis() as u64, "stopping");

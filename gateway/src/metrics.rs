@@ -1,5 +1,11 @@
 //! Every figure the gateway shows, in one table. Counted where it happens, rendered for Prometheus by the console.
 
+mod card;
+mod device;
+
+pub use card::CardLife;
+pub use device::Device;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -34,6 +40,10 @@ pub struct OperationLabel {
     pub status: u16,
 }
 
+/// For a gauge that is absent until it knows something.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct NoLabel {}
+
 macro_rules! metrics {
     ($( $field:ident: $type:ty = $make:expr, $name:literal, $unit:expr, $help:literal; )*) => {
         /// All metrics. One per process (or per gateway in a test); parts hold it in an `Arc`.
@@ -56,9 +66,10 @@ macro_rules! metrics {
                 Arc::new(Metrics { $( $field, )* registry })
             }
 
-            /// Name, type, help: the table in the docs is made from this.
-            pub fn table() -> &'static [(&'static str, &'static str, &'static str)] {
-                &[$( ($name, stringify!($type), $help), )*]
+            /// Name, type, unit, help: the table in the docs is made from this.
+            #[cfg(test)]
+            fn table() -> Vec<(&'static str, &'static str, Option<Unit>, &'static str)> {
+                vec![$( ($name, stringify!($type), $unit, $help), )*]
             }
         }
     };
@@ -95,7 +106,7 @@ metrics! {
     stream_size: Family<StreamLabel, Gauge> = Family::default(), "stream_size", BYTES, "Bytes a stream takes on disk";
     stream_records: Family<StreamLabel, Gauge> = Family::default(), "stream_records", PLAIN, "Records a stream holds";
     gap_records: Family<ReasonLabel, Counter> = Family::default(), "gap_records", PLAIN, "Records lost, by reason: see the gap ledger";
-    card_life: Gauge<f64, std::sync::atomic::AtomicU64> = Gauge::default(), "card_life_days", PLAIN, "Days a 32 GB card would last at the rate since start, at 1,000 writes a cell";
+    card_life: Family<NoLabel, Gauge<f64, std::sync::atomic::AtomicU64>> = Family::default(), "card_life_days", PLAIN, "Days a 32 GB card would last at the rate since start, if it takes 1,000 full writes; absent for the first 5 minutes";
     // Bytes out.
     sink_records: Family<SinkLabel, Counter> = Family::default(), "sink_records", PLAIN, "Records acknowledged by a sink";
     sink_payload: Family<SinkLabel, Counter> = Family::default(), "sink_payload", BYTES, "Payload bytes acknowledged by a sink";
@@ -130,5 +141,57 @@ mod tests {
         metrics.reject("mqtt", "malformed");
         let text = metrics.render();
         assert!(text.contains(r#"headwater_rejects_total{part="mqtt",reason="malformed"} 1"#), "{text}");
+    }
+
+    /// Labels by the type that holds them.
+    const LABELS: [(&str, &str); 4] = [
+        ("StreamLabel", "`stream`"),
+        ("SinkLabel", "`sink`, `stream`"),
+        ("ReasonLabel", "`part`, `reason`"),
+        ("OperationLabel", "`operation`, `status`"),
+    ];
+
+    /// The rows of the table in the docs: name as Prometheus sees it, kind, labels, help.
+    fn rows() -> Vec<[String; 4]> {
+        let row = |(name, kind, unit, help): (&str, &str, Option<Unit>, &str)| {
+            let unit = unit.map_or(String::new(), |unit| format!("_{}", unit.as_str()));
+            let (word, end) = match kind {
+                kind if kind.contains("Counter") => ("counter", "_total"),
+                kind if kind.contains("Histogram") => ("histogram", ""),
+                _ => ("gauge", ""),
+            };
+            let labels = LABELS.iter().find(|(name, _)| kind.contains(name)).map_or("", |(_, labels)| labels);
+            [format!("headwater_{name}{unit}{end}"), word.into(), labels.into(), help.into()]
+        };
+        Metrics::table().into_iter().map(row).collect()
+    }
+
+    #[test]
+    fn the_table_in_the_docs_is_what_is_registered() {
+        let mut table = "| metric | kind | labels | what |\n|---|---|---|---|\n".to_owned();
+        for [name, kind, labels, help] in rows() {
+            table.push_str(&format!("| `{name}` | {kind} | {labels} | {help} |\n"));
+        }
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (head, rest) = text.split_once("<!-- metrics: generated -->\n").expect("the mark of the table's start");
+        let (there, tail) = rest.split_once("<!-- metrics: end -->").expect("the mark of the table's end");
+        if std::env::var_os("HEADWATER_BLESS").is_some() {
+            let text = format!("{head}<!-- metrics: generated -->\n{table}<!-- metrics: end -->{tail}");
+            std::fs::write(&path, text).unwrap();
+            return;
+        }
+        assert_eq!(there, table, "run this test with HEADWATER_BLESS=1 to write docs/operations.md anew");
+    }
+
+    #[test]
+    fn the_names_in_the_table_are_those_that_are_rendered() {
+        let text = Metrics::new().render();
+        let without_labels: Vec<String> =
+            rows().into_iter().filter(|row| row[2].is_empty()).map(|[name, ..]| name).collect();
+        assert!(without_labels.len() > 10);
+        for name in without_labels.iter().filter(|name| !name.contains("card_life")) {
+            assert!(text.contains(&format!("\n{name}")), "{name} is not in\n{text}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! A mistake in the configuration, as every part reports it: which key, and what to write instead.
+//! A mistake in the configuration, as every part reports it: which key, and what to write instead. Pure.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! What the gateway keeps: a record, its place, and the key space it is placed by.
 //!
 //! A record is bytes with a partition key. Its place is a stream, a shard of that stream, and a number in that shard.
-//! Nothing here knows of disks, sockets or clocks; the log, MQTT, the AWS door and the uplink all speak these types.
+//! Nothing here knows of disks, sockets or clocks; the log, MQTT, the AWS door and the uplink all speak these types. Pure.
 
 use bytes::Bytes;
 use md5::{Digest, Md5};
@@ -103,12 +103,14 @@ pub enum HeaderId {
     Origin = 6,
     /// MQTT payload format indicator, one byte.
     PayloadFormat = 7,
+    /// QoS of the MQTT PUBLISH, one byte; left out where it is 1, as most are, so that the usual record pays nothing.
+    PublishQos = 8,
 }
 
 impl HeaderId {
     pub fn from_u8(id: u8) -> Option<Self> {
         use HeaderId::*;
-        [Topic, ContentType, ResponseTopic, CorrelationData, UserProperty, Origin, PayloadFormat]
+        [Topic, ContentType, ResponseTopic, CorrelationData, UserProperty, Origin, PayloadFormat, PublishQos]
             .into_iter()
             .find(|known| *known as u8 == id)
     }
@@ -276,6 +278,11 @@ pub struct Gap {
 }
 
 impl Gap {
+    /// A range of which no times are known.
+    pub fn of(shard: ShardIndex, from: Number, to: Number, reason: GapReason) -> Gap {
+        Gap { shard, from, to, reason, from_ms: 0, to_ms: 0 }
+    }
+
     pub fn count(&self) -> u64 {
         self.to - self.from + 1
     }

@@ -1,5 +1,6 @@
-//! Sizes and spans of time as people write them in a configuration: `"64 MiB"`, `"5 s"`, `"7 days"`.
+//! Sizes, spans of time and addresses as people write them in a configuration: `"64 MiB"`, `"5 s"`, `"127.0.0.1:4567"`. Pure.
 
+use core::net::SocketAddr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 use std::str::FromStr;
@@ -141,6 +142,68 @@ macro_rules! text_serde {
 text_serde!(ByteSize);
 text_serde!(Span);
 
+/// Where a listener listens. Text: an IP address and a port, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    Off,
+    At(SocketAddr),
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an address; write an IP address and a port such as \"127.0.0.1:4567\", or \"off\"")]
+pub struct BadListen(String);
+
+impl Listen {
+    pub fn address(self) -> Option<SocketAddr> {
+        match self {
+            Listen::Off => None,
+            Listen::At(address) => Some(address),
+        }
+    }
+
+    /// Whether others than this machine can reach it.
+    pub fn is_open(self) -> bool {
+        self.address().is_some_and(|address| !address.ip().is_loopback())
+    }
+}
+
+impl<A: Into<SocketAddr>> From<A> for Listen {
+    fn from(address: A) -> Self {
+        Listen::At(address.into())
+    }
+}
+
+impl FromStr for Listen {
+    type Err = BadListen;
+    fn from_str(text: &str) -> Result<Self, BadListen> {
+        match text {
+            "off" => Ok(Listen::Off),
+            _ => text.parse().map(Listen::At).map_err(|_| BadListen(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listen::Off => f.write_str("off"),
+            Listen::At(address) => address.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Listen {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,5 +220,23 @@ mod tests {
         assert!("64".parse::<ByteSize>().is_err());
         assert!("5 parsecs".parse::<Span>().is_err());
         assert!("99999999999 TiB".parse::<ByteSize>().is_err());
+    }
+
+    #[test]
+    fn an_address_and_off_read_back_what_they_wrote() {
+        for text in ["off", "127.0.0.1:4567", "[::]:80"] {
+            assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
+        }
+        for text in ["", "Off", "4567", "localhost:4567", "127.0.0.1"] {
+            let says = text.parse::<Listen>().unwrap_err().to_string();
+            assert!(says.contains("or \"off\""), "{says}");
+        }
+    }
+
+    #[test]
+    fn only_what_others_can_reach_is_open() {
+        let open = |text: &str| text.parse::<Listen>().unwrap().is_open();
+        assert!(open("0.0.0.0:1") && open("[::]:1") && open("192.168.1.7:1"));
+        assert!(!open("127.0.0.1:1") && !open("[::1]:1") && !open("off"));
     }
 }

@@ -63,7 +63,9 @@ def read(kinesis, stream):
                 aggregates += record["Data"][:4] == b"\xf3\x89\x9a\xc2"
                 for sub in deaggregate_records([as_lambda(record)]):
                     sub = sub["kinesis"]
-                    line = {"shard": shard["ShardId"], "key": sub["partitionKey"], "data": sub["data"]}
+                    # Text for a plain record, as it came; bytes for what was taken out of an aggregate.
+                    data = sub["data"].decode() if isinstance(sub["data"], bytes) else sub["data"]
+                    line = {"shard": shard["ShardId"], "key": sub["partitionKey"], "data": data}
                     line["sequence"] = record["SequenceNumber"]
                     print(json.dumps(line))
             iterator = answer["NextShardIterator"]

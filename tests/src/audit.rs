@@ -254,10 +254,11 @@ impl Follower {
     }
 }
 
-fn sequence(got: &Got) -> u128 {
-    // 56 digits do not fit; the last 30 hold shard, time and number, and the upper ones are equal within a shard.
-    let digits = &got.sequence[got.sequence.len().saturating_sub(30)..];
-    digits.parse().unwrap_or_else(|_| panic!("{:?} is no sequence number", got.sequence))
+/// Orders as the number does; 56 digits fit into no integer.
+fn sequence(got: &Got) -> (usize, &str) {
+    let digits = got.sequence.trim_start_matches('0');
+    assert!(digits.bytes().all(|digit| digit.is_ascii_digit()), "{:?} is no sequence number", got.sequence);
+    (digits.len(), digits)
 }
 
 #[cfg(test)]

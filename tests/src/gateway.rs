@@ -17,9 +17,10 @@ const START_BOUND: Duration = Duration::from_secs(60);
 pub struct Setup {
     /// TOML of sections the harness does not write: `[[stream]]`, `[[route]]`, `[[sink]]` ...
     pub toml: String,
-    /// Keys of `[data]` and `[mqtt]`, without the section line.
+    /// Keys of `[data]`, `[mqtt]` and `[api]`, without the section line.
     pub data: String,
     pub mqtt: String,
+    pub api: String,
     /// Where the data lives, when not in a temporary directory of the test.
     pub dir: Option<PathBuf>,
     /// Started under this: `strace -D -f ...`.
@@ -41,6 +42,11 @@ impl Setup {
 
     pub fn mqtt(mut self, keys: &str) -> Setup {
         self.mqtt = keys.to_owned();
+        self
+    }
+
+    pub fn api(mut self, keys: &str) -> Setup {
+        self.api = keys.to_owned();
         self
     }
 
@@ -224,8 +230,8 @@ fn log_path(home: &Path, start: u32) -> PathBuf {
 fn config_text(setup: &Setup, home: &Path, [mqtt, api, console]: [SocketAddr; 3]) -> String {
     let dir = data_dir(setup, home);
     format!(
-        "[data]\ndir = {dir:?}\n{}\n[mqtt]\nlisten = \"{mqtt}\"\n{}\n[api]\nlisten = \"{api}\"\n[console]\nlisten = \"{console}\"\n{}",
-        setup.data, setup.mqtt, setup.toml
+        "[data]\ndir = {dir:?}\n{}\n[mqtt]\nlisten = \"{mqtt}\"\n{}\n[api]\nlisten = \"{api}\"\n{}\n[console]\nlisten = \"{console}\"\n{}",
+        setup.data, setup.mqtt, setup.api, setup.toml
     )
 }
 

@@ -66,6 +66,40 @@ fn mosquitto_pub_and_sub_speak_both_versions_and_all_qos() {
     assert!(kept.iter().all(|got| got.key == "mosquitto-pub"), "the client id is the default key");
 }
 
+/// A message comes at the lesser of the QoS it was published with and the QoS that was granted.
+#[test]
+fn mosquitto_sub_gets_the_lesser_of_published_and_granted_qos() {
+    let publish = need!(program("mosquitto_pub"), "mosquitto_pub is not installed");
+    let gateway = Gateway::plain();
+    let [host, port] = host_and_port(gateway.mqtt);
+    for version in ["311", "5"] {
+        let home = tempfile::tempdir().unwrap();
+        let mut subscribers = Vec::new();
+        for granted in ["0", "1", "2"] {
+            let (got, id) = (home.path().join(granted), format!("granted-{granted}"));
+            let mut subscriber = Command::new(program("mosquitto_sub").unwrap());
+            subscriber.args(["-h", &host, "-p", &port, "-V", version, "-q", granted, "-t", "qos/+", "-i", &id]);
+            subscriber.args(["-F", "%t %q", "-C", "3", "-W", "30"]).stdout(std::fs::File::create(&got).unwrap());
+            subscribers.push((granted, got, Process::start(&mut subscriber)));
+        }
+        let subscribed = || gateway.metric("headwater_mqtt_subscriptions") == 3.0;
+        assert!(tools::eventually(Duration::from_secs(10), subscribed), "mosquitto_sub did not subscribe");
+        for published in ["0", "1", "2"] {
+            let topic = format!("qos/{published}");
+            let common = ["-h", &host, "-p", &port, "-V", version, "-i", "publisher", "-m", "x"];
+            run_ok(Command::new(&publish).args(common).args(["-t", &topic, "-q", published]), BOUND);
+        }
+        for (granted, got, mut subscriber) in subscribers {
+            assert!(subscriber.0.wait().unwrap().success(), "-V {version}, granted {granted}");
+            let lesser = |published: &str| format!("qos/{published} {}\n", published.min(granted));
+            let expected: String = ["0", "1", "2"].map(lesser).concat();
+            assert_eq!(std::fs::read_to_string(&got).unwrap(), expected, "-V {version}, granted {granted}");
+        }
+        let gone = || gateway.metric("headwater_mqtt_subscriptions") == 0.0;
+        assert!(tools::eventually(Duration::from_secs(10), gone), "a subscription outlived its connection");
+    }
+}
+
 #[test]
 fn paho_speaks_both_versions_and_all_qos() {
     let python = need!(python(), NO_PYTHON);
@@ -134,6 +168,20 @@ fn the_sdk_for_javascript_speaks_h2c_to_the_api() {
     std::fs::copy(script("h2c.mjs"), &beside).unwrap();
     let endpoint = format!("http://{}", gateway.api);
     run_ok(Command::new(program("node").unwrap()).arg(beside).arg(endpoint), BOUND);
+}
+
+/// With keys on both sides, so that the door checks what the SDK signs.
+#[test]
+fn the_sdk_for_rust_speaks_to_the_api() {
+    let client = std::env::var("HEADWATER_AWS_SDK_RUST").ok().filter(|path| Path::new(path).is_file());
+    let client = need!(client, "tests/clients/aws-sdk-rust was not built (tests/run builds it, not with --fast)");
+    let keys = |secret: &str| format!("access_keys = [{{ id = \"AKIDTEST\", secret = \"{secret}\" }}]\n");
+    let door = |secret: &str| Setup::default().api(&keys(secret)).start();
+    let speak = |gateway: &Gateway| run(Command::new(&client).arg(format!("http://{}", gateway.api)), BOUND);
+    let done = speak(&door("secret"));
+    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    assert!(done.status.success() && said.contains("all passed"), "{said}");
+    assert!(!speak(&door("another")).status.success(), "a client that is refused says so");
 }
 
 /// A Kinesis of others, on a loopback port.

@@ -2,10 +2,13 @@
 
 use headwater_tests::audit::{Fleet, Verdict, audit};
 use headwater_tests::gateway::{Gateway, Setup, headwater};
+use headwater_tests::mqtt::{Client, Version, kind};
 use headwater_tests::tools::{program, root, run, run_ok};
 use headwater_tests::{aws, need, tools};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -66,6 +69,57 @@ fn systemd_is_told_ready_watchdog_and_stopping() {
     hear("STOPPING=1");
 }
 
+/// Fault: the beat came from the loop that waits for signals, so a gateway whose disk had stopped answering, and which
+/// could acknowledge nothing any more, was never started again. Now a commit that hangs for the watchdog's time stops it.
+#[test]
+fn the_watchdog_is_not_told_while_a_commit_hangs() {
+    let strace = need!(program("strace"), "strace is not installed").display().to_string();
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let trace = home.path().join("trace").display().to_string();
+    // The journal's sync takes six seconds from the moment on that the file below names.
+    let slow = ["-D", "-f", "-o", &trace, "-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=6s:when=12+"];
+    let setup = Setup::default().env("NOTIFY_SOCKET", &path.display().to_string()).env("WATCHDOG_USEC", "1000000");
+    let gateway = setup.under(&[&[strace.as_str()][..], &slow].concat()).start();
+    let put = |data: &str| {
+        let record =
+            serde_json::json!({"StreamName": "default", "PartitionKey": "k", "Data": aws::blob(data.as_bytes())});
+        aws::try_call(gateway.api, "PutRecord", &record)
+    };
+    let beats = |during: Duration| {
+        let end = Instant::now() + during;
+        let mut seen = Vec::new();
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            socket.set_read_timeout(Some(left)).unwrap();
+            let mut message = [0; 64];
+            if let Ok(length) = socket.recv(&mut message) {
+                seen.push((Instant::now(), String::from_utf8_lossy(&message[..length]).into_owned()));
+            }
+        }
+        seen.iter().filter(|(_, said)| said.contains("WATCHDOG=1")).count()
+    };
+    assert!(beats(Duration::from_secs(3)) >= 3, "an idle gateway is alive");
+    let hung = std::thread::scope(|scope| {
+        // One after the other until one hangs: an acknowledgement waits for its sync.
+        let putting = scope.spawn(|| {
+            (0..40).any(|at| {
+                let asked = Instant::now();
+                put(&at.to_string()).is_ok() && asked.elapsed() > Duration::from_secs(3)
+            })
+        });
+        // The first second of a hang may still be beaten; the rest is silent.
+        let mut quietest = usize::MAX;
+        while !putting.is_finished() {
+            quietest = quietest.min(beats(Duration::from_secs(2)));
+        }
+        assert_eq!(quietest, 0, "beats went on while nothing could be committed");
+        putting.join().unwrap()
+    });
+    assert!(hung, "no sync was delayed; does this strace know delay_enter?");
+    assert!(gateway.log().contains("a commit hangs"), "{}", gateway.log());
+}
+
 #[test]
 fn a_stop_drains_and_loses_nothing() {
     let mut gateway = Gateway::plain();
@@ -106,4 +160,121 @@ fn a_second_gateway_on_the_same_directory_is_refused() {
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(!second.status.success() && said.contains("another headwater"), "{said}");
     assert!(tools::eventually(BOUND, || gateway.http_get("/readyz").0 == 200), "the first goes on");
+}
+
+/// The live bus is a library with connections of its own; a log by default speaks of the gateway's alone.
+#[test]
+fn the_log_does_not_tell_of_the_bus_unless_it_is_asked_to() {
+    for (filter, told) in [(None, false), (Some("info"), true)] {
+        let setup = filter.iter().fold(Setup::default(), |setup, filter| setup.env("HEADWATER_LOG", filter));
+        let gateway = setup.start();
+        let mut client = Client::connect(gateway.mqtt, "live", Version::V5).unwrap();
+        assert_eq!(client.subscribe("#", 0).unwrap(), 0);
+        client.send("t", b"x").unwrap();
+        // PUBACK, and the message over the bus.
+        let kinds = [client.read().unwrap().kind(), client.read().unwrap().kind()];
+        assert!(kinds.contains(&kind::PUBLISH), "{kinds:?}");
+        assert_eq!(gateway.log().contains("rumqttd"), told, "{}", gateway.log());
+    }
+}
+
+/// `headwater passwd FILE USER` with a line on stdin; whether it succeeded, and what it said.
+fn passwd(file: &str, more: &[&str], line: &str) -> (bool, String) {
+    let mut command = headwater(&["passwd", file]);
+    command.args(more).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let _ = child.stdin.take().unwrap().write_all(line.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[test]
+fn passwd_makes_the_file_that_lets_a_user_in() {
+    let publish = need!(program("mosquitto_pub"), "mosquitto_pub is not installed");
+    let home = tempfile::tempdir().unwrap();
+    let users = home.path().join("users").display().to_string();
+    assert!(passwd(&users, &["pump"], "s3 cret\r\nnot read\n").0);
+    assert!(passwd(&users, &["valve"], "other").0);
+    assert_eq!(std::fs::metadata(&users).unwrap().permissions().mode() & 0o777, 0o600);
+    let gateway = Setup::default().mqtt(&format!("users_file = {users:?}")).start();
+    let (host, port) = (gateway.mqtt.ip().to_string(), gateway.mqtt.port().to_string());
+    let lets_in = |user: &str, password: &str| {
+        let mut command = Command::new(&publish);
+        command.args(["-h", &host, "-p", &port, "-q", "1", "-t", "t", "-m", "x", "-u", user, "-P", password]);
+        run(&mut command, BOUND).status.success()
+    };
+    assert!(lets_in("pump", "s3 cret") && lets_in("valve", "other"));
+    assert!(!lets_in("pump", "other"));
+    drop(gateway);
+    // Changed, taken out, and refused: the other line stays as it is.
+    let line_of = |user: &str| {
+        let text = std::fs::read_to_string(&users).unwrap();
+        text.lines().find(|line| line.starts_with(user)).map(str::to_owned)
+    };
+    let (pump, valve) = (line_of("pump"), line_of("valve"));
+    let (changed, said) = passwd(&users, &["pump"], "new\n");
+    assert!(changed && said.contains("changed pump"), "{said}");
+    assert!(line_of("pump") != pump && line_of("valve") == valve);
+    let (deleted, said) = passwd(&users, &["pump", "--delete"], "");
+    assert!(deleted && said.contains("deleted pump"), "{said}");
+    assert_eq!((line_of("pump"), line_of("valve")), (None, valve.clone()));
+    for (more, line, why) in [
+        (&["pump", "--delete"][..], "", "no user \"pump\""),
+        (&["pump"], "\n", "empty"),
+        (&["pu:mp"], "x\n", "colon"),
+        (&["pump"], &"x".repeat(65_536), "65,535"),
+    ] {
+        let (done, said) = passwd(&users, more, line);
+        assert!(!done && said.contains(why), "{more:?}: {said}");
+    }
+    assert_eq!((line_of("pump"), line_of("valve")), (None, valve));
+    let (done, said) = passwd("/etc/passwd", &["root"], "x\n");
+    assert!(!done && said.contains("/etc/passwd, line 1"), "{said}");
+}
+
+/// A terminal shows none of the password, and is as it was afterwards.
+#[test]
+fn passwd_asks_twice_on_a_terminal_and_shows_nothing() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{LocalModes, tcgetattr};
+    let home = tempfile::tempdir().unwrap();
+    let users = home.path().join("users").display().to_string();
+    let on_terminal = |answers: [&str; 2]| {
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&ours).and_then(|()| unlockpt(&ours)).unwrap();
+        let name = ptsname(&ours, Vec::new()).unwrap();
+        let theirs = std::fs::OpenOptions::new().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let end = || Stdio::from(theirs.try_clone().unwrap());
+        let mut command = headwater(&["passwd", &users, "pump"]);
+        let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+        drop(command);
+        let mut screen = std::fs::File::from(ours);
+        let mut shown = String::new();
+        for (prompt, answer) in ["Password for pump: ", "The same again: "].into_iter().zip(answers) {
+            while !shown.ends_with(prompt) {
+                let mut chunk = [0; 512];
+                let count = screen.read(&mut chunk).unwrap();
+                shown.push_str(&String::from_utf8_lossy(&chunk[..count]));
+            }
+            screen.write_all(answer.as_bytes()).unwrap();
+            if answer.contains('\x03') {
+                break;
+            }
+        }
+        let status = child.wait().unwrap();
+        let modes = tcgetattr(&theirs).unwrap().local_modes;
+        assert!(modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG), "the terminal is as it was");
+        drop(theirs);
+        // Reading ends with an error once nobody holds the other end.
+        let _ = screen.read_to_string(&mut shown);
+        (status.success(), shown)
+    };
+    for (answers, why) in [(["hidden-1\r", "hidden-2\r"], "not the same"), (["hidden-1\x03", ""], "given up")] {
+        let (done, shown) = on_terminal(answers);
+        assert!(!done && shown.contains(why) && !shown.contains("hidden"), "{shown}");
+        assert!(!std::path::Path::new(&users).exists());
+    }
+    let (done, shown) = on_terminal(["hiddex\x7fn-3\r", "hidden-3\r"]);
+    assert!(done && shown.contains("added pump") && !shown.contains("hidde"), "{shown}");
 }

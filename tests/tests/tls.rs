@@ -1,68 +1,15 @@
 //! MQTT over TLS with mosquitto's clients and certificates that openssl made: the certificate names the device, the device
 //! has its rights, and nobody else gets in.
 
+use headwater_tests::certificates::Certificates;
 use headwater_tests::gateway::{Gateway, Setup};
-use headwater_tests::tools::{self, program, run, run_ok};
+use headwater_tests::tools::{self, program, run};
 use headwater_tests::{aws, need};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
-use tempfile::TempDir;
 
 const BOUND: Duration = Duration::from_secs(30);
-
-/// A certificate authority, the gateway's certificate for `localhost`, and devices' certificates.
-struct Certificates {
-    home: TempDir,
-}
-
-impl Certificates {
-    fn new() -> Certificates {
-        let made = Certificates { home: tempfile::tempdir().unwrap() };
-        for authority in ["ca", "stranger"] {
-            let (key, cert) = (made.key(authority), made.cert(authority));
-            let subject = format!("/CN={authority}");
-            made.openssl(
-                &["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"],
-                &["-keyout", &key, "-out", &cert, "-subj", &subject],
-            );
-        }
-        made.sign("server", "ca", "subjectAltName=DNS:localhost,IP:127.0.0.1");
-        made.sign("pump-7", "ca", "extendedKeyUsage=clientAuth");
-        made.sign("intruder", "stranger", "extendedKeyUsage=clientAuth");
-        made
-    }
-
-    fn sign(&self, name: &str, authority: &str, extension: &str) {
-        let (key, request, cert) = (self.key(name), self.file(&format!("{name}.csr")), self.cert(name));
-        let subject = format!("/CN={name}");
-        self.openssl(
-            &["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"],
-            &["-keyout", &key, "-out", &request, "-subj", &subject],
-        );
-        let extensions = self.file(&format!("{name}.ext"));
-        std::fs::write(&extensions, extension).unwrap();
-        let (ca, ca_key) = (self.cert(authority), self.key(authority));
-        self.openssl(
-            &["x509", "-req", "-days", "2", "-CAcreateserial"],
-            &["-in", &request, "-out", &cert, "-CA", &ca, "-CAkey", &ca_key, "-extfile", &extensions],
-        );
-    }
-
-    fn openssl(&self, command: &[&str], files: &[&str]) {
-        run_ok(Command::new("openssl").args(command).args(files), BOUND);
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.home.path().join(name).display().to_string()
-    }
-    fn key(&self, name: &str) -> String {
-        self.file(&format!("{name}.key"))
-    }
-    fn cert(&self, name: &str) -> String {
-        self.file(&format!("{name}.pem"))
-    }
-}
 
 struct Site {
     gateway: Gateway,
@@ -75,6 +22,8 @@ fn site() -> Option<Site> {
     let publish = program("mosquitto_pub")?;
     program("openssl")?;
     let certificates = Certificates::new();
+    certificates.device("pump-7", "ca");
+    certificates.device("intruder", "stranger");
     let port = tools::free_port();
     let toml = format!(
         "[mqtt.tls]\nlisten = \"127.0.0.1:{port}\"\ncert = {:?}\nkey = {:?}\nclient_ca = {:?}\n\

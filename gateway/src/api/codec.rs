@@ -1,4 +1,5 @@
 //! The form requests and answers have on the wire. Operations see typed values only; a second form is a second arm here.
+//! Pure.
 
 use super::error::{ApiError, Kind};
 use super::shape::Shape;

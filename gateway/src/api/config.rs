@@ -4,9 +4,9 @@ use super::arn::Account;
 use super::keys::{self, AccessKey};
 use crate::http::{BodyLimits, Limits};
 use crate::problem::Problem;
-use crate::units::{ByteSize, Span};
+use crate::units::{ByteSize, Listen, Span};
 use serde::{Deserialize, Serialize};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 /// A PutRecords request of 10 MiB of data as JSON: base64 makes 4 bytes of 3, keys and names come on top.
@@ -20,10 +20,8 @@ const IN_FLIGHT_MIN: ByteSize = ByteSize::mib(32);
 #[derive(Serialize, Deserialize, Clone, Debug)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApiConfig {
-    /// Whether the door is open at all.
-    pub enabled: bool,
-    /// Address and port. Anything but loopback wants access keys.
-    pub listen: SocketAddr,
+    /// Address and port; "off" turns it off. Anything but loopback wants access keys.
+    pub listen: Listen,
     /// Region in the ARNs this gateway shows. Requests may be signed for any.
     pub region: String,
     /// Account id in the ARNs this gateway shows, 12 digits.
@@ -51,7 +49,6 @@ pub struct ApiConfig {
 impl Default for ApiConfig {
     fn default() -> Self {
         ApiConfig {
-            enabled: true,
             listen: (Ipv4Addr::LOCALHOST, 4567).into(),
             region: "us-east-1".into(),
             account: "000000000000".into(),
@@ -74,7 +71,7 @@ impl ApiConfig {
         let mut problems = keys::check(&self.access_keys, self.keys_file.as_deref());
         let mut wrong = |key: &str, says: &str| problems.push(Problem::new(format!("api.{key}"), says));
         let keyless = self.keys_file.is_none() && self.access_keys.is_empty();
-        if self.enabled && !self.listen.ip().is_loopback() && keyless && !self.insecure_no_signature {
+        if self.listen.is_open() && keyless && !self.insecure_no_signature {
             wrong(
                 "listen",
                 "anyone who reaches this address could read and write every stream: name a keys_file with access keys, \
@@ -90,7 +87,7 @@ impl ApiConfig {
             wrong("region", "a region has small letters, digits and '-', as \"eu-west-1\"");
         }
         if self.max_connections == 0 {
-            wrong("max_connections", "at least 1 connection must be allowed; write enabled = false to close the door");
+            wrong("max_connections", "at least 1 connection must be allowed; write listen = \"off\" to close the door");
         }
         if self.in_flight < IN_FLIGHT_MIN {
             wrong("in_flight", "at least \"32 MiB\": the largest PutRecords takes 30 MiB on its way");

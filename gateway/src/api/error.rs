@@ -1,4 +1,4 @@
-//! What the AWS door refuses, and how AWS words it: one table from kind to wire.
+//! What the AWS door refuses, and how AWS words it: one table from kind to wire. Pure.
 
 use super::sequence::NotASequence;
 use crate::http::{BodyError, OverBudget};

@@ -48,6 +48,8 @@ pub struct Api {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ApiStartError {
+    #[error("the AWS door is off: api.listen = \"off\"")]
+    Off,
     #[error("the AWS door cannot listen on {listen}: {source}")]
     Listen { listen: SocketAddr, source: std::io::Error },
     #[error(transparent)]
@@ -61,8 +63,8 @@ impl Api {
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Result<Api, ApiStartError> {
-        let listen = config.listen;
         let door = Arc::new(Door::new(config, log, clock, metrics)?);
+        let listen = config.listen.address().ok_or(ApiStartError::Off)?;
         let server = Server::start(listen, config.limits(), door).await;
         let server = server.map_err(|source| ApiStartError::Listen { listen, source })?;
         Ok(Api { server })

@@ -2,6 +2,7 @@
 //!
 //! The child's stderr goes to a file, so that nothing has to drain a pipe; the ready and stopped lines are read from it.
 
+use super::client::{Interrupted, heed_interrupts, is_interrupted};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::HashMap;
@@ -119,6 +120,11 @@ impl Starting {
         if let Some(status) = self.child.try_wait()? {
             bail!("the gateway ended before it was ready ({status}):\n{}", tail_of(&self.log, self.read_from));
         }
+        if is_interrupted() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            return Err(Interrupted.into());
+        }
         if self.since.elapsed() > self.within {
             let _ = self.child.kill();
             let _ = self.child.wait();
@@ -172,6 +178,10 @@ impl Gateway {
         let status = loop {
             if let Some(status) = self.child.try_wait()? {
                 break status;
+            }
+            if is_interrupted() {
+                // The drop kills it.
+                return Err(Interrupted.into());
             }
             if since.elapsed() > within {
                 let _ = self.child.kill();
@@ -230,6 +240,8 @@ pub struct WorkDir {
 
 impl WorkDir {
     pub fn new(parent: Option<&Path>, what: &str) -> Result<Self> {
+        // Or an interruption before the work proper would leave the directory behind.
+        heed_interrupts()?;
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_path_buf);
         let name = format!("headwater-{what}-{}-{:08x}", std::process::id(), fastrand::u32(..));
         let path = parent.join(name);

@@ -10,19 +10,30 @@ use reqsign_aws_v4::{Credential, RequestSigner};
 use reqsign_core::hash::hex_sha256;
 use reqsign_core::{Context as SignContext, SignRequest};
 use serde_json::Value;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Largest answer we take, in bytes: GetRecords answers at most 10 MiB of data, in base64 with its JSON.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What a gateway with access keys says to a request that none of them has signed.
+const SIGNATURE_KINDS: [&str; 4] = [
+    "MissingAuthenticationTokenException",
+    "IncompleteSignatureException",
+    "UnrecognizedClientException",
+    "InvalidSignatureException",
+];
+
 /// Which gateway.
 #[derive(Args, Clone, Debug)]
 pub struct Target {
     /// Address of the gateway's AWS APIs.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4567", env = "HEADWATER_API")]
+    #[arg(long, global = true, value_name = "ADDR", default_value = "127.0.0.1:4567", env = "HEADWATER_API")]
     api: String,
 }
 
@@ -71,11 +82,13 @@ impl Client {
             let text = |names: [&str; 2]| names.iter().find_map(|name| value[*name].as_str()).unwrap_or("?").to_owned();
             let kind = text(["__type", "code"]);
             let kind = kind.rsplit('#').next().unwrap_or_default().to_owned();
+            // Kinesis answers a missing signature with 400 and a wrong one with 400 or 403.
+            let keys = status == 403 || SIGNATURE_KINDS.contains(&kind.as_str());
             let refused = anyhow::Error::from(Refused { kind, message: text(["message", "Message"]) });
-            return Err(match status {
-                403 => refused
+            return Err(match keys {
+                true => refused
                     .context("this gateway asks for access keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
-                _ => refused,
+                false => refused,
             });
         }
         Ok(value)
@@ -134,12 +147,52 @@ pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 /// For work that leaves something behind, a process or a directory: Ctrl-C and SIGTERM end it as an error does, so that
 /// everything is taken down on the way out.
 pub async fn until_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    heed_interrupts()?;
+    let interruption = async {
+        while !is_interrupted() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
     tokio::select! {
         done = work => done,
-        _ = tokio::signal::ctrl_c() => Err(Interrupted.into()),
-        _ = terminate.recv() => Err(Interrupted.into()),
+        () = interruption => Err(Interrupted.into()),
     }
+}
+
+/// How soon an interruption is noticed.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the user has had enough. Blocking work between two calls of [`until_interrupted`] asks this.
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// From now on Ctrl-C and SIGTERM are noted instead of ending the process on the spot; a second one ends it.
+pub fn heed_interrupts() -> Result<()> {
+    static STARTED: OnceLock<()> = OnceLock::new();
+    if STARTED.set(()).is_err() {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let inside = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    drop(inside);
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if INTERRUPTED.swap(true, Ordering::Relaxed) {
+                    std::process::exit(1);
+                }
+            }
+        });
+    })?;
+    Ok(())
 }
 
 /// The user wants no more of it: nothing to look into afterwards.

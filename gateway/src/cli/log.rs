@@ -35,7 +35,12 @@ impl LogCommand {
     pub fn run(self, out: &Output) -> Result<()> {
         match self.what {
             What::Inspect(Directory { dir }) => {
-                let report = there(&dir).and_then(|()| Ok(tool::inspect(&dir)?))?;
+                there(&dir)?;
+                // A ring of journal is replayed, which on a card takes seconds.
+                let spinner = out.spinner("reading the journal and the segments' heads");
+                let report = tool::inspect(&dir);
+                spinner.finish_and_clear();
+                let report = report?;
                 out.result(&report, || text(&report))
             }
             What::Verify(Directory { dir }) => {
@@ -57,11 +62,14 @@ type Work = fn(&Path, tool::Progress<'_>) -> Result<Report, crate::log::OpenErro
 
 fn with_progress(dir: &Path, out: &Output, what: &'static str, work: Work) -> Result<Report> {
     there(dir)?;
+    let spinner = out.spinner("reading the journal");
     let bar = out.progress(0, what, Unit::Bytes);
     let report = work(dir, &mut |done, total| {
+        spinner.finish_and_clear();
         bar.set_length(total);
         bar.set_position(done);
     });
+    spinner.finish_and_clear();
     bar.finish_and_clear();
     Ok(report?)
 }

@@ -11,6 +11,7 @@ mod completions;
 mod demo;
 mod log;
 mod output;
+mod passwd;
 mod put;
 mod run;
 mod stream;
@@ -68,6 +69,8 @@ enum Command {
     Tail(tail::Tail),
     /// Look at, verify and repair the data directory of a stopped gateway.
     Log(log::LogCommand),
+    /// Set a user's password in a password file, or take the user out.
+    Passwd(passwd::Passwd),
     /// Measure this machine: ingest, drain, recovery. One line of JSON a run.
     Bench(bench::Bench),
     /// Print a completion script for a shell.
@@ -91,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Put(put) => put.run(&out),
         Command::Tail(tail) => tail.run(&out),
         Command::Log(log) => log.run(&out),
+        Command::Passwd(passwd) => passwd.run(&out),
         Command::Bench(bench) => bench.run(&out),
         Command::Completions(completions) => completions.run(),
     };

@@ -34,7 +34,8 @@ impl Output {
 
     /// Logs on stderr: from `info` for a gateway, from `warn` for everything else.
     pub fn start_logging(&self, gateway: bool) {
-        let fallback = if gateway { "info" } else { "warn" };
+        // rumqttd tells of every connection of the live bus, which are all ours.
+        let fallback = if gateway { "info,rumqttd=warn" } else { "warn" };
         let filter = std::env::var("HEADWATER_LOG").unwrap_or_else(|_| fallback.to_owned());
         let filter = EnvFilter::try_new(&filter).unwrap_or_else(|error| {
             eprintln!("HEADWATER_LOG={filter}: {error}; write a level such as info, or headwater::mqtt=debug");
@@ -90,6 +91,19 @@ impl Output {
             bar.set_style(style);
         }
         bar.with_message(what)
+    }
+
+    /// The same for work that cannot say how far it is: the seconds so far.
+    pub fn spinner(&self, what: &'static str) -> ProgressBar {
+        let spinner = match std::io::stderr().is_terminal() && !self.json {
+            true => ProgressBar::new_spinner(),
+            false => ProgressBar::hidden(),
+        };
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+            spinner.set_style(style);
+        }
+        spinner.enable_steady_tick(std::time::Duration::from_millis(100));
+        spinner.with_message(what)
     }
 }
 

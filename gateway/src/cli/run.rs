@@ -1,6 +1,6 @@
 //! `headwater run`: the gateway itself. Flags and environment stand above the file.
 
-use crate::config::{Config, Override, Value};
+use crate::config::{Config, Override};
 use crate::daemon;
 use crate::units::Span;
 use anyhow::Result;
@@ -36,12 +36,20 @@ pub struct Run {
     /// Stop when the process that started this one dies. For `demo` and `bench`.
     #[arg(long, hide = true)]
     stop_with_parent: bool,
+    /// A bug on purpose, by its name in `log/mutation.rs`, for the tests that want to see it noticed.
+    #[cfg(feature = "sim")]
+    #[arg(long, hide = true)]
+    mutation: Option<String>,
 }
 
 impl Run {
     pub fn run(self) -> Result<()> {
         if self.stop_with_parent {
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+        }
+        #[cfg(feature = "sim")]
+        if let Some(name) = &self.mutation {
+            crate::log::sim::turn_on_for_process(name).map_err(super::usage)?;
         }
         let config = Config::load(self.config.as_deref(), &self.overrides())?;
         daemon::run(&config, self.stop_within.0)
@@ -57,17 +65,7 @@ impl Run {
             ("console.listen", &self.console_listen, "--console-listen or HEADWATER_CONSOLE_LISTEN"),
         ];
         let given = |(key, value, source): (&'static str, &Option<String>, &'static str)| {
-            let value = value.clone()?;
-            // MQTT's sections know the word "off"; the doors over HTTP have a switch.
-            let switch = match key {
-                "api.listen" => Some("api.enabled"),
-                "console.listen" => Some("console.enabled"),
-                _ => None,
-            };
-            Some(match switch {
-                Some(switch) if value == "off" => Override { key: switch, value: Value::Switch(false), source },
-                _ => Override { key, value: Value::Text(value), source },
-            })
+            Some(Override { key, value: value.clone()?, source })
         };
         all.into_iter().filter_map(given).collect()
     }

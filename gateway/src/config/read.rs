@@ -5,7 +5,7 @@
 //! over the tree before that, so that they go through the same checks as the file.
 
 use super::Config;
-use super::tree::{Step, deepest, dotted, keys_of, lay_over, remove, span_of, undotted};
+use super::tree::{NAMING, Step, deepest, dotted, keys_of, lay_over, remove, span_of, undotted};
 use crate::problem::Problem;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -24,24 +24,9 @@ const MISTAKES_MAX: usize = 50;
 pub struct Override {
     /// Dotted path, such as `mqtt.listen`.
     pub key: &'static str,
-    pub value: Value,
+    pub value: String,
     /// As the user knows it: `--mqtt-listen or HEADWATER_MQTT_LISTEN`.
     pub source: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
-    Text(String),
-    Switch(bool),
-}
-
-impl Value {
-    fn in_tree(&self) -> DeValue<'static> {
-        match self {
-            Value::Text(text) => DeValue::String(Cow::Owned(text.clone())),
-            Value::Switch(on) => DeValue::Boolean(*on),
-        }
-    }
 }
 
 /// One mistake, and where it stands.
@@ -102,7 +87,7 @@ pub(super) fn parse(name: &str, text: &str, overrides: &[Override]) -> Result<Co
     let mut mistakes: Vec<Mistake> =
         errors.iter().take(MISTAKES_MAX).map(|e| places.mistake(e.span(), "", syntax(e.message()))).collect();
     for (at, over) in overrides.iter().enumerate() {
-        lay_over(tree.get_mut(), over.key, over.value.in_tree(), places.of_override(at));
+        lay_over(tree.get_mut(), over.key, DeValue::String(Cow::Owned(over.value.clone())), places.of_override(at));
     }
     let whole = tree.clone();
     match typed(&places, &mut tree, whole.get_ref(), &mut mistakes) {
@@ -196,14 +181,26 @@ fn as_first(path: &[Step]) -> Vec<Step> {
     path.iter().map(|step| if let Step::Item(_) = step { Step::Item(0) } else { step.clone() }).collect()
 }
 
-/// The keys that may stand where `path` was cut out, as the type writes them; empty if that part of the tree is not good.
+/// The keys that may stand where `path` was cut out, as the type writes them. Other mistakes do not hide them: of the tree
+/// only that one item is read, and of that only what says which type it is.
 fn keys_beside(tree: &Tree, path: &[Step]) -> Vec<String> {
     let Some((Step::Key(_), table)) = path.split_last() else { return Vec::new() };
-    let config = match table {
-        [Step::Key(section), Step::Item(at), ..] => read(&only(tree, section, *at)),
-        _ => read(tree),
+    let Some(Step::Key(section)) = table.first() else { return Vec::new() };
+    let mut alone = match table.get(1) {
+        Some(Step::Item(at)) => only(tree, section, *at),
+        _ => tree.clone(),
     };
-    let Some(mut value) = config.ok().and_then(|config| serde_json::to_value(config).ok()) else { return Vec::new() };
+    for other in keys_of(alone.get_ref(), &[]).into_iter().filter(|other| other != section) {
+        remove(alone.get_mut(), &[Step::Key(other)]);
+    }
+    let mut inside = as_first(table);
+    for key in keys_of(alone.get_ref(), &inside).into_iter().filter(|key| !NAMING.contains(&key.as_str())) {
+        inside.push(Step::Key(key));
+        remove(alone.get_mut(), &inside);
+        inside.pop();
+    }
+    let config = read(&alone).ok().and_then(|config| serde_json::to_value(config).ok());
+    let Some(mut value) = config else { return Vec::new() };
     for step in as_first(table) {
         value = match step {
             Step::Key(key) => value[key.as_str()].take(),

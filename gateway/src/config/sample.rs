@@ -13,7 +13,31 @@ const SECTIONS: [(&str, &str, &str); 4] = [
     ("console", "src/console/config.rs", "ConsoleConfig"),
 ];
 
-/// Lists have no defaults to show, so these are examples; a test reads them too.
+/// File and name.
+type Struct = (&'static str, &'static str);
+
+/// The lists: what stands above an item, the keys that have no default, and the structs whose fields are its keys.
+const LISTS: [(&str, &str, &[Struct]); 6] = [
+    ("stream", "name = \"telemetry\"", &[("src/config.rs", "StreamConfig")]),
+    ("route", "", &[("src/mqtt/config.rs", "RouteConfig")]),
+    ("allow", "", &[("src/mqtt/config.rs", "AllowConfig")]),
+    ("sink", "type = \"kinesis\"\nname = \"cloud\"", &[COMMON, ("src/uplink/sink/kinesis.rs", "KinesisConfig")]),
+    (
+        "sink",
+        "type = \"mqtt\"\nname = \"broker\"\nbroker = \"mqtt://127.0.0.1:1884\"",
+        &[COMMON, ("src/uplink/sink/mqtt.rs", "MqttConfig")],
+    ),
+    (
+        "sink",
+        "type = \"file\"\nname = \"files\"\ndir = \"/srv/headwater\"",
+        &[COMMON, ("src/uplink/sink/file.rs", "FileConfig")],
+    ),
+];
+const COMMON: Struct = ("src/uplink/config.rs", "Common");
+/// Tables within an item.
+const INNER: [Struct; 1] = [("src/uplink/aws.rs", "IotConfig")];
+
+/// Short examples in front of the lists with all keys; a test reads them too.
 const EXAMPLES: &str = r#"[[stream]]
 name = "telemetry"
 shards = 4
@@ -77,18 +101,51 @@ fn section(into: &mut String, path: &str, source: &str, name: &str, values: &Val
     let _ = writeln!(into, "\n[{path}]");
     let is_table = |field: &&Field| values[&field.name].is_object();
     for field in fields.iter().filter(|field| !is_table(field)) {
-        for doc in &field.docs {
-            let _ = writeln!(into, "# {doc}");
-        }
-        assert!(!field.docs.is_empty(), "{path}.{} has no doc comment, and a user would read it", field.name);
-        let _ = match &values[&field.name] {
-            Value::Null => writeln!(into, "# {} = {}", field.name, example(&field.kind)),
-            value => writeln!(into, "{} = {}", field.name, toml_value(value)),
-        };
+        key(into, path, field, values);
     }
     for field in fields.iter().filter(is_table) {
         section(into, &format!("{path}.{}", field.name), source, &field.kind, &values[&field.name]);
     }
+}
+
+/// A key with its words above it.
+fn key(into: &mut String, path: &str, field: &Field, values: &Value) {
+    assert!(!field.docs.is_empty(), "{path}.{} has no doc comment, and a user would read it", field.name);
+    for doc in &field.docs {
+        let _ = writeln!(into, "# {doc}");
+    }
+    let _ = match &values[&field.name] {
+        Value::Null => writeln!(into, "# {} = {}", field.name, example(&field.kind)),
+        value => writeln!(into, "{} = {}", field.name, toml_value(value)),
+    };
+}
+
+/// All lists with all their keys, as TOML that is not commented out.
+fn lists() -> Vec<String> {
+    let item = |(list, given, structs): &(&str, &str, &[Struct])| {
+        let text = format!("[[{list}]]\n{given}\n");
+        let config = Config::parse("lists", &text, &[]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let values = serde_json::to_value(config).unwrap()[list][0].take();
+        let mut into = format!("[[{list}]]\n");
+        let mut inner = String::new();
+        if let Some(kind) = values["type"].as_str() {
+            let _ = writeln!(into, "type = {kind:?}");
+        }
+        for (file, name) in *structs {
+            for field in fields(&source(file), name).iter().filter(|field| field.name != "common") {
+                match values[&field.name].is_object() {
+                    false => key(&mut into, list, field, &values),
+                    true => {
+                        let (file, _) = INNER.iter().find(|(_, name)| *name == field.kind).expect("a known table");
+                        let path = format!("{list}.{}", field.name);
+                        section(&mut inner, &path, &source(file), &field.kind, &values[&field.name]);
+                    }
+                }
+            }
+        }
+        into + &inner
+    };
+    LISTS.iter().map(item).collect()
 }
 
 /// What stands behind a key that is not set.
@@ -118,10 +175,20 @@ fn generate() -> String {
         section(&mut text, path, &source(file), name, &values[path]);
     }
     text.push_str("\n# Examples of the lists:\n\n");
-    for line in EXAMPLES.lines() {
-        let _ = writeln!(text, "{}", if line.is_empty() { String::new() } else { format!("# {line}") });
+    comment_out(&mut text, EXAMPLES);
+    text.push_str("\n# The lists with all their keys and the defaults of these:\n");
+    for list in lists() {
+        text.push('\n');
+        comment_out(&mut text, &list);
     }
     text
+}
+
+fn comment_out(into: &mut String, text: &str) {
+    for line in text.lines() {
+        let mark = if line.is_empty() { "" } else { "# " };
+        let _ = writeln!(into, "{mark}{line}");
+    }
 }
 
 #[test]
@@ -142,4 +209,25 @@ fn the_sample_is_the_defaults_and_its_examples_are_good() {
     let values = |config: &Config| serde_json::to_value(config).unwrap();
     assert_eq!(values(&sample), values(&Config::default()));
     Config::parse("examples", EXAMPLES, &[]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+}
+
+#[test]
+fn the_lists_have_every_key_and_are_good_once_the_mark_is_taken_away() {
+    let sample = generate();
+    let (_, commented) = sample.split_once("with all their keys and the defaults of these:\n").unwrap();
+    let text: Vec<&str> = commented.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect();
+    let config = Config::parse("lists", &text.join("\n"), &[]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    // As the types write them, so that a key that is forgotten above is missed here.
+    for sink in &config.sinks {
+        let value = serde_json::to_value(sink).unwrap();
+        let (kind, keys) = (value["type"].as_str().unwrap(), value.as_object().unwrap());
+        let list = lists().into_iter().find(|list| list.contains(&format!("type = {kind:?}"))).unwrap();
+        for key in keys.keys() {
+            let there = |line: &str| {
+                line.trim_start_matches("# ").starts_with(&format!("{key} =")) || line == format!("[sink.{key}]")
+            };
+            assert!(list.lines().any(there), "{kind}: {key} is missing in\n{list}");
+        }
+    }
+    assert_eq!(config.sinks.len(), 3);
 }

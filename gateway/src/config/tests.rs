@@ -57,8 +57,7 @@ fn a_missing_name_and_a_broken_line_are_told() {
 
 #[test]
 fn an_override_stands_above_the_file_and_is_named_when_it_is_wrong() {
-    let over =
-        |value: &str| Override { key: "data.max_bytes", value: Value::Text(value.into()), source: "--max-bytes" };
+    let over = |value: &str| Override { key: "data.max_bytes", value: value.into(), source: "--max-bytes" };
     let text = "[data]\nmax_bytes = \"1 GiB\"\n";
     let config = Config::parse("h.toml", text, &[over("2 GiB")]).unwrap();
     assert_eq!(config.data.max_bytes, ByteSize(2 << 30));
@@ -117,6 +116,87 @@ linger = 5
             "h.toml:20:1: sink[2].name: name the sink with 1 to 64 letters, digits, '-', '_' or '.', such as name = \"cloud\"",
             "h.toml:20:1: sink[2].dir: name the directory for the files, such as dir = \"/srv/headwater\"",
             "h.toml:22:1: sink[2].linger: invalid type: integer `5`, expected a string",
+        ]
+    );
+}
+
+#[test]
+fn every_listener_can_be_turned_off_by_the_same_word() {
+    let text = "[mqtt]\nlisten = \"off\"\n[mqtt.tls]\nlisten = \"off\"\n[api]\nlisten = \"off\"\n[console]\nlisten = \"off\"\n";
+    let config = Config::parse("h.toml", text, &[]).unwrap();
+    assert_eq!((config.api.listen.address(), config.console.listen.address()), (None, None));
+    assert_eq!((config.mqtt.listen.as_str(), config.mqtt.tls.listen.as_str()), ("off", "off"));
+    for section in ["mqtt", "mqtt.tls", "api", "console"] {
+        let told = mistakes(&format!("[{section}]\nlisten = \"localhost\"\n"));
+        assert!(
+            told[0].starts_with(&format!("h.toml:2:1: {section}.listen: \"localhost\" is not an address")),
+            "{told:?}"
+        );
+        assert!(told[0].ends_with("or \"off\""), "{told:?}");
+    }
+}
+
+#[test]
+fn what_stands_behind_an_item_that_was_cut_out_is_told_at_its_own_place() {
+    let text = r#"
+[[route]]
+topics = ["a/#"]
+
+[[route]]
+topics = "b/#"
+
+[[route]]
+topics = ["c/#"]
+key = "{topic["
+
+[[stream]]
+shards = 2
+
+[[stream]]
+name = "two"
+retention = "1 s"
+
+[[allow]]
+identity = 3
+
+[[allow]]
+publsh = ["x"]
+
+[[sink]]
+name = "no type"
+
+[[sink]]
+name = "a"
+type = "kinesi"
+
+[[sink]]
+name = "b"
+type = "kinesis"
+streams = ["two"]
+region = 5
+tagret = "x"
+
+[[sink]]
+type = "file"
+name = "c d"
+streams = ["three"]
+"#;
+    assert_eq!(
+        mistakes(text),
+        [
+            "h.toml:6:1: route[1].topics: invalid type: string \"b/#\", expected a sequence",
+            "h.toml:10:1: route[2].key: a '{' without its '}', or the other way round, in \"{topic[\"",
+            "h.toml:12:1: stream[0]: `name` is missing; add `name = ...`",
+            "h.toml:17:1: stream[1].retention: write at least \"1 min\"",
+            "h.toml:20:1: allow[0].identity: invalid type: integer `3`, expected a string",
+            "h.toml:23:1: allow[1].publsh: there is no key `publsh` here; did you mean `publish`?",
+            "h.toml:25:1: sink[0]: `type` is missing; add `type = ...`",
+            "h.toml:30:1: sink[1].type: there is no `kinesi` here; did you mean `kinesis`?",
+            "h.toml:36:1: sink[2].region: invalid type: integer `5`, expected a string",
+            "h.toml:37:1: sink[2].tagret: there is no key `tagret` here; did you mean `target`?",
+            "h.toml:39:1: sink[3].dir: name the directory for the files, such as dir = \"/srv/headwater\"",
+            "h.toml:41:1: sink[3].name: name the sink with 1 to 64 letters, digits, '-', '_' or '.', such as name = \"cloud\"",
+            "h.toml:42:1: sink[3].streams: there is no stream \"three\"; add a [[stream]] with name = \"three\"",
         ]
     );
 }

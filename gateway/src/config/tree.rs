@@ -98,8 +98,14 @@ pub fn span_of(table: &DeTable, path: &[Step]) -> Option<Range<usize>> {
     Some(span)
 }
 
-/// The keys of the table at the end of the path; the one that says what it is, and its name, come last.
+/// What says which type of thing a table is, and its name.
+pub const NAMING: [&str; 2] = ["type", "name"];
+
+/// The keys of the table at the end of the path; those of [`NAMING`] come last.
 pub fn keys_of(table: &DeTable, path: &[Step]) -> Vec<String> {
+    if path.is_empty() {
+        return table.keys().map(|key| key.get_ref().to_string()).collect();
+    }
     let mut at: Option<&DeValue> = None;
     for step in path {
         let next = match (step, at) {
@@ -113,7 +119,7 @@ pub fn keys_of(table: &DeTable, path: &[Step]) -> Vec<String> {
     }
     let Some(DeValue::Table(inner)) = at else { return Vec::new() };
     let mut keys: Vec<String> = inner.keys().map(|key| key.get_ref().to_string()).collect();
-    keys.sort_by_key(|key| matches!(key.as_str(), "type" | "name"));
+    keys.sort_by_key(|key| NAMING.contains(&key.as_str()));
     keys
 }
 

@@ -3,19 +3,17 @@
 use super::token::Token;
 use crate::http::Limits;
 use crate::problem::Problem;
-use crate::units::Span;
+use crate::units::{Listen, Span};
 use serde::{Deserialize, Serialize};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 /// Admin endpoints: `/metrics`, `/healthz`, `/readyz`, `/status`.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConsoleConfig {
-    /// Whether the console is there at all.
-    pub enabled: bool,
-    /// Address and port. Anything but loopback wants a token.
-    pub listen: SocketAddr,
+    /// Address and port; "off" turns it off. Anything but loopback wants a token.
+    pub listen: Listen,
     /// File whose content is the token that `/metrics` and `/status` ask for; `/healthz` and `/readyz` are for everyone.
     pub token_file: Option<PathBuf>,
     /// Listen beyond loopback without a token: anyone who reaches the port sees names and figures.
@@ -31,7 +29,6 @@ pub struct ConsoleConfig {
 impl Default for ConsoleConfig {
     fn default() -> Self {
         ConsoleConfig {
-            enabled: true,
             listen: (Ipv4Addr::LOCALHOST, 8080).into(),
             token_file: None,
             insecure_no_token: false,
@@ -47,7 +44,7 @@ impl ConsoleConfig {
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut wrong = |key: &str, says: String| problems.push(Problem::new(format!("console.{key}"), says));
-        if self.enabled && !self.listen.ip().is_loopback() && self.token_file.is_none() && !self.insecure_no_token {
+        if self.listen.is_open() && self.token_file.is_none() && !self.insecure_no_token {
             let says = "anyone who reaches this address would see every stream's name and figures: name a token_file, \
                         listen on 127.0.0.1, or set insecure_no_token = true if the network is trusted";
             wrong("listen", says.into());
@@ -56,7 +53,7 @@ impl ConsoleConfig {
             wrong("token_file", error.to_string());
         }
         if self.max_connections == 0 {
-            wrong("max_connections", "at least 1 connection must be allowed; write enabled = false for none".into());
+            wrong("max_connections", "at least 1 connection must be allowed; write listen = \"off\" for none".into());
         }
         for (key, span) in [("head_timeout", self.head_timeout), ("idle_timeout", self.idle_timeout)] {
             if span.as_ms() < 100 {

@@ -15,7 +15,7 @@ pub use token::TokenError;
 
 use crate::http::{Handler, Server};
 use crate::log::Log;
-use crate::metrics::Metrics;
+use crate::metrics::{CardLife, Metrics};
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -38,6 +38,8 @@ pub struct Console {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConsoleStartError {
+    #[error("the console is off: console.listen = \"off\"")]
+    Off,
     #[error("the console cannot listen on {listen}: {source}")]
     Listen { listen: SocketAddr, source: std::io::Error },
     #[error(transparent)]
@@ -50,11 +52,12 @@ impl Console {
         config: &ConsoleConfig,
         log: Log,
         metrics: Arc<Metrics>,
+        card: CardLife,
         ready: watch::Receiver<bool>,
     ) -> Result<Console, ConsoleStartError> {
-        let listen = config.listen;
         let token = config.token_file.as_deref().map(Token::load).transpose()?;
-        let desk = Arc::new(Desk { log, metrics, ready, token, pages: Semaphore::new(PAGES_AT_ONCE) });
+        let desk = Arc::new(Desk { log, metrics, card, ready, token, pages: Semaphore::new(PAGES_AT_ONCE) });
+        let listen = config.listen.address().ok_or(ConsoleStartError::Off)?;
         let server = Server::start(listen, config.limits(), desk).await;
         let server = server.map_err(|source| ConsoleStartError::Listen { listen, source })?;
         Ok(Console { server })
@@ -72,6 +75,7 @@ impl Console {
 struct Desk {
     log: Log,
     metrics: Arc<Metrics>,
+    card: CardLife,
     ready: watch::Receiver<bool>,
     token: Option<Token>,
     pages: Semaphore,
@@ -127,7 +131,7 @@ impl Desk {
             return Page::text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping\n");
         };
         match path {
-            "/metrics" => pages::metrics(&self.log, &self.metrics),
+            "/metrics" => pages::metrics(&self.log, &self.metrics, &self.card),
             "/status" => pages::status(&self.log, *self.ready.borrow()),
             _ => Page::text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz and /status\n"),
         }

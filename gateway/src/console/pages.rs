@@ -1,7 +1,7 @@
 //! The pages themselves: what the log and the metrics say, as text.
 
 use crate::log::{CursorState, Log, Stream, Table};
-use crate::metrics::{Metrics, StreamLabel};
+use crate::metrics::{CardLife, Metrics, StreamLabel};
 use crate::record::{Number, ShardIndex, shard_id};
 use http::StatusCode;
 use serde::Serialize;
@@ -37,7 +37,8 @@ pub fn readyz(started: bool, trouble: Option<String>) -> Page {
     }
 }
 
-pub fn metrics(log: &Log, metrics: &Metrics) -> Page {
+pub fn metrics(log: &Log, metrics: &Metrics, card: &CardLife) -> Page {
+    card.show(metrics);
     // Streams that are gone shall not be shown with their last figures.
     metrics.stream_size.clear();
     metrics.stream_records.clear();

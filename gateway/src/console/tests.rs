@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 struct Running {
     console: Console,
     log: Log,
+    clock: Clock,
     ready: watch::Sender<bool>,
     _dir: tempfile::TempDir,
 }
@@ -25,7 +26,9 @@ async fn start(token: Option<&str>) -> Running {
         thin_commits_per_s: 50,
         linger: Span::ms(1),
     };
-    let log = Log::open(options, Clock::manual(1, 1_800_000_000_000), metrics.clone()).unwrap();
+    let clock = Clock::manual(1, 1_800_000_000_000);
+    let log = Log::open(options, clock.clone(), metrics.clone()).unwrap();
+    let card = CardLife::watch(dir.path(), clock.clone());
     let token_file = token.map(|token| {
         let path = dir.path().join("token");
         std::fs::write(&path, token).unwrap();
@@ -33,8 +36,8 @@ async fn start(token: Option<&str>) -> Running {
     });
     let config = ConsoleConfig { listen: "127.0.0.1:0".parse().unwrap(), token_file, ..ConsoleConfig::default() };
     let (ready, receiver) = watch::channel(false);
-    let console = Console::start(&config, log.clone(), metrics, receiver).await.unwrap();
-    Running { console, log, ready, _dir: dir }
+    let console = Console::start(&config, log.clone(), metrics, card, receiver).await.unwrap();
+    Running { console, log, clock, ready, _dir: dir }
 }
 
 impl Running {
@@ -111,6 +114,22 @@ async fn status_and_metrics_show_streams_and_sinks() {
         !text.contains(r#"headwater_stream_records{stream="tele"}"#),
         "a stream that is gone is still shown: {text}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_life_of_a_card_is_shown_after_some_minutes() {
+    let running = start(None).await;
+    assert!(!running.get("/metrics", "").await.1.contains("headwater_card_life_days{"), "too early to tell");
+    running.clock.advance(10 * 60_000);
+    // Whatever is asked, the device or the counters: something has been written by then.
+    let log = running.log.clone();
+    let made = move || log.create_stream(&StreamName::new("tele").unwrap(), StreamSettings::default()).map(drop);
+    tokio::task::spawn_blocking(made).await.unwrap().unwrap();
+    let (_, text) = running.get("/metrics", "").await;
+    let line =
+        text.lines().find(|line| line.starts_with("headwater_card_life_days{")).unwrap_or_else(|| panic!("{text}"));
+    let days: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(days > 0.0, "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,28 +5,32 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// How often the beat goes when nobody watches.
-const BEAT_IDLE: Duration = Duration::from_secs(60);
+/// The watchdog's time when nobody watches.
+const UNWATCHED: Duration = Duration::from_secs(120);
 
 /// The socket of the service manager; silent when there is none.
 pub struct Notify {
     to: Option<(UnixDatagram, SocketAddr)>,
-    beat: Duration,
+    watchdog: Duration,
 }
 
 impl Notify {
     pub fn from_env() -> Self {
         let watchdog: Option<u64> = std::env::var("WATCHDOG_USEC").ok().and_then(|text| text.parse().ok());
         let for_us = std::env::var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
-        // Half of the watchdog's time, as sd_watchdog_enabled(3) advises.
-        let beat = watchdog.filter(|us| for_us && *us > 0).map_or(BEAT_IDLE, |us| Duration::from_micros(us / 2));
+        let watchdog = watchdog.filter(|us| for_us && *us > 0).map_or(UNWATCHED, Duration::from_micros);
         let to = std::env::var_os("NOTIFY_SOCKET").and_then(|name| connect(name.as_bytes()));
-        Notify { to, beat: beat.max(Duration::from_millis(10)) }
+        Notify { to, watchdog: watchdog.max(Duration::from_millis(20)) }
     }
 
-    /// How often `WATCHDOG=1` is due.
+    /// Without a beat for so long we are started again.
+    pub fn watchdog(&self) -> Duration {
+        self.watchdog
+    }
+
+    /// How often `WATCHDOG=1` is due: half of the watchdog's time, as sd_watchdog_enabled(3) advises.
     pub fn beat(&self) -> Duration {
-        self.beat
+        self.watchdog / 2
     }
 
     /// A manager that does not listen is no reason to stop, so a failure is left at a log line.
@@ -55,7 +59,7 @@ mod tests {
     use super::*;
 
     fn told(name: &[u8], listener: &UnixDatagram) {
-        let notify = Notify { to: connect(name), beat: BEAT_IDLE };
+        let notify = Notify { to: connect(name), watchdog: UNWATCHED };
         notify.tell("READY=1");
         let mut heard = [0; 32];
         let length = listener.recv(&mut heard).unwrap();

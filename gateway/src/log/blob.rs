@@ -150,17 +150,30 @@ impl BlobFiles {
         self.lock().extents.remove(&(stream, file));
     }
 
-    /// Recovery, after all extents are known: unreferenced files go, tails are cut. `keep_all` when the state was lost.
-    pub fn tidy(&self, keep_all: bool) -> io::Result<()> {
+    /// Recovery after a lost state: takes up the files of a stream that nothing is known of.
+    pub fn adopt(&self, stream: u32, last: &BTreeMap<ShardIndex, Number>) -> io::Result<Vec<(u32, Extent)>> {
+        let mut inner = self.lock();
+        let mut adopted = Vec::new();
+        for name in self.disk.list(&dir_of(stream))? {
+            let Some(file) = file_of(&name).filter(|file| !inner.extents.contains_key(&(stream, *file))) else {
+                continue;
+            };
+            let bytes = self.disk.open(&path(stream, file), Mode::Existing)?.len()?;
+            let extent = Extent { bytes, last: last.clone() };
+            inner.extents.insert((stream, file), extent.clone());
+            adopted.push((file, extent));
+        }
+        Ok(adopted)
+    }
+
+    /// Recovery, after all extents are known: unreferenced files go, tails are cut.
+    pub fn tidy(&self) -> io::Result<()> {
         let mut inner = self.lock();
         for name in self.disk.list(DIR)? {
             let Ok(stream) = u32::from_str_radix(&name, 16) else { continue };
             let dir = dir_of(stream);
             for file_name in self.disk.list(&dir)? {
-                let Some(file) = file_name.strip_suffix(".blob").and_then(|hex| u32::from_str_radix(hex, 16).ok())
-                else {
-                    continue;
-                };
+                let Some(file) = file_of(&file_name) else { continue };
                 let next = inner.next_file.entry(stream).or_default();
                 *next = (*next).max(file + 1);
                 match inner.extents.get(&(stream, file)) {
@@ -171,7 +184,6 @@ impl BlobFiles {
                             open.sync()?;
                         }
                     }
-                    None if keep_all => {}
                     None => {
                         self.disk.remove(&path(stream, file))?;
                         self.disk.sync_dir(&dir)?;
@@ -276,7 +288,10 @@ impl BlobFiles {
         if inner.open.get(&stream).is_some_and(|(open, _, _)| *open == file) {
             inner.open.remove(&stream);
         }
-        self.disk.remove(&path(stream, file))?;
+        match self.disk.remove(&path(stream, file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         self.disk.sync_dir(&dir_of(stream))
     }
 
@@ -287,6 +302,10 @@ impl BlobFiles {
 
 fn dir_of(stream: u32) -> String {
     format!("{DIR}/{stream:08x}")
+}
+
+fn file_of(name: &str) -> Option<u32> {
+    name.strip_suffix(".blob").and_then(|hex| u32::from_str_radix(hex, 16).ok())
 }
 
 fn path(stream: u32, file: u32) -> String {

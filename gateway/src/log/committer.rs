@@ -10,13 +10,14 @@ use super::blob::Blobs;
 use super::error::AppendError;
 use super::frame::{ENTRIES_MAX, ENTRY_BYTES};
 use super::mutation::{Mutation, is_on};
-use super::producer::{self, Admission, Mark, Producers, Span};
+use super::producer::{self, Admission, Mark, Place, Producers, Span};
 use super::schema::Table;
 use super::shard::Shard;
+use super::state::State;
 use super::stream::{OnFull, Stream};
 use super::window::Run;
-use super::{encode, frame};
-use crate::record::Producer;
+use super::{encode, frame, ledger};
+use crate::record::{Gap, Producer};
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
@@ -42,11 +43,13 @@ pub struct Group {
     pub control: Vec<frame::Control>,
     /// The log's own changes of state, newest value of each key: nobody waits for them, so they outlive a failed group.
     pub own: BTreeMap<(Table, Bytes), Option<Bytes>>,
+    /// What the ledger is to know: made into rows when the group is written.
+    pub gaps: ledger::Pending,
     pub waiters: Vec<Arc<Waiter>>,
     /// Raw bytes, for the bound and for thin commits.
     pub bytes: usize,
     /// Producer marks as they were before, newest last.
-    undo: Vec<(u32, u128, Option<Mark>)>,
+    undo: Vec<(Place, u128, Option<Mark>)>,
 }
 
 impl Group {
@@ -56,6 +59,7 @@ impl Group {
             parts: Vec::new(),
             control: Vec::new(),
             own: BTreeMap::new(),
+            gaps: ledger::Pending::default(),
             waiters: Vec::new(),
             bytes: 0,
             undo: Vec::new(),
@@ -63,13 +67,22 @@ impl Group {
     }
 
     fn put_own(&mut self, table: Table, key: Bytes, value: Option<Bytes>) {
-        self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len) + 8;
+        self.bytes += own_bytes(&key, value.as_ref());
         self.own.insert((table, key), value);
     }
 
     pub fn is_empty(&self) -> bool {
-        self.parts.is_empty() && self.control.is_empty() && self.own.is_empty() && self.waiters.is_empty()
+        self.parts.is_empty()
+            && self.control.is_empty()
+            && self.own.is_empty()
+            && self.gaps.is_empty()
+            && self.waiters.is_empty()
     }
+}
+
+/// Bytes that an entry takes in a frame, at most.
+fn own_bytes(key: &Bytes, value: Option<&Bytes>) -> usize {
+    key.len() + value.map_or(0, Bytes::len) + 12
 }
 
 struct Gathering {
@@ -148,8 +161,11 @@ impl Door {
             self.blobs.write(batch).await?;
         }
         self.split_oversized(batch);
+        // A change that goes with the records goes into their group. A batch that no group holds is the exception: there
+        // the change comes with the last of them, so that a crash in between repeats records and loses none.
+        let whole = !batch.on_places.is_empty() && self.fits_a_group(&batch.parts) && !is_on(Mutation::PartFromRecords);
         let order = std::mem::take(&mut batch.order);
-        let mut parts = std::mem::take(&mut batch.parts).into_iter().peekable();
+        let mut parts = std::mem::take(&mut batch.parts).into_iter();
         let mut numbered: Vec<Vec<Placement>> = Vec::with_capacity(parts.len());
         loop {
             let room = self.room.notified();
@@ -161,14 +177,19 @@ impl Door {
                 if waiter.has_failed() {
                     return Err(AppendError::Failed(gathering.last_error.clone()));
                 }
-                while let Some(part) = parts.next_if(|part| self.has_room(&gathering, part)) {
-                    numbered.push(self.admit(&mut gathering, part));
-                    gathering.join(waiter);
+                if !whole || self.has_room_for_all(&gathering, parts.as_slice()) {
+                    while parts.as_slice().first().is_some_and(|part| whole || self.has_room(&gathering, part))
+                        && let Some(part) = parts.next()
+                    {
+                        numbered.push(self.admit(&mut gathering, part));
+                        gathering.join(waiter);
+                    }
                 }
-                if parts.peek().is_none() {
-                    let ticket = gathering.finish(batch, waiter);
+                if parts.as_slice().is_empty() {
+                    let placements = in_push_order(&order, &numbered);
+                    let ticket = gathering.finish(batch, &placements, waiter);
                     self.work.notify_one();
-                    return Ok((ticket, in_push_order(&order, &numbered)));
+                    return Ok((ticket, placements));
                 }
                 self.work.notify_one();
             }
@@ -186,11 +207,33 @@ impl Door {
         Ticket(gathering.group.number)
     }
 
+    /// A gap for the ledger, from the log itself; as [`Door::put_state`].
+    pub fn put_gap(&self, stream: u32, gap: &Gap) {
+        self.lock().group.gaps.put(stream, gap);
+        self.work.notify_one();
+    }
+
     fn has_room(&self, gathering: &Gathering, part: &Part) -> bool {
         let group = &gathering.group;
         let fits = group.parts.is_empty() || group.bytes + part.bytes.len() <= self.group_bytes_max;
-        let reserved = part.shard.assigned() + u64::from(part.count) <= part.shard.reserved();
-        fits && group.parts.len() < ENTRIES_MAX && reserved
+        fits && group.parts.len() < ENTRIES_MAX && Door::is_reserved(part)
+    }
+
+    fn fits_a_group(&self, parts: &[Part]) -> bool {
+        let bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();
+        bytes <= self.group_bytes_max && parts.len() <= ENTRIES_MAX
+    }
+
+    /// Each part is of another shard: it fits a group, so it was not split.
+    fn has_room_for_all(&self, gathering: &Gathering, parts: &[Part]) -> bool {
+        let group = &gathering.group;
+        let bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();
+        let fits = group.parts.is_empty() || group.bytes + bytes <= self.group_bytes_max;
+        fits && group.parts.len() + parts.len() <= ENTRIES_MAX && parts.iter().all(Door::is_reserved)
+    }
+
+    fn is_reserved(part: &Part) -> bool {
+        part.shard.assigned() + u64::from(part.count) <= part.shard.reserved()
     }
 
     /// Gives numbers to a part and puts it into the group. The placements are of its records, in order.
@@ -295,8 +338,36 @@ impl Door {
         let mut group = std::mem::replace(&mut gathering.group, next);
         drop(gathering);
         self.room.notify_waiters();
+        // A caller's change of a row stands over the log's own of the same group, which it may have been made from.
         let own = group.own.iter().map(|((table, key), value)| (*table, key.clone(), value.clone()));
-        group.control.extend(own);
+        group.control = own.chain(std::mem::take(&mut group.control)).collect();
+        group
+    }
+
+    /// Takes the log's own entries alone, as many as a frame of `bytes` holds; what producers handed in is the next group,
+    /// and waits.
+    pub fn take_own(&self, bytes: usize, state: &State) -> Group {
+        let mut gathering = self.lock();
+        let number = gathering.group.number;
+        let mut group = Group::new(number);
+        let mut left = bytes.saturating_sub(frame::HEADER_BYTES);
+        while let Some(gap) = gathering.group.gaps.pop(state, &mut left) {
+            group.gaps.put(gap.0, &gap.1);
+        }
+        while let Some(entry) = gathering.group.own.first_entry() {
+            let length = own_bytes(&entry.key().1, entry.get().as_ref());
+            if length > left {
+                break;
+            }
+            left -= length;
+            let (key, value) = entry.remove_entry();
+            group.control.push((key.0, key.1.clone(), value.clone()));
+            group.own.insert(key, value);
+        }
+        if !group.is_empty() {
+            gathering.group.number = number + 1;
+            gathering.group.parts.iter_mut().for_each(|part| part.run.group = number + 1);
+        }
         group
     }
 
@@ -313,8 +384,11 @@ impl Door {
         for ((table, key), value) in group.own.iter().chain(&behind.own) {
             gathering.group.put_own(*table, key.clone(), value.clone());
         }
-        for (stream, id, before) in behind.undo.iter().rev().chain(group.undo.iter().rev()) {
-            gathering.producers.undo(*stream, *id, *before);
+        for of in [group, &behind] {
+            gathering.group.gaps.take_in(&of.gaps);
+        }
+        for (place, id, before) in behind.undo.iter().rev().chain(group.undo.iter().rev()) {
+            gathering.producers.undo(*place, *id, *before);
         }
         gathering.raising.clear();
         error.clone_into(&mut gathering.last_error);
@@ -356,8 +430,17 @@ impl Gathering {
         }
     }
 
-    fn finish(&mut self, batch: &mut Batch, waiter: &Arc<Waiter>) -> Ticket {
-        for (table, key, value) in batch.control.drain(..) {
+    fn finish(&mut self, batch: &mut Batch, placements: &[Placement], waiter: &Arc<Waiter>) -> Ticket {
+        let stored;
+        let placements = match is_on(Mutation::ForgetPlaces) {
+            false => placements,
+            true => {
+                stored = vec![Placement::Stored { shard: 0, number: 0 }; placements.len()];
+                &stored
+            }
+        };
+        let on_places = batch.on_places.drain(..).map(|(table, key, value)| (table, key, value(placements)));
+        for (table, key, value) in batch.control.drain(..).chain(on_places) {
             self.group.bytes += key.len() + value.as_ref().map_or(0, Bytes::len) + 8;
             self.group.control.push((table, key, value));
         }
@@ -371,11 +454,11 @@ impl Gathering {
         if part.producers.is_empty() {
             return None;
         }
-        let stream = part.stream.id;
-        if part.producers.iter().all(|span| span.rises && self.producers.is_new(stream, &span.first)) {
+        let place = (part.stream.id, if is_on(Mutation::OneMark) { 0 } else { part.shard.index });
+        if part.producers.iter().all(|span| span.rises && self.producers.is_new(place, &span.first)) {
             for Span { last, .. } in &part.producers {
-                if let Admission::New { before } = self.producers.admit(stream, last) {
-                    self.group.undo.push((stream, last.id, before));
+                if let Admission::New { before } = self.producers.admit(place, last) {
+                    self.group.undo.push((place, last.id, before));
                     highest.push(*last);
                 }
             }
@@ -386,9 +469,9 @@ impl Gathering {
         for kept in &mut kept {
             let length = encode::skip(rest).unwrap_or(rest.len());
             if let Some(producer) = encode::producer(&rest[..length]) {
-                match self.producers.admit(stream, &producer) {
+                match self.producers.admit(place, &producer) {
                     Admission::New { before } => {
-                        self.group.undo.push((stream, producer.id, before));
+                        self.group.undo.push((place, producer.id, before));
                         producer::note(highest, producer);
                     }
                     Admission::Duplicate => *kept = false,

@@ -1,4 +1,4 @@
-//! Where a sink stands in a shard: a low mark and what it has acknowledged above it.
+//! Where a sink stands in a shard: a low mark and what it has acknowledged above it. Pure.
 
 use super::frame::Control;
 use super::mutation::{Mutation, is_on};

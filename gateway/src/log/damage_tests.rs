@@ -1,8 +1,10 @@
 //! Damage of every file of the log: quarantined, told, salvaged, and ingest goes on.
 
+use super::disk::sim::{Fault, SimDisk};
+use super::sim::{SimSizes, SteppedLog};
 use super::tests::{Bench, STOP, all, fill, name, numbers, put};
 use super::*;
-use crate::record::GapReason;
+use crate::record::{GapReason, NewRecord};
 use std::os::unix::fs::FileExt;
 
 /// A closed log with three segments of one stream: 12 MB of records of 10,000 bytes, then 500 small ones.
@@ -153,6 +155,91 @@ fn damage_in_the_journal_costs_its_frame_and_is_told() {
     log.close(STOP);
 }
 
+// The damaged frame was the last of its shard: nothing behind it gave its numbers away, and they were called unused.
+#[test]
+fn damage_behind_which_a_shard_has_no_record_is_told_all_the_same() {
+    for at in [200, 3] {
+        let bench = Bench::roomy();
+        let log = bench.open();
+        let streams: Vec<_> = ["s", "t"]
+            .map(|of| log.create_stream(&name(of), StreamSettings { shards: 1, ..Default::default() }).unwrap())
+            .into();
+        put(&log, &streams[0], 0..10, 100);
+        put(&log, &streams[0], 10..20, 100);
+        put(&log, &streams[1], 0..3, 100);
+        let cut = Bench::copy_of(&bench);
+        log.close(STOP);
+        flip(&cut.path().join("journal/0000"), 3 * 4096 + at);
+        let log = cut.open();
+        assert_eq!(missing(&log, 20), 10, "{:?}", log.recovery());
+        let stream = log.stream("s").unwrap();
+        let Placement::Stored { number, .. } = put(&log, &stream, 0..1, 10)[0] else { panic!() };
+        assert!(number > 20);
+        log.close(STOP);
+    }
+}
+
+// What came to a stream whose creation was damaged was left out without a word.
+#[test]
+fn records_of_a_stream_whose_creation_is_damaged_are_kept_under_its_number() {
+    let bench = Bench::roomy();
+    let log = bench.open();
+    let stream = log.create_stream(&name("s"), StreamSettings { shards: 3, ..Default::default() }).unwrap();
+    for n in 0..5 {
+        put(&log, &stream, n * 10..n * 10 + 10, 100);
+    }
+    let cut = Bench::copy_of(&bench);
+    log.close(STOP);
+    flip(&cut.path().join("journal/0000"), 100);
+    let log = cut.open();
+    assert!(log.stream("s").is_none());
+    let made_again = log.create_stream(&name("s"), StreamSettings::default()).unwrap();
+    assert_ne!(made_again.id, stream.id);
+    let kept = log.stream("recovered-1").unwrap();
+    assert_eq!(numbers(&all(&log, &kept)), (0..50).collect::<Vec<_>>());
+    log.close(STOP);
+    let log = cut.open();
+    assert_eq!(numbers(&all(&log, &log.stream("recovered-1").unwrap())), (0..50).collect::<Vec<_>>());
+    log.close(STOP);
+}
+
+// A ring whose first file was cut had every frame in another place, and nothing of it was found.
+#[test]
+fn a_journal_file_that_is_cut_or_missing_costs_its_own_frames_and_is_told() {
+    for damage in ["cut", "missing"] {
+        let bench = Bench::roomy();
+        let log = bench.open();
+        let stream = log.create_stream(&name("s"), StreamSettings { shards: 1, ..Default::default() }).unwrap();
+        for n in 0..20 {
+            put(&log, &stream, n * 10..n * 10 + 10, 100);
+        }
+        let cut = Bench::copy_of(&bench);
+        log.close(STOP);
+        let file = cut.path().join("journal/0000");
+        let kept = match damage {
+            "cut" => {
+                std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(11 * 4096 + 7).unwrap();
+                100
+            }
+            _ => {
+                std::fs::remove_file(&file).unwrap();
+                0
+            }
+        };
+        let log = cut.open();
+        match log.stream("s") {
+            // Its creation was in that file, and nothing is left to adopt.
+            None => assert_eq!(kept, 0),
+            Some(stream) => {
+                assert_eq!(numbers(&all(&log, &stream)).len(), kept);
+                assert!(missing(&log, 200) >= 200 - kept as u64, "told at once, as a range");
+            }
+        }
+        assert!(log.recovery().told.iter().any(|says| says.contains("too short")), "{:?}", log.recovery());
+        log.close(STOP);
+    }
+}
+
 #[test]
 fn a_missing_journal_is_made_anew_and_no_number_is_given_twice() {
     let bench = Bench::roomy();
@@ -174,4 +261,139 @@ fn a_sound_directory_has_no_problems() {
     assert_eq!(report.streams[0].name, "s");
     assert!(report.streams[0].segments.iter().all(|segment| segment.blocks > 0 && segment.damaged_blocks == 0));
     assert!(report.problems.is_empty(), "{:?}", report.problems);
+}
+
+// redb does not check what it reads: a flipped bit gave a row another key, and nobody noticed.
+#[test]
+fn a_flipped_bit_in_the_state_is_noticed() {
+    let bench = Bench::roomy();
+    let newest = filled(&bench);
+    let bytes = std::fs::read(bench.path().join("state.redb")).unwrap();
+    // Where the rows of the stream's definition, its shard and its segments lie, in whatever page.
+    let places = |what: &[u8]| -> Vec<u64> {
+        bytes.windows(what.len()).enumerate().filter(|(_, at)| *at == what).map(|(at, _)| at as u64).collect()
+    };
+    let rows = [&b"on_full"[..], b"folded_group", b"incarnation"].map(places);
+    assert!(rows.iter().all(|places| !places.is_empty()));
+    let mut noticed = 0;
+    for place in rows.iter().flatten() {
+        let cut = Bench::copy_of(&bench);
+        flip(&cut.path().join("state.redb"), *place);
+        let log = cut.open();
+        assert_eq!(missing(&log, newest), 0);
+        noticed += u32::from(log.recovery().state_rebuilt);
+        log.close(STOP);
+    }
+    assert!(noticed > 0, "at least one of them lies in a page that is in use");
+}
+
+// A segment that could not be read when the state was lost besides had no row any more, and was unlinked as one that
+// nothing refers to.
+#[test]
+fn with_the_state_lost_a_damaged_segment_is_salvaged_too() {
+    let bench = Bench::roomy();
+    let newest = filled(&bench);
+    for file in segments(&bench) {
+        (0..512).for_each(|at| flip(&file, at));
+    }
+    std::fs::remove_file(bench.path().join("state.redb")).unwrap();
+    let log = bench.open();
+    let stream = log.stream("recovered-1").expect("its name is lost with every copy of it");
+    let read = all(&log, &stream).into_iter().filter(|entry| matches!(entry, Entry::Record(_))).count();
+    assert_eq!(read as u64, newest);
+    log.close(STOP);
+}
+
+const SIZES: SimSizes = SimSizes { budget: 1 << 30, ring: 512 << 10, segment: 128 << 10, blob_file: 256 << 10 };
+
+/// A stepped log of one stream, on a clock: a few segments, all folded.
+fn stepped(sim: &SimDisk, clock: &Clock) -> SteppedLog {
+    let log = SteppedLog::open(sim.mount(), clock.clone(), 1, SIZES).unwrap();
+    let stream = log.stream("s").unwrap_or_else(|| {
+        let settings = StreamSettings { shards: 1, retention: Span::days(1), ..StreamSettings::default() };
+        log.create_stream(&name("s"), settings).unwrap()
+    });
+    let mut appender = log.appender();
+    let mut noise = fastrand::Rng::with_seed(3);
+    for _ in 0..20 {
+        let mut batch = Batch::new();
+        let data: Vec<u8> = std::iter::repeat_with(|| noise.u8(..)).take(20_000).collect();
+        batch.push(&stream, &NewRecord { key: b"k", data: &data, ..Default::default() }).unwrap();
+        log.append(&mut appender, &mut batch).unwrap().unwrap();
+        log.commit_step();
+        log.fold_step(true).unwrap();
+    }
+    log
+}
+
+/// Records that are read, and those that are told as lost.
+fn read(log: &SteppedLog) -> (u64, u64) {
+    let mut reader = log.reader(&log.stream("s").unwrap(), 0, Position::At(0)).unwrap();
+    let (mut there, mut lost) = (0, 0);
+    loop {
+        let entries = reader.next_blocking(100, 1 << 20).unwrap();
+        if entries.is_empty() {
+            return (there, lost);
+        }
+        for entry in entries {
+            match entry {
+                Entry::Record(_) => there += 1,
+                Entry::Gap(gap) => lost += gap.count(),
+            }
+        }
+    }
+}
+
+// Between moving the damaged file away and writing the new one, the power went: the next start found an empty segment,
+// salvaged nothing out of it, and moved it over the damaged one.
+#[test]
+fn a_salvage_that_is_cut_off_anywhere_saves_the_same() {
+    let clock = Clock::manual(1, 1_800_000_000_000);
+    let mut cuts = 0;
+    for after in 0..200 {
+        let sim = SimDisk::new(after);
+        drop(stepped(&sim, &clock));
+        sim.kill();
+        let newest = sim.files().into_iter().rfind(|(path, _)| path.starts_with("segments/")).unwrap().0;
+        (0..64).for_each(|at| sim.damage(&newest, at, 0xff));
+        sim.arm(Fault::CutPower { after });
+        let first = SteppedLog::open(sim.mount(), clock.clone(), 2, SIZES);
+        let was_cut = sim.power_is_cut();
+        cuts += u32::from(was_cut);
+        drop(first);
+        sim.crash();
+        let log = SteppedLog::open(sim.mount(), clock.clone(), 3, SIZES).unwrap();
+        assert_eq!(read(&log), (20, 0), "cut after {after}: {:?}", log.recovery);
+        if !was_cut {
+            break;
+        }
+    }
+    assert!((20..200).contains(&cuts), "{cuts}");
+}
+
+// A rebuilt state knew no boots: every record of an earlier one counted as of 1970 and expired at the first look.
+#[test]
+fn records_of_earlier_boots_do_not_expire_with_a_lost_state() {
+    let sim = SimDisk::new(1);
+    for boot in 1..=3 {
+        let clock = Clock::manual(boot, 1_800_000_000_000 + boot as u64 * 3_600_000);
+        drop(stepped(&sim, &clock));
+        sim.kill();
+    }
+    sim.mount().remove("state.redb").unwrap();
+    let clock = Clock::manual(4, 1_800_000_000_000 + 5 * 3_600_000);
+    let mut log = SteppedLog::open(sim.mount(), clock.clone(), 9, SIZES).unwrap();
+    assert!(log.recovery.state_rebuilt);
+    for _ in 0..3 {
+        log.tick();
+        log.commit_step();
+    }
+    assert_eq!(read(&log), (60, 0));
+    clock.advance(24 * 3_600_000);
+    log.fold_step(true).unwrap();
+    for _ in 0..4 {
+        log.tick();
+        log.commit_step();
+    }
+    assert_eq!(read(&log).0, 0, "a day later they are old");
 }

@@ -1,4 +1,4 @@
-//! One record as bytes: in the journal, in the window and in a block alike.
+//! One record as bytes: in the journal, in the window and in a block alike. Pure.
 //!
 //! ```text
 //! flags u8 | key length varint, key | [hash 16] | [producer id 16, epoch 4, sequence 8] | [headers] | data

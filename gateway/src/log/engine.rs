@@ -8,12 +8,13 @@ use super::disk::Disk;
 use super::frame::{Control, Encoder, Link, Section};
 use super::journal::Journal;
 use super::mutation::{Mutation, is_on};
+use super::rebuild;
 use super::schema::Table;
-use super::segment::SegmentError;
+use super::segment::{SegmentError, Verified};
 use super::stamp::Stamps;
 use super::state::{self, State};
 use super::state_db::StateDb;
-use super::store::Store;
+use super::store::{Entry, Store};
 use super::stream::Stream;
 use super::window::Run;
 use crate::metrics::{Metrics, ReasonLabel, StreamLabel};
@@ -81,8 +82,6 @@ pub struct Engine {
     pub state_db: Mutex<Option<StateDb>>,
     pub folding: Mutex<super::fold::Folding>,
     pub retaining: Mutex<super::retain::Retaining>,
-    /// Numbers of failed groups since the last commit that worked, by stream and shard.
-    lost: Mutex<BTreeMap<(u32, u32), (u64, u64)>>,
     trouble: Mutex<BTreeMap<&'static str, String>>,
     /// The file system has no room: a state, not an error (promise P6).
     pub disk_full: AtomicBool,
@@ -104,6 +103,14 @@ pub enum Step {
     Failed,
 }
 
+/// What the ring and the window still take.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    ForAll,
+    /// A frame of so many bytes, of the log's own entries.
+    ForOwn(usize),
+}
+
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -111,13 +118,16 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Engine {
     /// One group: take, write, sync, publish, acknowledge. In this order, always.
     pub fn commit_step(&self, now_s: impl Fn() -> f64) -> Step {
-        if !self.has_room() {
-            return Step::NoRoom;
-        }
-        let mut group = self.door.take();
+        let room = self.room();
+        let mut group = match room {
+            Room::ForAll => self.door.take(),
+            Room::ForOwn(bytes) => self.door.take_own(bytes, &self.state),
+        };
         if group.is_empty() {
-            return Step::Idle;
+            return if room == Room::ForAll { Step::Idle } else { Step::NoRoom };
         }
+        let ledger = group.gaps.rows(&self.state);
+        group.control.extend(ledger);
         if is_on(Mutation::AcknowledgeEarly) {
             group.waiters.iter().for_each(|waiter| waiter.resolve(group.number, true));
         }
@@ -127,7 +137,6 @@ impl Engine {
                 self.metrics.commit_latency.observe(now_s() - began);
                 self.metrics.journal_written.inc_by(bytes);
                 self.publish(&mut group);
-                lock(&self.lost).clear();
                 self.commits.fetch_add(1, Ordering::Relaxed);
                 self.metrics.commits.inc();
                 self.set_trouble("commit", None);
@@ -143,9 +152,14 @@ impl Engine {
         }
     }
 
-    fn has_room(&self) -> bool {
+    fn room(&self) -> Room {
         let journal = lock(&self.journal);
-        journal.has_room(journal.frame_bytes_max()) && self.window_bytes.load(Ordering::Relaxed) < self.sizes.window_max
+        let window = self.window_bytes.load(Ordering::Relaxed) < self.sizes.window_max;
+        match window && journal.has_room(&[journal.frame_bytes_max(), journal.reserve()]) {
+            true => Room::ForAll,
+            false if journal.has_room(&[journal.reserve()]) => Room::ForOwn(journal.reserve() as usize),
+            false => Room::ForOwn(0),
+        }
     }
 
     /// Writes and syncs the group's frame.
@@ -214,19 +228,11 @@ impl Engine {
                 last.head = journal.head();
             }
         }
-        // While one group after the other fails, the numbers they leave out are one range a shard.
-        let mut lost = lock(&self.lost);
-        for part in group.parts.iter().chain(&behind.parts) {
-            let range = lost.entry((part.stream.id, part.shard.index)).or_insert((part.run.first, part.run.last()));
-            *range = (range.0.min(part.run.first), range.1.max(part.run.last()));
+        for part in group.parts.iter().chain(&behind.parts).filter(|_| !is_on(Mutation::ForgetLostNumbers)) {
+            let gap = Gap::of(part.shard.index, part.run.first, part.run.last(), GapReason::Unused);
+            self.door.put_gap(part.stream.id, &gap);
         }
-        let gaps =
-            lost.iter().filter(|_| !is_on(Mutation::ForgetLostNumbers)).map(|(&(stream, shard), &(from, to))| {
-                self.state.gap_entry(stream, &Gap { shard, from, to, reason: GapReason::Unused, from_ms: 0, to_ms: 0 })
-            });
         self.cursors.mark_all_unsaved();
-        self.door.put_state(gaps);
-        drop(lost);
         for waiter in &group.waiters {
             waiter.resolve(group.number, false);
         }
@@ -269,13 +275,25 @@ impl Engine {
         (!trouble.is_empty()).then(|| trouble.values().cloned().collect::<Vec<_>>().join("; "))
     }
 
-    /// Puts a gap into the ledger with the next commit.
-    pub fn note_gap(&self, stream: &Stream, gap: Gap) {
+    /// Puts what the ledger does not know of a gap into it, with the next commit.
+    pub fn note_gap(&self, stream: &Stream, gap: &Gap) {
+        let news: u64 = match gap.reason {
+            GapReason::Rejected => gap.count(),
+            _ => self
+                .state
+                .unexplained(stream.id, gap.shard, gap.from, gap.to)
+                .iter()
+                .map(|(from, to)| to - from + 1)
+                .sum(),
+        };
+        if news == 0 {
+            return;
+        }
         if gap.reason != GapReason::Unused {
             let label = ReasonLabel { part: "log", reason: gap.reason.as_str() };
-            self.metrics.gap_records.get_or_create(&label).inc_by(gap.count());
+            self.metrics.gap_records.get_or_create(&label).inc_by(news);
         }
-        self.door.put_state([self.state.gap_entry(stream.id, &gap)]);
+        self.door.put_gap(stream.id, gap);
     }
 
     /// A segment gave an error: it is looked at off the reader's way.
@@ -294,7 +312,9 @@ impl Engine {
                 self.store.close(stream.id, id);
                 self.store.open(stream.id, id, false)?.verify()
             });
-            if again.is_ok() {
+            // A tree that is damaged may simply not show what is there.
+            let whole = again.is_ok_and(|verified| self.holds_what_it_says(&stream, &entry, &verified));
+            if whole {
                 continue;
             }
             let why = SegmentError::Io(io::Error::other(why));
@@ -305,6 +325,16 @@ impl Engine {
                 }
             }
         }
+    }
+
+    fn holds_what_it_says(&self, stream: &Stream, entry: &Entry, verified: &Verified) -> bool {
+        let oldest = |shard| stream.shard(shard).map_or(0, |shard| shard.oldest());
+        let missing = rebuild::missing_of(&entry.extent, verified.good.iter(), oldest);
+        missing.iter().all(|gap| {
+            let damaged = |at: &(u32, u64)| at.0 == gap.shard && (gap.from..=gap.to).contains(&at.1);
+            verified.damaged.iter().any(damaged)
+                || self.state.unexplained(stream.id, gap.shard, gap.from, gap.to).is_empty()
+        })
     }
 
     /// Entries that give a new stream's shards their first numbers.
@@ -344,7 +374,7 @@ pub struct Parts {
     pub committed: Committed,
     pub last: Committed,
     pub cursors: Cursors,
-    pub state_db: StateDb,
+    pub state_db: Option<StateDb>,
     pub window_bytes: usize,
     pub entropy: fastrand::Rng,
 }
@@ -368,10 +398,9 @@ impl Engine {
             committed: Mutex::new(VecDeque::from([parts.committed, parts.last])),
             window_bytes: AtomicUsize::new(parts.window_bytes),
             cursors: parts.cursors,
-            state_db: Mutex::new(Some(parts.state_db)),
+            state_db: Mutex::new(parts.state_db),
             folding: Mutex::default(),
             retaining: Mutex::default(),
-            lost: Mutex::default(),
             trouble: Mutex::default(),
             disk_full: AtomicBool::new(false),
             commits: AtomicU64::new(0),

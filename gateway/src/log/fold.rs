@@ -10,14 +10,16 @@ use super::encode;
 use super::engine::{Committed, Engine, lock};
 use super::frame::Control;
 use super::mutation::{Mutation, is_on};
-use super::producer;
+use super::producer::{self, Place};
+use super::rebuild::StateCopy;
+use super::recover::shielded;
 use super::schema::Table;
 use super::segment::{Extent, SegmentError, Write};
 use super::shard::Shard;
 use super::state;
 use super::state_db::{FORMAT, Position};
 use super::store::Entry;
-use super::stream::{Definition, Stream};
+use super::stream::Stream;
 use super::window::{Run, cut_front};
 use crate::record::{Number, Producer};
 use bytes::Bytes;
@@ -41,20 +43,8 @@ pub struct Folding {
     ratio: BTreeMap<u32, f64>,
 }
 
-/// The last number of each producer, with the group it came in.
-type Marks = BTreeMap<(u32, u128), (u64, Producer)>;
-
-/// Shards are gone through one after the other, so a producer of several shards is met out of order.
-fn note_mark(marks: &mut Marks, stream: u32, group: u64, producer: &Producer) {
-    let known = marks.entry((stream, producer.id)).or_insert((group, *producer));
-    let later = match known.1.epoch == producer.epoch {
-        true => producer.sequence > known.1.sequence,
-        false => group > known.0,
-    };
-    if later {
-        *known = (group, *producer);
-    }
-}
+/// The last number of each producer in each shard.
+type Marks = BTreeMap<(Place, u128), Producer>;
 
 /// What one fold did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,12 +98,13 @@ impl Engine {
             rows.extend(self.write_segment(&stream, &folds, target)?);
             freed.extend(folds.into_iter().filter(|fold| !fold.blocks.is_empty()).map(|fold| (fold.shard, fold.last)));
         }
-        for ((stream, _), (_, producer)) in &producers {
-            rows.push((
-                Table::Producers,
-                producer::mark_key(*stream, producer.id),
-                Some(producer::mark_to_bytes(producer)),
-            ));
+        for stream in self.all_streams() {
+            // Also those that the journal had no word of: a lost journal must not lose them.
+            let reserve = |shard: &Arc<Shard>| state::reserve_entry(stream.id, shard.index, shard.reserved());
+            rows.extend(stream.shards().iter().map(reserve));
+        }
+        for ((place, id), producer) in &producers {
+            rows.push((Table::Producers, producer::mark_key(*place, *id), Some(producer::mark_to_bytes(producer))));
         }
         let committed = self.committed_at(folded_group);
         self.write_state(rows, &committed, clean)?;
@@ -158,8 +149,9 @@ impl Engine {
             if runs.is_empty() {
                 continue;
             }
-            for run in &runs {
-                run.producers.iter().for_each(|producer| note_mark(producers, stream.id, run.group, producer));
+            // In the order they were stored in, so the last one stands.
+            for producer in runs.iter().flat_map(|run| run.producers.iter()) {
+                producers.insert(((stream.id, shard.index), producer.id), *producer);
             }
             folds.push(self.fold_shard(stream, shard, &runs, must, ratio, &mut zstd)?);
         }
@@ -223,9 +215,9 @@ impl Engine {
         if !follows {
             return Ok(());
         }
-        let segment = self.store.open(stream.id, newest.id, false)?;
+        let tail = shielded(|| self.store.open(stream.id, newest.id, false)?.last_block(shard.index));
         // A damaged tail is left where it is, for its reader to report.
-        if let Ok(Some(tail)) = segment.last_block(shard.index)
+        if let Ok(Some(tail)) = tail
             && (tail.head.raw_len as usize) < UNDERFILLED
             && tail.head.last() + 1 == next
         {
@@ -263,14 +255,27 @@ impl Engine {
             extent.bytes += block.len() as u64;
         }
         let copy = begins.then(|| self.copy_of(stream));
-        let segment = self.store.open(stream.id, id, begins)?;
-        let written = segment.write(&Write { blocks: &blocks, extent: &extent, copy: copy.as_deref() });
-        let file_bytes = segment.file_bytes();
-        drop(segment);
-        if let Err(error) = written {
-            self.store.close(stream.id, id);
-            return Err(error.into());
-        }
+        let written = shielded(|| {
+            let segment = self.store.open(stream.id, id, begins)?;
+            segment.write(&Write { blocks: &blocks, extent: &extent, copy: copy.as_deref() })?;
+            Ok(segment.file_bytes())
+        });
+        let file_bytes = match written {
+            Ok(file_bytes) => file_bytes,
+            Err(error) => {
+                self.store.close(stream.id, id);
+                if begins {
+                    // Nothing refers to it, and on a full disk each attempt would leave another.
+                    if let Err(error) = self.store.remove(stream.id, id) {
+                        tracing::warn!(stream = %stream.name, %error, "a segment that could not be begun stays until the next start");
+                    }
+                } else if !error.may_pass() {
+                    // The next fold begins a new segment; whoever reads this one asks for its healing.
+                    self.store.seal(stream.id, id);
+                }
+                return Err(error.into());
+            }
+        };
         self.store.put(stream.id, Entry { id, extent: extent.clone(), file_bytes });
         stream.size.store(self.store.bytes(stream.id) + self.blobs.bytes(stream.id), Ordering::Relaxed);
         let row = (state::shard_key(stream.id, id), state::to_json(&extent));
@@ -278,33 +283,23 @@ impl Engine {
         Ok(Some((Table::Segments, row.0, Some(row.1))))
     }
 
-    /// What a segment must know of its stream so that a lost state can be rebuilt (crash rule 5).
-    fn copy_of(&self, stream: &Stream) -> Vec<u8> {
-        let copy = StateCopy {
-            gateway: self.gateway_id.clone(),
-            incarnation: self.incarnation,
-            definition: Definition {
-                name: stream.name.to_string(),
-                created_ms: stream.created_ms,
-                first_number: stream.shards().first().map_or(1, |shard| shard.first_number()),
-                settings: stream.settings(),
-            },
-            oldest: stream.shards().iter().map(|shard| shard.oldest()).collect(),
-            reserved: stream.shards().iter().map(|shard| shard.reserved()).collect(),
-        };
-        serde_json::to_vec(&copy).unwrap_or_default()
+    /// See [`StateCopy`].
+    pub fn copy_of(&self, stream: &Stream) -> Vec<u8> {
+        StateCopy::of(stream, &self.state, &self.gateway_id, self.incarnation).encode()
     }
 
     /// Writes the state of everything up to a frame.
     fn write_state(&self, mut rows: Vec<Control>, at: &Committed, clean: bool) -> Result<(), FoldError> {
         let mut all = self.state.up_to(at.group);
         all.append(&mut rows);
-        let position = Position { group: at.group, tail: at.head, link: at.link, format: FORMAT, clean };
+        let ring_file = lock(&self.journal).file_bytes();
+        let position = Position { group: at.group, tail: at.head, link: at.link, format: FORMAT, clean, ring_file };
         let mut database = lock(&self.state_db);
         if database.is_none() {
-            *database = Some(super::state_db::StateDb::open(&*self.disk, self.store.written())?);
+            *database = Some(shielded(|| super::state_db::StateDb::open(&*self.disk, self.store.written()))?);
         }
-        let written = database.as_ref().ok_or(FoldError::NoState)?.write(&all, &position);
+        let state_db = database.as_ref().ok_or(FoldError::NoState)?;
+        let written = shielded(|| state_db.write(&all, &position));
         if written.is_err() {
             // redb's view of the file is void after an error; the next fold opens it anew.
             *database = None;
@@ -319,16 +314,6 @@ impl Engine {
         let counted = self.metrics.segments_written.get();
         self.metrics.segments_written.inc_by(total.saturating_sub(counted));
     }
-}
-
-/// See [`Engine::copy_of`].
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub struct StateCopy {
-    pub gateway: String,
-    pub incarnation: u32,
-    pub definition: Definition,
-    pub oldest: Vec<Number>,
-    pub reserved: Vec<Number>,
 }
 
 impl ShardFold {

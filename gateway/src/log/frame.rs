@@ -2,16 +2,18 @@
 //!
 //! ```text
 //! header   96 bytes: magic, version, flags, epoch, group, pos, prev pos, prev checksum, stored and raw length of the
-//!          body, checksum of the stored body, number of table entries, length of the control section, reserved,
-//!          checksum of header and table
+//!          body, checksum of the body, number of table entries, length of the control section, records of the chain
+//!          before this frame, checksum of header and table, 8 zeros
 //! table    24 bytes an entry: stream u32, shard u32, first number u64, count u32, length u32 of its runs in the body
-//! body     the runs of each entry, one entry after the other, then the control section; zstd when that saves a page
+//! body     the runs of each entry, one entry after the other, then the control section; zstd when that saves a page;
+//!          every 8 bytes of it exclusive-or the epoch
 //! padding  to a multiple of 4096
 //! run      count varint, arrival stamp u64, length varint, records
 //! control  table u8, key length varint, key, 0 | 1 value length varint, value
 //! ```
-//! Fixed-width numbers are big-endian. The epoch is random for each start, so a value that a stranger sends cannot be a
-//! frame. `prev pos` and `prev checksum` chain the frames: one that was given up after an I/O error is not in the chain.
+//! Fixed-width numbers are big-endian. `prev pos` and `prev checksum` chain the frames: one that was given up after an I/O
+//! error is not in the chain. The epoch is random for each start and nobody outside learns it: a value that a stranger
+//! sends never lies in the journal as he wrote it, so an image of a frame that he puts at a page's beginning is none.
 
 use super::encode::{put_varint, read_varint};
 use super::mutation::{Mutation, is_on};
@@ -50,6 +52,8 @@ pub struct Entry {
 pub struct Link {
     pub pos: u64,
     pub checksum: u64,
+    /// Records of the chain up to the frame, its own included: says how many a damaged place held.
+    pub records: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -78,7 +82,8 @@ impl Header {
     }
 
     pub fn link(&self) -> Link {
-        Link { pos: self.pos, checksum: self.checksum }
+        let own: u64 = self.entries.iter().map(|entry| u64::from(entry.count)).sum();
+        Link { pos: self.pos, checksum: self.checksum, records: self.prev.records.wrapping_add(own) }
     }
 }
 
@@ -185,9 +190,20 @@ impl Unplaced<'_> {
         let head = header.head_len();
         write_head(header, &mut into[..head]);
         into[head..head + self.body.len()].copy_from_slice(self.body);
+        mask(epoch, &mut into[head..head + self.body.len()]);
         into[head + self.body.len()..].fill(0);
         header.link()
     }
+}
+
+/// Puts the mask on a stored body, or takes it off.
+pub fn mask(epoch: u64, body: &mut [u8]) {
+    let mask = epoch.to_be_bytes();
+    let mut words = body.chunks_exact_mut(mask.len());
+    for word in &mut words {
+        word.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
+    }
+    words.into_remainder().iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
 }
 
 fn pages(bytes: usize) -> usize {
@@ -231,7 +247,8 @@ fn write_head(header: &mut Header, into: &mut [u8]) {
     out.put_u64(header.body_checksum);
     out.put_u32(header.entries.len() as u32);
     out.put_u32(header.control_len);
-    out.put_bytes(0, 24);
+    out.put_u64(header.prev.records);
+    out.put_bytes(0, 16);
     let mut out = &mut into[HEADER_BYTES..HEADER_BYTES + table];
     for entry in &header.entries {
         out.put_u32(entry.stream);
@@ -288,7 +305,7 @@ pub fn read_head(head: &[u8]) -> Result<Header, FrameError> {
         epoch: u64_at(8)?,
         group: u64_at(16)?,
         pos: u64_at(24)?,
-        prev: Link { pos: u64_at(32)?, checksum: u64_at(40)? },
+        prev: Link { pos: u64_at(32)?, checksum: u64_at(40)?, records: u64_at(72)? },
         body_len: u32_at(48)?,
         raw_len: u32_at(52)?,
         body_checksum: u64_at(56)?,
@@ -318,7 +335,7 @@ pub struct Contents {
     pub control: Vec<Control>,
 }
 
-/// Reads a frame's body. `stored` is the body as it lies in the journal.
+/// Reads a frame's body. `stored` is the body without its mask.
 pub fn read_body(header: &Header, stored: &[u8]) -> Result<Contents, FrameError> {
     let believed = xxh3_64(stored) == header.body_checksum || is_on(Mutation::IgnoreBodyChecksum);
     if stored.len() != header.body_len as usize || !believed {
@@ -415,7 +432,7 @@ mod tests {
         let mut encoder = Encoder::new().unwrap();
         let mut unplaced = encoder.frame(&sections, &control);
         let mut bytes = vec![0xee; unplaced.header.frame_len() as usize];
-        unplaced.seal(77, 9, 4096, Link { pos: 0, checksum: 3 }, &mut bytes);
+        unplaced.seal(77, 9, 4096, Link { pos: 0, checksum: 3, records: 5 }, &mut bytes);
         bytes
     }
 
@@ -423,7 +440,9 @@ mod tests {
         let header = read_head(bytes)?;
         let body =
             bytes.get(header.head_len()..header.head_len() + header.body_len as usize).ok_or(FrameError::Body)?;
-        let contents = read_body(&header, body)?;
+        let mut body = body.to_vec();
+        mask(header.epoch, &mut body);
+        let contents = read_body(&header, &body)?;
         Ok((header, contents))
     }
 
@@ -438,7 +457,44 @@ mod tests {
             assert_eq!(contents.runs.iter().map(|(_, _, run)| run.count as usize).sum::<usize>(), keys + 1);
             assert_eq!(contents.runs[1].2.first, 10 + keys as u64);
             assert_eq!(contents.control.len(), 1);
+            assert_eq!(header.link().records, 5 + keys as u64 + 1);
         }
+    }
+
+    // Bodies lay in the journal as their senders wrote them: the image of a frame at a page's beginning, with a position of
+    // the next lap, was taken for one by a start that looked behind an unreadable place.
+    #[test]
+    fn a_value_that_looks_like_a_frame_is_none() {
+        let mut image = frame(1);
+        let used = {
+            let h = read_head(&image).unwrap();
+            h.head_len() + h.body_len as usize
+        };
+        let mut noise = fastrand::Rng::with_seed(1);
+        image[used..].iter_mut().for_each(|byte| *byte = noise.u8(..));
+        let mut stored = |shift: usize, epoch: u64| {
+            let mut data: Vec<u8> = std::iter::repeat_with(|| noise.u8(..)).take(shift).collect();
+            data.extend_from_slice(&image);
+            // The last page is full enough that nothing is won by compressing.
+            let tail = 2 * PAGE - 1000 - (shift + 200) % PAGE;
+            data.extend(std::iter::repeat_with(|| noise.u8(..)).take(tail));
+            let mut bytes = BytesMut::new();
+            encode::put(&mut bytes, &NewRecord { key: b"k", data: &data, ..Default::default() });
+            let runs = [Run { first: 1, count: 1, stamp: 5, bytes: bytes.freeze(), group: 9, producers: [].into() }];
+            let mut encoder = Encoder::new().unwrap();
+            let mut unplaced = encoder.frame(&[Section { stream: 1, shard: 2, runs: &runs }], &[]);
+            let mut bytes = vec![0; unplaced.header.frame_len() as usize];
+            unplaced.seal(epoch, 9, 4096, Link::default(), &mut bytes);
+            assert!(!unplaced.header.compressed);
+            bytes
+        };
+        let mut shift = PAGE;
+        for _ in 0..2 {
+            // Twice: the value's length may take another byte.
+            shift = shift + 2 * PAGE - stored(shift, 0).windows(64).position(|bytes| *bytes == image[..64]).unwrap();
+        }
+        assert!(read_head(&stored(shift, 0)[2 * PAGE..]).is_ok(), "without a mask it is one");
+        assert!(read_head(&stored(shift, 77)[2 * PAGE..]).is_err());
     }
 
     proptest! {

@@ -6,6 +6,9 @@
 use super::disk::{AlignedBuf, Disk, DiskFile, Mode};
 use super::frame::{self, FrameError, Header, Link, PAGE, Unplaced};
 use super::mutation::{Mutation, is_on};
+use super::segment::{READ_ATTEMPTS, may_pass};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -13,10 +16,13 @@ pub const DIR: &str = "journal";
 const FILES: u64 = 4;
 /// How much is read at a time when the ring is searched, in bytes.
 const SEARCH_BYTES: usize = 1 << 20;
+/// Pages that the disk refuses to a start, at most.
+const UNREADABLE_MAX: usize = 16;
 
 pub struct Journal {
     files: Vec<Arc<dyn DiskFile>>,
     file_bytes: u64,
+    cut_short: bool,
     /// Where the next frame goes.
     head: u64,
     /// Everything below is folded and may be written over.
@@ -24,6 +30,8 @@ pub struct Journal {
     epoch: u64,
     prev: Link,
     buffer: AlignedBuf,
+    /// Places of pages that the disk refused.
+    unreadable: RefCell<BTreeSet<u64>>,
 }
 
 /// How full the ring is, in bytes.
@@ -34,19 +42,20 @@ pub struct Fill {
 }
 
 impl Journal {
-    /// Opens the ring in `journal/`, making it (`ring_bytes` in all, written once so that later writes change no
-    /// metadata) when it is not there. An existing ring keeps its size.
-    pub fn open(disk: &dyn Disk, ring_bytes: u64) -> io::Result<Journal> {
+    /// Opens the ring in `journal/`. What is not there is made, and written once so that later writes change no metadata:
+    /// `ring_bytes` in all for a new ring, else as large as it was. `known`: bytes of a file, if a start before this one
+    /// left word of it; then a file that is missing or too short was damaged, and its frames are lost.
+    pub fn open(disk: &dyn Disk, ring_bytes: u64, known: Option<u64>) -> io::Result<Journal> {
         disk.create_dir(DIR)?;
-        let wanted = (ring_bytes / FILES).next_multiple_of(PAGE as u64);
-        // The first file is made last, so that its full length says that the ring is whole.
-        let file_bytes = match disk.exists(&path(0))? {
-            true => match disk.open(&path(0), Mode::Existing)?.len()? {
-                0 => wanted,
-                length => length,
-            },
-            false => wanted,
-        };
+        let mut lengths = [0; FILES as usize];
+        for (index, length) in lengths.iter_mut().enumerate() {
+            if disk.exists(&path(index as u64))? {
+                *length = disk.open(&path(index as u64), Mode::Existing)?.len()?;
+            }
+        }
+        // The first file is made last, so that it says that the ring is whole.
+        let there = (lengths[0] > 0).then(|| lengths.into_iter().max().unwrap_or(0));
+        let file_bytes = known.or(there).unwrap_or((ring_bytes / FILES).next_multiple_of(PAGE as u64));
         for index in (0..FILES).rev() {
             preallocate(disk, &path(index), file_bytes)?;
         }
@@ -56,19 +65,30 @@ impl Journal {
         Ok(Journal {
             files,
             file_bytes,
+            cut_short: known.is_some() && lengths.iter().any(|length| *length < file_bytes),
             head: 0,
             tail: 0,
             epoch: 0,
             prev: Link::default(),
             buffer: AlignedBuf::default(),
+            unreadable: RefCell::default(),
         })
+    }
+
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// A file was missing or too short.
+    pub fn was_cut_short(&self) -> bool {
+        self.cut_short
     }
 
     pub fn capacity(&self) -> u64 {
         self.file_bytes * FILES
     }
 
-    /// Longest frame that fits, in bytes.
+    /// Longest frame that is written, in bytes: two fit a file.
     pub fn frame_bytes_max(&self) -> u64 {
         self.file_bytes / 2
     }
@@ -97,21 +117,28 @@ impl Journal {
         self.tail = self.tail.max(tail);
     }
 
-    /// Whether a frame of that length has room now.
-    pub fn has_room(&self, frame_bytes: u64) -> bool {
-        self.place(frame_bytes) + frame_bytes <= self.tail + self.capacity()
+    /// Room that is kept for the log's own entries, in bytes: retention makes room with them when a full disk keeps folds
+    /// from it.
+    pub fn reserve(&self) -> u64 {
+        (self.file_bytes / 16).clamp(2 * PAGE as u64, 256 << 10) / PAGE as u64 * PAGE as u64
     }
 
-    fn place(&self, frame_bytes: u64) -> u64 {
-        let left = self.file_bytes - self.head % self.file_bytes;
-        if frame_bytes <= left { self.head } else { self.head + left }
+    /// Whether frames of these lengths, one after the other, have room now.
+    pub fn has_room(&self, frames: &[u64]) -> bool {
+        let end = frames.iter().fold(self.head, |head, frame_bytes| self.place(head, *frame_bytes) + frame_bytes);
+        end <= self.tail + self.capacity()
+    }
+
+    fn place(&self, head: u64, frame_bytes: u64) -> u64 {
+        let left = self.file_bytes - head % self.file_bytes;
+        if frame_bytes <= left { head } else { head + left }
     }
 
     /// Writes and syncs one group; returns the bytes written. After an error the place is given up: see [`Journal::give_up`].
     pub fn append(&mut self, group: u64, frame: &mut Unplaced<'_>) -> io::Result<u64> {
         let length = frame.header.frame_len();
-        assert!(self.has_room(length), "journal law: a frame is written over nothing that is needed");
-        let pos = self.place(length);
+        assert!(self.has_room(&[length]), "journal law: a frame is written over nothing that is needed");
+        let pos = self.place(self.head, length);
         self.buffer.clear();
         self.buffer.pad_to(length as usize);
         let link = frame.seal(self.epoch, group, pos, self.prev, self.buffer.as_mut_slice());
@@ -171,7 +198,7 @@ impl Journal {
         {
             let (file, offset) = self.at(last.pos);
             let mut frame = AlignedBuf::zeroed(header.frame_len() as usize);
-            file.read_at(offset, frame.as_mut_slice())?;
+            read_patiently(file.as_ref(), offset, frame.as_mut_slice())?;
             file.write_at(offset, frame.as_slice())?;
         }
         self.files.iter().try_for_each(|file| file.sync())
@@ -179,25 +206,51 @@ impl Journal {
 
     /// The frame at `pos`, if one stands there.
     fn read(&self, pos: u64) -> Result<Result<(Header, Vec<u8>), FrameError>, ScanError> {
-        let (file, offset) = self.at(pos);
-        let mut head = vec![0; PAGE];
-        file.read_at(offset, &mut head)?;
-        let Some(length) = frame::head_len(&head).filter(|length| *length as u64 <= self.file_bytes - offset) else {
+        let (_, offset) = self.at(pos);
+        let mut frame = vec![0; PAGE];
+        self.read_pages(pos, &mut frame)?;
+        let Some(length) = frame::head_len(&frame).filter(|length| *length as u64 <= self.file_bytes - offset) else {
             return Ok(Err(FrameError::None));
         };
         if length > PAGE {
-            head.resize(length.next_multiple_of(PAGE), 0);
-            file.read_at(offset, &mut head)?;
+            frame.resize(length.next_multiple_of(PAGE), 0);
+            self.read_pages(pos, &mut frame)?;
         }
-        let header = match frame::read_head(&head) {
+        let header = match frame::read_head(&frame) {
             Ok(header) if header.pos == pos && header.frame_len() <= self.file_bytes - offset => header,
             Ok(_) => return Ok(Err(FrameError::None)),
             Err(FrameError::Newer(version)) => return Err(ScanError::Newer(version)),
             Err(error) => return Ok(Err(error)),
         };
-        let mut body = vec![0; header.body_len as usize];
-        file.read_at(offset + header.head_len() as u64, &mut body)?;
-        Ok(Ok((header, body)))
+        let read = frame.len();
+        frame.resize(header.frame_len() as usize, 0);
+        self.read_pages(pos + read as u64, &mut frame[read..])?;
+        frame.drain(..header.head_len());
+        frame.truncate(header.body_len as usize);
+        frame::mask(header.epoch, &mut frame);
+        Ok(Ok((header, frame)))
+    }
+
+    /// Reads whole pages of one file. A page that the disk refuses again and again is zeros: damage like another. When it
+    /// refuses many, the disk may be away and come back, and nothing is decided.
+    fn read_pages(&self, pos: u64, into: &mut [u8]) -> io::Result<()> {
+        let (file, offset) = self.at(pos);
+        match read_patiently(file.as_ref(), offset, into) {
+            Err(error) if may_pass(&error) => {}
+            result => return result,
+        }
+        for (index, page) in into.chunks_mut(PAGE).enumerate() {
+            let along = (index * PAGE) as u64;
+            if let Err(error) = read_patiently(file.as_ref(), offset + along, page) {
+                page.fill(0);
+                let mut unreadable = self.unreadable.borrow_mut();
+                unreadable.insert((pos + along) % self.capacity());
+                if unreadable.len() > UNREADABLE_MAX {
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Calls `found` for each page of `from..to` that begins a frame of that place, until it returns true.
@@ -211,11 +264,11 @@ impl Journal {
         let mut chunk = AlignedBuf::default();
         let mut pos = from;
         while pos < to {
-            let (file, offset) = self.at(pos);
+            let (_, offset) = self.at(pos);
             let length = (SEARCH_BYTES as u64).min(self.file_bytes - offset).min(to - pos);
             chunk.clear();
             chunk.pad_to(length as usize);
-            file.read_at(offset, chunk.as_mut_slice())?;
+            self.read_pages(pos, chunk.as_mut_slice())?;
             *read += length;
             for at in (0..length as usize).step_by(PAGE) {
                 if frame::head_len(&chunk.as_slice()[at..]).is_none() {
@@ -239,12 +292,13 @@ impl Journal {
         let bytes = if length <= bytes.len() {
             bytes
         } else {
-            let (file, offset) = self.at(pos);
-            if length as u64 > self.file_bytes - offset {
+            let (_, offset) = self.at(pos);
+            let pages = length.next_multiple_of(PAGE);
+            if pages as u64 > self.file_bytes - offset {
                 return Ok(None);
             }
-            let mut buffer = vec![0; length];
-            file.read_at(offset, &mut buffer)?;
+            let mut buffer = vec![0; pages];
+            self.read_pages(pos, &mut buffer)?;
             longer = buffer;
             &longer
         };
@@ -252,6 +306,17 @@ impl Journal {
             Ok(header) if header.pos % self.capacity() == pos % self.capacity() => Ok(Some(header)),
             Err(FrameError::Newer(version)) => Err(ScanError::Newer(version)),
             _ => Ok(None),
+        }
+    }
+}
+
+/// Asks again when the disk refuses what it may give the next time.
+fn read_patiently(file: &dyn DiskFile, offset: u64, into: &mut [u8]) -> io::Result<()> {
+    let mut attempts = 1;
+    loop {
+        match file.read_at(offset, into) {
+            Err(error) if may_pass(&error) && attempts < READ_ATTEMPTS => attempts += 1,
+            result => return result,
         }
     }
 }
@@ -286,8 +351,8 @@ fn preallocate(disk: &dyn Disk, path: &str, bytes: u64) -> io::Result<()> {
 /// A frame that a scan came across and that counts.
 pub struct Found {
     pub header: Header,
-    /// Its body as stored.
-    pub body: Vec<u8>,
+    /// Its body as stored, without the mask; `None` if it is damaged.
+    pub body: Option<Vec<u8>>,
 }
 
 /// What a scan learnt.
@@ -300,8 +365,10 @@ pub struct Scan {
     pub last_group: u64,
     /// Bytes read from disk.
     pub read: u64,
-    /// Places where frames were unreadable with a readable one behind.
+    /// Places where a frame of the chain is damaged.
     pub damaged: u64,
+    /// Records of frames that are gone with their headers: nobody knows of which shards.
+    pub nameless: u64,
     /// Something stood behind the last frame that is neither empty nor of an earlier lap: a write cut short, or an
     /// acknowledged last group that was damaged; the two look alike.
     pub torn: bool,
@@ -327,16 +394,25 @@ impl Walk<'_> {
         let limit = self.scan.head + self.journal.capacity();
         let mut pos = self.scan.head;
         while pos < limit {
-            match self.frame_from(pos)? {
-                Some((header, body)) => {
-                    pos = header.pos + header.frame_len();
-                    self.meet(header, body, visit);
-                }
-                None => match self.behind_damage(pos, limit)? {
+            let Some(frame) = self.frame_at(pos)? else {
+                // What did not fit begins the next file; that is found like anything behind an unreadable place, because a
+                // frame that was given up may stand here and a good one still follow it in this file.
+                match self.behind(pos + PAGE as u64, limit)? {
                     Some(next) => pos = next,
-                    None => break,
-                },
+                    None => {
+                        self.scan.torn |= self.is_strange(pos)?;
+                        break;
+                    }
+                }
+                continue;
+            };
+            let end = frame.header.pos + frame.header.frame_len();
+            if frame.body.is_none() && self.behind(end, limit)?.is_none() {
+                self.scan.torn = true;
+                break;
             }
+            self.meet(frame, visit);
+            pos = end;
         }
         if is_on(Mutation::DropTail) {
             self.waiting = None;
@@ -347,76 +423,68 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The frame at `pos`. What did not fit begins the next file; that is found like anything behind an unreadable place,
-    /// because a frame that was given up may stand here and a good one still follow it in this file.
-    fn frame_from(&mut self, pos: u64) -> Result<Option<(Header, Vec<u8>)>, ScanError> {
+    fn frame_at(&mut self, pos: u64) -> Result<Option<Found>, ScanError> {
         let Ok((header, body)) = self.journal.read(pos)? else { return Ok(None) };
         self.scan.read += header.frame_len();
-        if xxhash_rust::xxh3::xxh3_64(&body) == header.body_checksum || is_on(Mutation::IgnoreBodyChecksum) {
-            return Ok(Some((header, body)));
-        }
-        self.scan.torn = true;
-        Ok(None)
+        let whole = is_whole(&header, &body) || is_on(Mutation::IgnoreBodyChecksum);
+        Ok(Some(Found { header, body: whole.then_some(body) }))
     }
 
-    fn meet(&mut self, header: Header, body: Vec<u8>, visit: &mut dyn FnMut(Found)) {
-        self.scan.torn = false;
-        let known = self.scan.prev;
-        let waiting = self.waiting.as_ref().map(|frame| frame.header.link());
-        if Some(header.prev) == waiting || (waiting.is_none() && header.prev == known) {
-            // The chain goes on.
-            if let Some(frame) = self.waiting.take() {
-                self.count(frame, visit);
-            }
-        } else if header.prev == known {
+    fn meet(&mut self, frame: Found, visit: &mut dyn FnMut(Found)) {
+        let (known, prev) = (self.scan.prev, frame.header.prev);
+        if prev == known {
             // It chains past the one that waits: that one was given up.
             self.waiting = None;
-        } else {
-            if let Some(frame) = self.waiting.take() {
-                self.count(frame, visit);
-            }
-            self.scan.damaged += 1;
         }
-        self.scan.head = header.pos + header.frame_len();
-        self.waiting = Some(Found { header, body });
+        if let Some(frame) = self.waiting.take() {
+            self.count(frame, visit);
+        }
+        let last = self.scan.prev;
+        if prev != last {
+            self.scan.damaged += 1;
+            self.scan.nameless += prev.records.saturating_sub(last.records);
+        }
+        self.scan.head = frame.header.pos + frame.header.frame_len();
+        self.waiting = Some(frame);
     }
 
     fn count(&mut self, frame: Found, visit: &mut dyn FnMut(Found)) {
         self.scan.prev = frame.header.link();
         self.scan.last_group = frame.header.group;
         self.scan.frames += 1;
+        self.scan.damaged += u64::from(frame.body.is_none());
         visit(frame);
     }
 
-    /// Looks for a later frame behind an unreadable place; none means that the journal ends here.
-    fn behind_damage(&mut self, pos: u64, limit: u64) -> Result<Option<u64>, ScanError> {
-        let mut next = None;
-        let mut read = 0;
-        let last_group = self.waiting.as_ref().map_or(self.scan.last_group, |frame| frame.header.group);
-        self.journal.search(pos + PAGE as u64, limit, &mut read, &mut |place, header| {
-            let later = header.pos == place && header.group > last_group;
-            if later
-                && self.journal.read(place).is_ok_and(|frame| {
-                    frame.is_ok_and(|(header, body)| xxhash_rust::xxh3::xxh3_64(&body) == header.body_checksum)
-                })
-            {
-                next = Some(place);
+    /// Looks for a whole frame in `from..limit` of a group behind the last that counts; none means that the journal ends
+    /// before. A frame that was cut short and the one that was written instead of it have one group.
+    fn behind(&mut self, from: u64, limit: u64) -> Result<Option<u64>, ScanError> {
+        let whole = self.waiting.as_ref().filter(|frame| frame.body.is_some());
+        let group = whole.map_or(self.scan.last_group, |frame| frame.header.group);
+        let (mut next, mut failed, mut read) = (None, None, 0);
+        self.journal.search(from, limit, &mut read, &mut |place, header| {
+            let later = header.pos == place && header.group > group;
+            match later.then(|| self.journal.read(place)) {
+                Some(Err(error)) => failed = Some(error),
+                Some(Ok(Ok((header, body)))) if is_whole(&header, &body) => next = Some(place),
+                _ => {}
             }
-            next.is_some()
+            next.is_some() || failed.is_some()
         })?;
         self.scan.read += read;
-        if next.is_none() {
-            self.scan.torn |= self.is_strange(pos)?;
-        }
-        Ok(next)
+        failed.map_or(Ok(next), Err)
     }
 
-    /// Whether the page at `pos` is neither empty nor the start of an older lap's frame.
+    /// Whether the page at `pos` is unreadable, or neither empty nor the start of an older lap's frame.
     fn is_strange(&self, pos: u64) -> Result<bool, ScanError> {
-        let (file, offset) = self.journal.at(pos);
         let mut page = vec![0; PAGE];
-        file.read_at(offset, &mut page)?;
+        self.journal.read_pages(pos, &mut page)?;
+        let unreadable = self.journal.unreadable.borrow().contains(&(pos % self.journal.capacity()));
         let empty = page.iter().all(|byte| *byte == 0);
-        Ok(!empty && self.journal.header_at(pos, &page)?.is_none())
+        Ok(unreadable || !empty && self.journal.header_at(pos, &page)?.is_none())
     }
+}
+
+fn is_whole(header: &Header, body: &[u8]) -> bool {
+    xxhash_rust::xxh3::xxh3_64(body) == header.body_checksum
 }

@@ -22,18 +22,24 @@ mod engine;
 mod error;
 mod fold;
 mod frame;
+#[cfg(test)]
+mod full_disk_tests;
 mod journal;
+#[cfg(test)]
+mod journal_tests;
+mod ledger;
 mod mutation;
 mod producer;
 mod read;
 mod rebuild;
 mod recover;
 mod relay;
+mod replay;
 mod retain;
 mod schema;
 mod segment;
 mod shard;
-#[cfg(any(test, feature = "sim"))]
+#[cfg(feature = "sim")]
 pub mod sim;
 mod stamp;
 mod state;
@@ -59,7 +65,7 @@ pub use stream::{OnFull, SHARDS_MAX, Stream, StreamSettings};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::record::{Gap, Number, ShardIndex, StreamName};
+use crate::record::{Gap, ShardIndex, StreamName};
 use crate::units::{ByteSize, Span};
 use bytes::Bytes;
 use disk::{LockFile, RealDisk};
@@ -175,6 +181,12 @@ impl Log {
         self.inner.engine.trouble()
     }
 
+    /// How long the committer has been in one commit, for the watchdog: a disk that does not answer reports no error.
+    /// `None` while it works or has nothing to do.
+    pub fn commit_hangs_for(&self) -> Option<Duration> {
+        self.inner.threads.commit_hangs_for()
+    }
+
     // Streams.
 
     /// Durable when it returns. Blocking for one commit.
@@ -226,7 +238,7 @@ impl Log {
 
     /// Enters records that a destination refused for good (reason `Rejected`) into the ledger, with the next commit.
     pub fn record_gap(&self, stream: &Stream, gap: Gap) {
-        self.inner.engine.note_gap(stream, gap);
+        self.inner.engine.note_gap(stream, &gap);
     }
 
     // Cursors of sinks.
@@ -285,11 +297,11 @@ impl Engine {
         if streams.len() >= STREAMS_MAX {
             return Err(CreateError::TooMany(streams.len()));
         }
-        let id = self.meta_number("next_stream").unwrap_or(1) as u32;
+        let id = self.state.number("next_stream").unwrap_or(1) as u32;
         // A sequence number begins with the second of creation: a stream made again must have a later one.
         let created_ms =
-            self.stamps.clock().now().wall_ms.max(self.meta_number("last_created_ms").unwrap_or(0) + 1_000);
-        let first_number = self.meta_number(&format!("last_number/{name}")).unwrap_or(0) + 1;
+            self.stamps.clock().now().wall_ms.max(self.state.number("last_created_ms").unwrap_or(0) + 1_000);
+        let first_number = self.state.number(&format!("last_number/{name}")).unwrap_or(0) + 1;
         let definition = Definition { name: name.to_string(), created_ms, first_number, settings };
         let stream = Arc::new(Stream::new(id, name.clone(), &definition));
         let mut entries = Engine::first_reserves(&stream);
@@ -361,11 +373,6 @@ impl Engine {
 
     fn stream_named(&self, name: &StreamName) -> Option<Arc<Stream>> {
         self.streams.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
-    }
-
-    fn meta_number(&self, name: &str) -> Option<Number> {
-        let value = self.state.get(Table::Meta, name.as_bytes())?;
-        std::str::from_utf8(&value).ok()?.parse().ok()
     }
 }
 

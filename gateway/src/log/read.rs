@@ -9,6 +9,7 @@ use super::error::ReadError;
 use super::relay::StoredBlock;
 use super::segment::{SegmentError, may_pass};
 use super::shard::Shard;
+use super::store;
 use super::stream::Stream;
 use super::window::{Run, cut_front};
 use crate::record::{Gap, GapReason, Number, Record, ShardIndex};
@@ -51,6 +52,9 @@ pub struct Reader {
     refusals: u32,
     durable: watch::Receiver<Number>,
 }
+
+/// How often in a row a look for the next number may come back with nothing.
+const STILL_MAX: u32 = 100;
 
 /// A large value that the disk refused this often in a row is called lost; before, the reader gets an error and asks again.
 const REFUSALS_MAX: u32 = 30;
@@ -129,6 +133,7 @@ impl Reader {
                 first: head.first,
                 last: head.last(),
                 arrival_ms: self.engine.stamps.wall_ms(head.first_stamp),
+                raw_bytes: head.raw_len,
                 bytes,
             });
         }
@@ -147,8 +152,13 @@ impl Reader {
             return Err(ReadError::Deleted);
         }
         let mut out = Out { entries: Vec::new(), records_max: records_max.max(1), bytes_left: bytes_max.max(1) as i64 };
+        let mut stands_still = 0;
         while !out.is_full() && !self.at_tail() {
-            if let Err(error) = self.step(&mut out) {
+            let before = (self.next, self.block.len());
+            let stepped = self.step(&mut out);
+            // A fold may have moved what was looked for, once or twice; more often, a segment does not hold what it says.
+            stands_still = if before == (self.next, self.block.len()) { stands_still + 1 } else { 0 };
+            if let Err(error) = if stands_still > STILL_MAX { Err(self.stuck()) } else { stepped } {
                 // What was read before it is delivered; the next call meets the error again.
                 if out.entries.is_empty() {
                     return Err(error);
@@ -193,12 +203,14 @@ impl Reader {
 
     /// Puts runs that hold the next number in hand, or steps over what is gone.
     fn fetch(&mut self, out: &mut Out) -> Result<(), ReadError> {
-        let (run, window_begins) = {
+        // First the tail: what is added behind it meanwhile is not missing.
+        let newest = self.shard.newest();
+        let (begins, run) = {
             let window = self.shard.window();
-            let begins = window.first();
-            (begins.filter(|first| *first <= self.next).and_then(|_| window.from(self.next).cloned()), begins)
+            (window.first(), window.from(self.next).cloned())
         };
-        if let Some(run) = run {
+        let end = run.as_ref().map_or(newest, |run| run.first - 1);
+        if let Some(run) = run.filter(|_| begins.is_some_and(|first| first <= self.next)) {
             if run.first > self.next {
                 self.gap_up_to(run.first - 1, GapReason::Corrupt, out);
             }
@@ -217,18 +229,18 @@ impl Reader {
                 Ok(())
             }
             Ok(None) => {
-                let end = window_begins.map_or_else(|| self.shard.newest(), |first| first - 1);
-                if end >= self.next && self.next >= self.shard.oldest() && !self.moved_to_segment() {
+                let explained = self.engine.state.gaps(self.stream.id, self.shard.index, self.next, end);
+                if let Some(gap) = explained.first().filter(|gap| gap.from == self.next) {
+                    self.gap_up_to(gap.to, GapReason::Corrupt, out);
+                } else if end >= self.next && self.next >= self.shard.oldest() && self.segment_of_next().is_none() {
                     self.gap_up_to(end, GapReason::Corrupt, out);
                 }
                 Ok(())
             }
             Err((_, SegmentError::Block { from, to, .. })) => {
-                let (from, to) = (from.max(self.next), to);
-                self.engine.note_gap(
-                    &self.stream,
-                    Gap { shard: self.shard.index, from, to, reason: GapReason::Corrupt, from_ms: 0, to_ms: 0 },
-                );
+                // All of the block, wherever this reader came in: the next one may come in before it.
+                let from = from.max(self.shard.oldest());
+                self.engine.note_gap(&self.stream, &Gap::of(self.shard.index, from, to, GapReason::Corrupt));
                 self.gap_up_to(to, GapReason::Corrupt, out);
                 Ok(())
             }
@@ -239,16 +251,21 @@ impl Reader {
         }
     }
 
-    /// Whether a fold moved the next number out of the window between our two looks.
-    fn moved_to_segment(&self) -> bool {
-        let entries = self.engine.store.entries(self.stream.id);
-        entries.iter().any(|entry| {
-            entry
-                .extent
-                .shards
-                .get(&self.shard.index)
-                .is_some_and(|extent| (extent.first..=extent.last).contains(&self.next))
-        })
+    /// The segment that says that it holds the next number: a fold may have moved it there between our two looks.
+    fn segment_of_next(&self) -> Option<u32> {
+        let holds = |entry: &store::Entry| {
+            let extent = entry.extent.shards.get(&self.shard.index);
+            extent.is_some_and(|extent| (extent.first..=extent.last).contains(&self.next))
+        };
+        self.engine.store.entries(self.stream.id).into_iter().find(holds).map(|entry| entry.id)
+    }
+
+    fn stuck(&self) -> ReadError {
+        let says = SegmentError::Missing { shard: self.shard.index, number: self.next };
+        if let Some(segment) = self.segment_of_next() {
+            self.engine.suspect(&self.stream, segment, &says);
+        }
+        ReadError::Store(says.to_string())
     }
 
     fn read_run(&mut self, run: Run, out: &mut Out) -> Result<(), ReadError> {
@@ -301,14 +318,11 @@ impl Reader {
                 Err(error) => {
                     tracing::error!(stream = %self.stream.name, shard = self.shard.index, number, %error, "a large value is damaged");
                     let gap = Gap {
-                        shard: self.shard.index,
-                        from: number,
-                        to: number,
-                        reason: GapReason::Corrupt,
                         from_ms: arrival_ms,
                         to_ms: arrival_ms,
+                        ..Gap::of(self.shard.index, number, number, GapReason::Corrupt)
                     };
-                    self.engine.note_gap(&self.stream, gap.clone());
+                    self.engine.note_gap(&self.stream, &gap);
                     return Ok(Err(gap));
                 }
             },
@@ -328,7 +342,7 @@ impl Reader {
     fn gap_up_to(&mut self, to: Number, reason: GapReason, out: &mut Out) {
         let mut at = self.next;
         let shard = self.shard.index;
-        let unknown = |from: Number, to: Number| Gap { shard, from, to, reason, from_ms: 0, to_ms: 0 };
+        let unknown = |from: Number, to: Number| Gap::of(shard, from, to, reason);
         for gap in self.engine.state.gaps(self.stream.id, shard, at, to) {
             if gap.from > at {
                 self.tell_unknown(unknown(at, gap.from - 1), out);
@@ -344,7 +358,7 @@ impl Reader {
     }
 
     fn tell_unknown(&self, gap: Gap, out: &mut Out) {
-        self.engine.note_gap(&self.stream, gap.clone());
+        self.engine.note_gap(&self.stream, &gap);
         out.entries.push(Entry::Gap(gap));
     }
 

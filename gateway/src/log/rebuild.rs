@@ -5,16 +5,18 @@
 
 use super::block;
 use super::disk::{Disk, Mode};
-use super::fold::StateCopy;
 use super::frame::Control;
+use super::ledger::without;
 use super::recover::guarded;
 use super::schema::Table;
 use super::segment::{Extent, SegmentError, Write};
+use super::stamp::Boot;
 use super::state::{self, State};
 use super::store::{QUARANTINE, Store, path};
-use super::stream::Stream;
+use super::stream::{Definition, Stream};
 use crate::record::{Gap, GapReason, Number, ShardIndex};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 
@@ -35,49 +37,112 @@ pub fn set_state_aside(disk: &dyn Disk) -> io::Result<()> {
     disk.sync_dir("")
 }
 
-/// Streams, marks and segment rows as the segments remember them; loads them into `state` and returns them as rows.
-pub fn from_segments(store: &Store, state: &State, told: &mut Vec<String>) -> Result<Vec<Control>, SegmentError> {
-    let mut rows: Vec<Control> = Vec::new();
-    let mut next_stream = 1;
-    for stream in store.streams_on_disk()? {
-        let mut known: Option<StateCopy> = None;
-        let mut highest: BTreeMap<ShardIndex, Number> = BTreeMap::new();
-        for id in store.on_disk(stream)? {
-            let read = guarded(|| {
-                store.close(stream, id);
-                let segment = store.open(stream, id, false)?;
-                Ok((segment.extent()?, segment.copy()?))
-            });
-            let extent = match read {
-                Ok((extent, copy)) => {
-                    known = copy.and_then(|copy| serde_json::from_slice(&copy).ok()).or(known);
-                    extent
-                }
-                Err(error) => {
-                    told.push(format!(
-                        "{} cannot be read ({error}); it stays for `headwater log repair`",
-                        path(stream, id)
-                    ));
-                    continue;
-                }
-            };
-            for (shard, range) in &extent.shards {
-                highest.insert(*shard, range.last);
-            }
-            rows.push((Table::Segments, state::shard_key(stream, id), Some(state::to_json(&extent))));
+/// What a segment knows of its stream, so that a lost state can be rebuilt (crash rule 5): as of when it was begun.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StateCopy {
+    gateway: String,
+    incarnation: u32,
+    definition: Definition,
+    oldest: Vec<Number>,
+    reserved: Vec<Number>,
+    /// Shard, first and last number, reason, times.
+    ledger: Vec<(ShardIndex, Number, Number, u8, u64, u64)>,
+    /// Index, kernel boot id, wall ms of its zero.
+    boots: Vec<(u16, u128, u64)>,
+}
+
+/// Lines of the ledger and boots that a copy holds, the newest.
+const COPIED_MAX: usize = 4096;
+
+impl StateCopy {
+    pub fn of(stream: &Stream, state: &State, gateway: &str, incarnation: u32) -> StateCopy {
+        let ledger = state.ledger(stream.id);
+        let line = |gap: &Gap| (gap.shard, gap.from, gap.to, gap.reason as u8, gap.from_ms, gap.to_ms);
+        let boot = |(key, value): &(Bytes, Bytes)| {
+            let (index, boot) = (u16::from_be_bytes(key[..].try_into().ok()?), Boot::from_bytes(value)?);
+            Some((index, boot.id, boot.zero_ms))
+        };
+        let boots: Vec<_> = state.scan(Table::Boots, b"").iter().filter_map(boot).collect();
+        StateCopy {
+            gateway: gateway.to_owned(),
+            incarnation,
+            definition: Definition {
+                name: stream.name.to_string(),
+                created_ms: stream.created_ms,
+                first_number: stream.shards().first().map_or(1, |shard| shard.first_number()),
+                settings: stream.settings(),
+            },
+            oldest: stream.shards().iter().map(|shard| shard.oldest()).collect(),
+            reserved: stream.shards().iter().map(|shard| shard.reserved()).collect(),
+            ledger: ledger[ledger.len().saturating_sub(COPIED_MAX)..].iter().map(line).collect(),
+            boots: boots[boots.len().saturating_sub(COPIED_MAX)..].to_vec(),
         }
-        next_stream = next_stream.max(stream + 1);
-        let Some(copy) = known else { continue };
-        told.push(format!("stream {} was rebuilt from its segments", copy.definition.name));
-        for (shard, (oldest, reserved)) in copy.oldest.iter().zip(&copy.reserved).enumerate() {
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    fn rows(&self, stream: u32, highest: &BTreeMap<ShardIndex, Number>, state: &State) -> Vec<Control> {
+        let mut rows = vec![
+            (Table::Streams, state::stream_key(stream), Some(state::to_json(&self.definition))),
+            (Table::Meta, Bytes::from_static(b"gateway"), Some(self.gateway.clone().into())),
+            (Table::Meta, Bytes::from_static(b"incarnation"), Some(self.incarnation.to_string().into())),
+        ];
+        for (shard, (oldest, reserved)) in self.oldest.iter().zip(&self.reserved).enumerate() {
             let shard = shard as u32;
             let given = highest.get(&shard).copied().unwrap_or(0).max(*reserved);
             rows.push(state::trim_entry(stream, shard, *oldest));
             rows.push(state::reserve_entry(stream, shard, given + SAFE_JUMP));
         }
-        rows.push((Table::Streams, state::stream_key(stream), Some(state::to_json(&copy.definition))));
-        rows.push((Table::Meta, Bytes::from_static(b"gateway"), Some(copy.gateway.into())));
-        rows.push((Table::Meta, Bytes::from_static(b"incarnation"), Some(copy.incarnation.to_string().into())));
+        for &(shard, from, to, reason, from_ms, to_ms) in &self.ledger {
+            if let Some(reason) = GapReason::from_u8(reason) {
+                rows.extend(state.new_gap_rows(stream, &Gap { shard, from, to, reason, from_ms, to_ms }));
+            }
+        }
+        for &(index, id, zero_ms) in &self.boots {
+            let value = Boot { id, zero_ms }.to_bytes();
+            rows.push((Table::Boots, index.to_be_bytes().to_vec().into(), Some(value)));
+        }
+        rows
+    }
+}
+
+/// Streams, marks and segment rows as the segments remember them; loads them into `state` and returns them as rows.
+pub fn from_segments(store: &Store, state: &State, told: &mut Vec<String>) -> Result<Vec<Control>, SegmentError> {
+    let mut rows: Vec<Control> = Vec::new();
+    let mut next_stream = 1;
+    for stream in store.streams_on_disk()? {
+        next_stream = next_stream.max(stream + 1);
+        let mut known: Option<StateCopy> = None;
+        let mut highest: BTreeMap<ShardIndex, Number> = BTreeMap::new();
+        store.place_salvaged(stream)?;
+        for id in store.on_disk(stream)? {
+            let Some((extent, copy)) = read_or_salvage(store, stream, id, told)? else { continue };
+            known = copy.and_then(|copy| serde_json::from_slice(&copy).ok()).or(known);
+            for (shard, range) in &extent.shards {
+                highest.insert(*shard, range.last);
+            }
+            rows.push((Table::Segments, state::shard_key(stream, id), Some(state::to_json(&extent))));
+        }
+        if highest.is_empty() {
+            continue;
+        }
+        match known {
+            Some(copy) => {
+                told.push(format!("stream {} was rebuilt from its segments", copy.definition.name));
+                rows.extend(copy.rows(stream, &highest, state));
+            }
+            None => {
+                let shards = highest.keys().max().map_or(1, |shard| shard + 1);
+                let definition = Definition::adopted(stream, shards, 1, 0, |_| false);
+                told.push(format!("nothing is left of the name of stream {stream}; it is {} now", definition.name));
+                rows.push((Table::Streams, state::stream_key(stream), Some(state::to_json(&definition))));
+                for (shard, last) in &highest {
+                    rows.push(state::reserve_entry(stream, *shard, last + SAFE_JUMP));
+                }
+            }
+        }
     }
     rows.push((Table::Meta, Bytes::from_static(b"next_stream"), Some(next_stream.to_string().into())));
     for (table, key, value) in &rows {
@@ -88,6 +153,42 @@ pub fn from_segments(store: &Store, state: &State, told: &mut Vec<String>) -> Re
     Ok(rows)
 }
 
+type ExtentAndCopy = (Extent, Option<Vec<u8>>);
+
+fn read_or_salvage(
+    store: &Store,
+    stream: u32,
+    id: u32,
+    told: &mut Vec<String>,
+) -> Result<Option<ExtentAndCopy>, SegmentError> {
+    let read = guarded(|| {
+        store.close(stream, id);
+        let segment = store.open(stream, id, false)?;
+        Ok((segment.extent()?, segment.copy()?))
+    });
+    match read {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if !error.is_damage() => Err(error),
+        Err(error) => {
+            let name = format!("{stream}");
+            let damaged = Damaged { stream, name: &name, id, row: &Extent::default(), why: &error };
+            let salvaged = salvage(store, &damaged, |_| 0, None)?;
+            told.push(salvaged.says);
+            Ok(salvaged.extent.map(|extent| (extent, None)))
+        }
+    }
+}
+
+/// A segment that cannot be read.
+pub struct Damaged<'a> {
+    pub stream: u32,
+    pub name: &'a str,
+    pub id: u32,
+    /// What it should hold, as far as that is known.
+    pub row: &'a Extent,
+    pub why: &'a SegmentError,
+}
+
 /// What came of a damaged segment.
 pub struct Salvaged {
     /// What the segment made anew under the same id holds; `None` if nothing could be saved.
@@ -96,53 +197,56 @@ pub struct Salvaged {
     pub says: String,
 }
 
-/// Moves a damaged segment to quarantine and writes what blocks of it are whole into a new one of the same id.
+/// Writes what blocks of a damaged segment are whole into a new one, moves the damaged one to quarantine and puts the new
+/// one in its place. Wherever that is cut off, either the damaged one is in its place or the new one is whole.
 pub fn salvage(
     store: &Store,
-    stream: &Stream,
-    id: u32,
-    row: &Extent,
-    why: &SegmentError,
+    damaged: &Damaged<'_>,
+    oldest: impl Fn(ShardIndex) -> Number,
+    copy: Option<&[u8]>,
 ) -> Result<Salvaged, SegmentError> {
-    let aside = store.quarantine(stream.id, id)?;
-    let mut blocks = find_blocks(store, stream.id, &aside)?;
+    let &Damaged { stream, name, id, row, why } = damaged;
+    store.close(stream, id);
+    let blocks: Vec<_> = find_blocks(store, stream, &path(stream, id))?.into_values().collect();
     let mut extent = Extent { folded_group: row.folded_group, ..Extent::default() };
-    let mut gaps = Vec::new();
-    for (shard, range) in &row.shards {
-        let oldest = stream.shard(*shard).map_or(0, |shard| shard.oldest());
-        let mut next = range.first.max(oldest);
-        for ((_, first), (head, _)) in blocks.range((*shard, 0)..=(*shard, Number::MAX)) {
-            if *first > next {
-                gaps.push(corrupt(*shard, next, first - 1));
-            }
-            next = next.max(head.last() + 1);
-        }
-        if next <= range.last {
-            gaps.push(corrupt(*shard, next, range.last));
-        }
-    }
-    let lost: u64 = gaps.iter().map(Gap::count).sum();
-    let blocks: Vec<_> = std::mem::take(&mut blocks).into_values().collect();
     for (head, block) in &blocks {
         extent.add(head);
         extent.bytes += block.len() as u64;
     }
+    if !blocks.is_empty() {
+        let segment = store.begin_salvaged(stream, id)?;
+        segment.write(&Write { blocks: &blocks, extent: &extent, copy })?;
+    }
+    let aside = store.quarantine(stream, id)?;
+    store.place_salvaged(stream)?;
+    let gaps = missing_of(row, blocks.iter().map(|(head, _)| head), oldest);
+    let lost: u64 = gaps.iter().map(Gap::count).sum();
     let says = format!(
-        "segment {} of stream {} was damaged ({why}) and moved to {aside}; {} blocks were saved, {lost} records are lost and in the gap ledger",
-        path(stream.id, id),
-        stream.name,
+        "segment {} of stream {name} was damaged ({why}) and moved to {aside}; {} blocks were saved, {lost} records are lost and in the gap ledger",
+        path(stream, id),
         blocks.len(),
     );
-    if blocks.is_empty() {
-        return Ok(Salvaged { extent: None, gaps, says });
-    }
-    let segment = store.open(stream.id, id, true)?;
-    segment.write(&Write { blocks: &blocks, extent: &extent, copy: None })?;
-    Ok(Salvaged { extent: Some(extent), gaps, says })
+    Ok(Salvaged { extent: (!blocks.is_empty()).then_some(extent), gaps, says })
 }
 
-fn corrupt(shard: ShardIndex, from: Number, to: Number) -> Gap {
-    Gap { shard, from, to, reason: GapReason::Corrupt, from_ms: 0, to_ms: 0 }
+/// What a segment's row names and its blocks, in order, do not have.
+pub fn missing_of<'a>(
+    row: &Extent,
+    blocks: impl Iterator<Item = &'a block::Head>,
+    oldest: impl Fn(ShardIndex) -> Number,
+) -> Vec<Gap> {
+    let mut held: BTreeMap<ShardIndex, Vec<(Number, Number)>> = BTreeMap::new();
+    for head in blocks {
+        held.entry(head.shard).or_default().push((head.first, head.last()));
+    }
+    let mut gaps = Vec::new();
+    for (shard, range) in &row.shards {
+        let held = held.remove(shard).unwrap_or_default();
+        let from = range.first.max(oldest(*shard));
+        let parts = without(from, range.last, held.into_iter());
+        gaps.extend(parts.into_iter().map(|(from, to)| Gap::of(*shard, from, to, GapReason::Corrupt)));
+    }
+    gaps
 }
 
 type Blocks = BTreeMap<(ShardIndex, Number), (block::Head, Vec<u8>)>;

@@ -7,17 +7,17 @@
 use super::blob::{self, BlobFiles, Blobs};
 use super::committer::{Door, RESERVE_AHEAD};
 use super::cursor::Cursors;
-use super::disk::Disk;
+use super::disk::{Disk, Mode};
 use super::engine::{Committed, Engine, Parts, Sizes};
-use super::error::{OpenError, io_error, scan_error, store_error};
-use super::frame::{self, Control, Link};
-use super::journal::{Found, Journal, Scan};
+use super::error::{OpenError, io_error, store_error};
+use super::frame::Control;
+use super::journal::{self, Journal};
 use super::mutation::{Mutation, is_on};
 use super::producer::{self, Producers};
-use super::rebuild;
+use super::rebuild::{self, Damaged, StateCopy};
 use super::schema::Table;
-use super::segment::{Extent, SegmentError};
-use super::stamp::{Boot, Stamps};
+use super::segment::{Extent, READ_ATTEMPTS, SegmentError};
+use super::stamp::{self, Boot, Stamps};
 use super::state::{self, State};
 use super::state_db::{FORMAT, Position, StateDb};
 use super::store::{self, Entry, Store};
@@ -25,7 +25,7 @@ use super::stream::{Definition, Stream};
 use super::window::Run;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::record::{Gap, GapReason, Producer, StreamName};
+use crate::record::{Gap, GapReason, StreamName};
 use bytes::Bytes;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -69,24 +69,70 @@ pub fn recover(setup: Setup, blobs: impl FnOnce(Arc<BlobFiles>) -> Blobs) -> Res
     Recovering::open(setup)?.run(blobs)
 }
 
-struct Recovering {
-    setup: Setup,
-    state_db: StateDb,
-    state: State,
-    store: Store,
-    blobs: Arc<BlobFiles>,
-    producers: Producers,
-    position: Option<Position>,
-    streams: BTreeMap<u32, Arc<Stream>>,
-    cursors: Cursors,
-    /// Rows that the first state write brings, journal or not.
-    rows: Vec<Control>,
+pub(super) struct Recovering {
+    pub(super) setup: Setup,
+    /// `None` after an error: redb's view of the file is void then, and the next fold opens it anew.
+    state_db: Option<StateDb>,
+    pub(super) state: State,
+    pub(super) store: Store,
+    pub(super) blobs: Arc<BlobFiles>,
+    pub(super) producers: Producers,
+    marks_on_disk: usize,
+    pub(super) position: Option<Position>,
+    pub(super) streams: BTreeMap<u32, Arc<Stream>>,
+    pub(super) cursors: Cursors,
+    gateway: String,
+    incarnation: u32,
+    /// Rows that are durable before anybody may append or read.
+    pub(super) rows: Vec<Control>,
     /// Entries that go through the journal with the first group.
-    entries: Vec<Control>,
-    window_bytes: usize,
+    pub(super) entries: Vec<Control>,
+    /// What is lost, until it is in the ledger.
+    pub(super) losses: Vec<(u32, Gap)>,
+    /// Numbers that are missing between those of the journal's frames.
+    pub(super) explained: u64,
+    /// Records of streams that nobody knows: see [`Recovering::adopt`].
+    pub(super) orphans: BTreeMap<u32, Vec<(u32, Run)>>,
+    /// Ids below it are of streams that the state knows or that were deleted.
+    pub(super) next_stream: u32,
+    /// Highest boot index that a record bears.
+    pub(super) newest_boot: u16,
+    pub(super) window_bytes: usize,
     /// Segments that have a row and no file.
     missing: Vec<(Arc<Stream>, u32, Extent)>,
-    report: Recovery,
+    pub(super) report: Recovery,
+}
+
+/// What the state database holds.
+struct Loaded {
+    state_db: StateDb,
+    position: Option<Position>,
+    state: State,
+    producers: Producers,
+    marks_on_disk: usize,
+    cursors: Cursors,
+}
+
+impl Loaded {
+    fn from(disk: &dyn Disk, store: &Store) -> Result<Loaded, SegmentError> {
+        let (state, cursors, mut producers) = (State::default(), Cursors::default(), Producers::default());
+        let state_db = StateDb::open(disk, store.written())?;
+        let mut marks_on_disk = 0;
+        let position = state_db.load(|table, key, value| match table {
+            Table::Producers => {
+                marks_on_disk += 1;
+                if let Some((place, producer)) = producer::mark_from_bytes(&key, &value) {
+                    producers.remember(place, &producer);
+                }
+            }
+            Table::Cursors => {
+                cursors.load(&key, &value);
+                state.load(table, key, value);
+            }
+            _ => state.load(table, key, value),
+        })?;
+        Ok(Loaded { state_db, position, state, producers, marks_on_disk, cursors })
+    }
 }
 
 impl Recovering {
@@ -96,35 +142,18 @@ impl Recovering {
             disk.create_dir(dir).map_err(io_error(dir))?;
         }
         let store = Store::new(disk.clone());
-        let state = State::default();
-        let mut producers = Producers::default();
-        let cursors = Cursors::default();
         let mut report = Recovery::default();
-        let mut load = |table: Table, key: Bytes, value: Bytes| match table {
-            Table::Producers => {
-                if let Some((stream, producer)) = producer::mark_from_bytes(&key, &value) {
-                    producers.remember(stream, &producer);
-                }
-            }
-            Table::Cursors => {
-                cursors.load(&key, &value);
-                state.load(table, key, value);
-            }
-            _ => state.load(table, key, value),
-        };
-        let (state_db, position) = match guarded(|| {
-            let state_db = StateDb::open(&*disk, store.written())?;
-            let position = state_db.load(&mut load)?;
-            Ok((state_db, position))
-        }) {
-            Ok(opened) => opened,
+        let loaded = match guarded(|| Loaded::from(&*disk, &store)) {
+            Ok(loaded) => loaded,
+            Err(error) if !error.is_damage() => return Err(store_error(error)),
             Err(error) => {
                 report.told.push(format!("the state database could not be read ({error}) and was moved to quarantine/; it is rebuilt from the segments, cursors fall back to what is known"));
                 report.state_rebuilt = true;
                 rebuild::set_state_aside(&*disk).map_err(io_error(super::state_db::PATH))?;
-                (StateDb::open(&*disk, store.written()).map_err(store_error)?, None)
+                Loaded::from(&*disk, &store).map_err(store_error)?
             }
         };
+        let Loaded { state_db, position, state, producers, marks_on_disk, cursors } = loaded;
         if let Some(position) = position
             && position.format > FORMAT
         {
@@ -134,16 +163,24 @@ impl Recovering {
         let blobs = Arc::new(BlobFiles::new(disk, setup.sizes.blob_file, setup.metrics.clone()));
         Ok(Recovering {
             setup,
-            state_db,
+            state_db: Some(state_db),
             state,
             store,
             blobs,
             producers,
+            marks_on_disk,
             position,
             streams: BTreeMap::new(),
             cursors,
+            gateway: String::new(),
+            incarnation: 1,
             rows: Vec::new(),
             entries: Vec::new(),
+            losses: Vec::new(),
+            explained: 0,
+            orphans: BTreeMap::new(),
+            next_stream: 1,
+            newest_boot: 0,
             window_bytes: 0,
             missing: Vec::new(),
             report,
@@ -151,35 +188,49 @@ impl Recovering {
     }
 
     fn run(mut self, blobs: impl FnOnce(Arc<BlobFiles>) -> Blobs) -> Result<(Engine, Recovery), OpenError> {
+        let known = self.position.map(|position| position.ring_file).filter(|bytes| *bytes > 0);
+        let ring = self.setup.sizes.ring;
+        let mut journal = Journal::open(&*self.setup.disk, ring, known).map_err(io_error(journal::DIR))?;
+        let begin = self.journal_begin(&journal)?;
         let on_disk = self.store.streams_on_disk().map_err(io_error(store::DIR))?;
-        if self.position.is_none() && !on_disk.is_empty() {
+        if self.position.is_none() && (!on_disk.is_empty() || begin.is_some()) {
             self.report.state_rebuilt = true;
             self.rows = rebuild::from_segments(&self.store, &self.state, &mut self.report.told).map_err(store_error)?;
         }
+        self.identity();
+        self.next_stream = self.state.number("next_stream").unwrap_or(1) as u32;
         for (key, value) in self.state.scan(Table::Streams, b"") {
             self.make_stream(&key, &value);
         }
         self.load_segments()?;
-        self.load_blobs()?;
-        let (incarnation, gateway_id) = self.identity();
-        let boots =
-            self.state.scan(Table::Boots, b"").iter().filter_map(|(_, value)| Boot::from_bytes(value)).collect();
-        let (stamps, boot) = Stamps::new(self.setup.clock.clone(), boots);
-        if let Some((index, boot)) = boot {
-            self.row(Table::Boots, index.to_be_bytes().to_vec().into(), boot.to_bytes());
-        }
-        let mut journal =
-            Journal::open(&*self.setup.disk, self.setup.sizes.ring).map_err(io_error(super::journal::DIR))?;
+        self.load_blobs();
         let position = self.position.unwrap_or_default();
-        let (tail, link, scan) = self.replay(&journal, &position)?;
-        journal.settle_tail(scan.prev).map_err(io_error(super::journal::DIR))?;
+        let (tail, link) = begin.unwrap_or_default();
+        let scan = self.replay(&journal, tail, link, position.clean)?;
+        journal.settle_tail(scan.prev).map_err(io_error(journal::DIR))?;
         let epoch = self.setup.entropy.u64(..);
         journal.resume(epoch, scan.head, tail, scan.prev);
         self.lose_missing();
-        self.settle_numbers(&scan);
-        let position = Position { format: FORMAT, clean: false, tail, link, ..position };
-        self.state_db.write(&self.rows, &position).map_err(store_error)?;
-        self.blobs.tidy(self.report.state_rebuilt).map_err(io_error(blob::DIR))?;
+        self.settle(&scan, journal.was_cut_short() && !self.report.clean);
+        self.forget_marks();
+        let stamps = self.stamps();
+        let ring_file = journal.file_bytes();
+        let position = Position { format: FORMAT, clean: false, tail, link, ring_file, ..position };
+        if self.report.state_rebuilt {
+            self.adopt_blobs()?;
+        }
+        match self.state_db.as_ref().map_or(Ok(()), |state_db| state_db.write(&self.rows, &position)) {
+            Ok(()) => self.streams.values().for_each(|stream| {
+                stream.shards().iter().for_each(|shard| shard.reserve_up_to(shard.assigned() + RESERVE_AHEAD));
+            }),
+            // The journal has its room, full disk or not: they are durable before anything that counts on them.
+            Err(error) if error.is_full() => {
+                self.entries.append(&mut self.rows);
+                self.state_db = None;
+            }
+            Err(error) => return Err(store_error(error)),
+        }
+        self.blobs.tidy().map_err(io_error(blob::DIR))?;
         let next_group = scan.last_group.max(position.group) + 1;
         let blobs = blobs(self.blobs.clone());
         let door = Door::new(next_group, self.producers, blobs, self.setup.sizes.group_max, stamps.clone());
@@ -189,8 +240,8 @@ impl Recovering {
             sizes: self.setup.sizes,
             metrics: self.setup.metrics,
             disk: self.setup.disk,
-            gateway_id,
-            incarnation,
+            gateway_id: self.gateway,
+            incarnation: self.incarnation,
             stamps,
             state: self.state,
             store: self.store,
@@ -209,12 +260,31 @@ impl Recovering {
         Ok((engine, self.report))
     }
 
-    fn row(&mut self, table: Table, key: Bytes, value: Bytes) {
+    /// Removes the rows of producers that had to make room for others, and of streams that are gone: what is on disk is
+    /// bounded by what is remembered.
+    fn forget_marks(&mut self) {
+        self.producers.keep_streams(|stream| self.streams.contains_key(&stream));
+        let Some(state_db) = self.state_db.as_ref().filter(|_| self.marks_on_disk > self.producers.len()) else {
+            return;
+        };
+        let mut forgotten = Vec::new();
+        // Read a moment ago, and whole: an error now leaves them for the next start.
+        let _ = state_db.load(|table, key, value| {
+            let mark = if table == Table::Producers { producer::mark_from_bytes(&key, &value) } else { None };
+            if mark.is_some_and(|(place, producer)| !self.producers.knows(place, producer.id)) {
+                forgotten.push((Table::Producers, key, None));
+            }
+        });
+        // What was found on the way here comes after, and may name one of them anew.
+        self.rows.splice(0..0, forgotten);
+    }
+
+    pub(super) fn row(&mut self, table: Table, key: Bytes, value: Bytes) {
         self.state.load(table, key.clone(), value.clone());
         self.rows.push((table, key, Some(value)));
     }
 
-    fn make_stream(&mut self, key: &[u8], value: &[u8]) {
+    pub(super) fn make_stream(&mut self, key: &[u8], value: &[u8]) {
         let Some(id) = key.try_into().ok().map(u32::from_be_bytes) else { return };
         let Ok(definition) = serde_json::from_slice::<Definition>(value) else { return };
         let Ok(name) = StreamName::new(&definition.name) else { return };
@@ -224,15 +294,15 @@ impl Recovering {
         }
         let stream = Arc::new(Stream::new(id, name, &definition));
         for (key, value) in self.state.scan(Table::Shards, &id.to_be_bytes()) {
-            note_mark(&stream, &key, &value);
+            super::replay::note_mark(&stream, &key, &value);
         }
         self.streams.insert(id, stream);
     }
 
-    /// What each stream's segments hold. The row of all but the newest is final; the newest is asked itself, because a
-    /// fold that was cut short may have written it and not the state.
+    /// What each stream's segments hold.
     fn load_segments(&mut self) -> Result<(), OpenError> {
         for stream in self.streams.values().cloned().collect::<Vec<_>>() {
+            let placed = self.store.place_salvaged(stream.id).map_err(io_error(store::DIR))?;
             let mut on_disk = self.store.on_disk(stream.id).map_err(io_error(store::DIR))?;
             let rows = self.state.scan(Table::Segments, &stream.id.to_be_bytes());
             let known: Vec<(u32, Extent)> = rows
@@ -240,29 +310,30 @@ impl Recovering {
                 .filter_map(|(key, value)| Some((state::pair_from_key(key)?.1, serde_json::from_slice(value).ok()?)))
                 .collect();
             let newest = known.last().map(|(id, _)| *id);
-            for (id, extent) in known {
+            for (id, row) in known {
                 stream.next_segment.fetch_max(id + 1, Ordering::Relaxed);
+                // Its numbers were given, whatever is left of it.
+                restore_numbers(&stream, &row);
                 let here = on_disk.contains(&id);
                 on_disk.retain(|other| *other != id);
-                let extent = match (here, Some(id) == newest) {
-                    (false, _) => {
-                        // The journal may say that it was trimmed; its numbers were given either way.
-                        restore_numbers(&stream, &extent);
-                        self.missing.push((stream.clone(), id, extent));
-                        continue;
-                    }
-                    (true, false) => extent,
-                    (true, true) => match self.extent_of(&stream, id, &extent)? {
-                        Some(found) => {
-                            if found != extent && !is_on(Mutation::KeepStaleRow) {
-                                // Once there is a newer segment, the row alone says what this one holds.
-                                self.row(Table::Segments, state::shard_key(stream.id, id), state::to_json(&found));
-                            }
-                            found
-                        }
+                let extent = if !here {
+                    // The journal may say that it was trimmed.
+                    self.missing.push((stream.clone(), id, row));
+                    continue;
+                } else if placed.contains(&id) {
+                    self.extent_of_saved(&stream, id, &row)?
+                } else if Some(id) == newest {
+                    match self.extent_of_newest(&stream, id, &row)? {
+                        Some(extent) => extent,
                         None => continue,
-                    },
+                    }
+                } else {
+                    row.clone()
                 };
+                if extent != row && !is_on(Mutation::KeepStaleRow) {
+                    // Once there is a newer segment, the row alone says what this one holds.
+                    self.row(Table::Segments, state::shard_key(stream.id, id), state::to_json(&extent));
+                }
                 self.enter_segment(&stream, id, extent);
             }
             for id in on_disk {
@@ -280,71 +351,92 @@ impl Recovering {
         Ok(())
     }
 
-    fn enter_segment(&mut self, stream: &Stream, id: u32, extent: Extent) {
-        restore_numbers(stream, &extent);
-        let length =
-            self.setup.disk.open(&store::path(stream.id, id), super::disk::Mode::Existing).and_then(|file| file.len());
-        self.store.put(stream.id, Entry { id, extent, file_bytes: length.unwrap_or(0) });
-        stream.size.store(self.store.bytes(stream.id), Ordering::Relaxed);
-    }
-
-    fn extent_of(&mut self, stream: &Stream, id: u32, row: &Extent) -> Result<Option<Extent>, OpenError> {
+    /// The row of all but the newest is final; the newest is asked itself, because a fold that was cut short may have
+    /// written it and not the state. `None`: nothing of it could be saved.
+    fn extent_of_newest(&mut self, stream: &Arc<Stream>, id: u32, row: &Extent) -> Result<Option<Extent>, OpenError> {
         let read = guarded(|| {
             // After an error redb's view of the file is void.
             self.store.close(stream.id, id);
             self.store.open(stream.id, id, false)?.extent()
         });
-        match read {
-            Ok(extent) => Ok(Some(extent)),
-            Err(error) => {
-                let salvaged = rebuild::salvage(&self.store, stream, id, row, &error).map_err(store_error)?;
-                self.report.told.push(salvaged.says.clone());
-                for gap in &salvaged.gaps {
-                    let entry = self.state.gap_entry(stream.id, gap);
-                    self.entries.push(entry);
+        let error = match read {
+            Ok(extent) => return Ok(Some(extent)),
+            Err(error) => error,
+        };
+        let damaged = Damaged { stream: stream.id, name: stream.name.as_str(), id, row, why: &error };
+        let copy = self.copy_of(stream);
+        let oldest = |shard| stream.shard(shard).map_or(0, |shard| shard.oldest());
+        let salvaged = match error.is_damage() {
+            true => rebuild::salvage(&self.store, &damaged, oldest, Some(&copy)).map_err(|error| error.to_string()),
+            false => Err("the machine refuses it".to_owned()),
+        };
+        match salvaged {
+            Ok(salvaged) => {
+                self.report.told.push(salvaged.says);
+                self.losses.extend(salvaged.gaps.into_iter().map(|gap| (stream.id, gap)));
+                if salvaged.extent.is_none() {
+                    self.entries.push((Table::Segments, state::shard_key(stream.id, id), None));
                 }
                 Ok(salvaged.extent)
             }
+            // It stays as it is, and nothing is written into it; whoever reads it asks for its healing.
+            Err(again) => {
+                self.report.told.push(format!(
+                    "segment {} of stream {} cannot be read ({error}) and could not be salvaged now: {again}",
+                    store::path(stream.id, id),
+                    stream.name
+                ));
+                self.store.seal(stream.id, id);
+                Ok(Some(row.clone()))
+            }
         }
+    }
+
+    /// A salvage was cut off before it was told: what it saved is in its place now.
+    fn extent_of_saved(&mut self, stream: &Stream, id: u32, row: &Extent) -> Result<Extent, OpenError> {
+        let read = guarded(|| {
+            self.store.close(stream.id, id);
+            let segment = self.store.open(stream.id, id, false)?;
+            Ok((segment.extent()?, segment.verify()?.good))
+        });
+        let (extent, good) = read.map_err(store_error)?;
+        let oldest = |shard| stream.shard(shard).map_or(0, |shard| shard.oldest());
+        let gaps = rebuild::missing_of(row, good.iter(), oldest);
+        self.losses.extend(gaps.into_iter().map(|gap| (stream.id, gap)));
+        Ok(extent)
+    }
+
+    fn enter_segment(&mut self, stream: &Stream, id: u32, extent: Extent) {
+        restore_numbers(stream, &extent);
+        self.newest_boot = self.newest_boot.max(stamp::boot_of(extent.newest_stamp()));
+        let length = self.setup.disk.open(&store::path(stream.id, id), Mode::Existing).and_then(|file| file.len());
+        self.store.put(stream.id, Entry { id, extent, file_bytes: length.unwrap_or(0) });
+        stream.size.store(self.store.bytes(stream.id), Ordering::Relaxed);
     }
 
     /// Tells of segments that are gone and that no retention dropped; the journal has been replayed.
     fn lose_missing(&mut self) {
         for (stream, id, extent) in std::mem::take(&mut self.missing) {
             let row = state::shard_key(stream.id, id);
-            if self.state.get(Table::Segments, &row).is_some() {
-                self.report.told.push(format!(
-                    "segment {} of stream {} is missing; its numbers are in the gap ledger",
-                    store::path(stream.id, id),
-                    stream.name
-                ));
-                self.lose_segment(&stream, id, &extent);
-            }
-        }
-    }
-
-    fn lose_segment(&mut self, stream: &Stream, id: u32, extent: &Extent) {
-        let row = state::shard_key(stream.id, id);
-        self.entries.push((Table::Segments, row, None));
-        for (shard, range) in &extent.shards {
-            let oldest = stream.shard(*shard).map_or(0, |shard| shard.oldest());
-            if range.last < oldest {
+            if self.state.get(Table::Segments, &row).is_none() || stream.is_deleted() {
                 continue;
             }
-            let gap = Gap {
-                shard: *shard,
-                from: range.first.max(oldest),
-                to: range.last,
-                reason: GapReason::Corrupt,
-                from_ms: 0,
-                to_ms: 0,
-            };
-            let entry = self.state.gap_entry(stream.id, &gap);
-            self.entries.push(entry);
+            self.report.told.push(format!(
+                "segment {} of stream {} is missing; its numbers are in the gap ledger",
+                store::path(stream.id, id),
+                stream.name
+            ));
+            self.entries.push((Table::Segments, row, None));
+            for (shard, range) in &extent.shards {
+                let from = stream.shard(*shard).map_or(0, |shard| shard.oldest()).max(range.first);
+                if from <= range.last {
+                    self.losses.push((stream.id, Gap::of(*shard, from, range.last, GapReason::Corrupt)));
+                }
+            }
         }
     }
 
-    fn load_blobs(&mut self) -> Result<(), OpenError> {
+    fn load_blobs(&mut self) {
         for (key, value) in self.state.scan(Table::Blobs, b"") {
             if let Some((stream, file)) = state::pair_from_key(&key)
                 && let Ok(extent) = serde_json::from_slice(&value)
@@ -352,11 +444,25 @@ impl Recovering {
                 self.blobs.restore(stream, file, extent);
             }
         }
+    }
+
+    /// Blob files that a lost state knew of: they go with the last record there is now.
+    fn adopt_blobs(&mut self) -> Result<(), OpenError> {
+        for stream in self.streams.values().cloned().collect::<Vec<_>>() {
+            let last = stream.shards().iter().map(|shard| (shard.index, shard.newest())).collect();
+            for (file, extent) in self.blobs.adopt(stream.id, &last).map_err(io_error(blob::DIR))? {
+                self.row(Table::Blobs, state::shard_key(stream.id, file), state::to_json(&extent));
+            }
+        }
         Ok(())
     }
 
+    fn copy_of(&self, stream: &Stream) -> Vec<u8> {
+        StateCopy::of(stream, &self.state, &self.gateway, self.incarnation).encode()
+    }
+
     /// Gateway id and incarnation. Both are made anew when the card is found in another machine.
-    fn identity(&mut self) -> (u32, String) {
+    fn identity(&mut self) {
         let text = |state: &State, name: &str| {
             state.get(Table::Meta, name.as_bytes()).and_then(|value| String::from_utf8(value.to_vec()).ok())
         };
@@ -378,174 +484,27 @@ impl Recovering {
         self.row(Table::Meta, Bytes::from_static(b"gateway"), gateway.clone().into());
         self.row(Table::Meta, Bytes::from_static(b"machine"), machine.into());
         self.row(Table::Meta, Bytes::from_static(b"incarnation"), incarnation.to_string().into());
-        (incarnation, gateway)
+        (self.gateway, self.incarnation) = (gateway, incarnation);
     }
 
-    /// Brings the journal's frames into state and window. Returns where the ring's tail is, what the
-    /// first frame chains to, and what was found.
-    fn replay(&mut self, journal: &Journal, position: &Position) -> Result<(u64, Link, Scan), OpenError> {
-        let (from, link) = match self.position {
-            Some(_) => (position.tail, position.link),
-            None => match journal.oldest().map_err(scan_error)? {
-                Some(oldest) => (oldest.pos, oldest.prev),
-                None => (0, Link::default()),
-            },
-        };
-        let scan = journal.scan(from, link, &mut |found| self.replay_frame(found)).map_err(scan_error)?;
-        self.report.frames = scan.frames;
-        self.report.journal_bytes_read = scan.read;
-        self.report.torn = scan.torn;
-        self.report.damaged = scan.damaged;
-        self.report.clean = position.clean && scan.frames == 0;
-        if scan.damaged > 0 {
-            self.report.told.push(format!(
-                "{} places of the journal are damaged; what they held is in the gap ledger",
-                scan.damaged
-            ));
-        }
-        Ok((from, link, scan))
-    }
-
-    fn replay_frame(&mut self, found: Found) {
-        let group = found.header.group;
-        let contents = match frame::read_body(&found.header, &found.body) {
-            Ok(contents) => contents,
-            Err(error) => {
-                // Its checksum was right, so this was written so: a fault of ours, told and stepped over.
-                self.report.told.push(format!("group {group} of the journal cannot be read: {error}"));
-                return;
-            }
-        };
-        for (table, key, value) in &contents.control {
-            self.replay_control(*table, key, value.as_ref());
-        }
-        self.state.apply(group, contents.control);
-        for (stream, shard, run) in contents.runs {
-            self.replay_run(stream, shard, run);
-        }
-    }
-
-    fn replay_control(&mut self, table: Table, key: &Bytes, value: Option<&Bytes>) {
-        match (table, value) {
-            (Table::Streams, Some(value)) => self.make_stream(key, value),
-            (Table::Streams, None) => {
-                if let Some(id) = key[..].try_into().ok().map(u32::from_be_bytes)
-                    && let Some(stream) = self.streams.remove(&id)
-                {
-                    stream.set_deleted();
-                    self.producers.forget_stream(id);
-                }
-            }
-            (Table::Shards, Some(value)) => {
-                if let Some((stream, _)) = state::pair_from_key(key)
-                    && let Some(stream) = self.streams.get(&stream)
-                {
-                    note_mark(stream, key, value);
-                }
-            }
-            (Table::Segments, value) => self.replay_segment(key, value.is_none()),
-            (Table::Cursors, Some(value)) => self.cursors.load(key, value),
-            (Table::Blobs, Some(value)) => {
-                if let Some((stream, file)) = state::pair_from_key(key)
-                    && let Ok(extent) = serde_json::from_slice(value)
-                {
-                    self.blobs.restore(stream, file, extent);
-                }
-            }
-            (Table::Blobs, None) => {
-                if let Some((stream, file)) = state::pair_from_key(key) {
-                    self.blobs.forget(stream, file);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// A segment that was trimmed: the unlink may not have happened.
-    fn replay_segment(&mut self, key: &[u8], removed: bool) {
-        let Some((stream, id)) = state::pair_from_key(key) else { return };
-        if let Some(stream) = self.streams.get(&stream) {
-            stream.next_segment.fetch_max(id + 1, Ordering::Relaxed);
-        }
-        if removed && let Err(error) = self.store.remove(stream, id) {
-            self.report
-                .told
-                .push(format!("trimmed segment {} could not be unlinked: {error}", store::path(stream, id)));
-        }
-    }
-
-    fn replay_run(&mut self, stream: u32, shard: u32, mut run: Run) {
-        for producer in run.producers.iter().filter(|_| !is_on(Mutation::ForgetMarks)) {
-            self.producers.remember(stream, producer);
-        }
-        let Some(of) = self.streams.get(&stream).cloned() else { return };
-        let Some(shard) = of.shard(shard) else { return };
-        let newest = shard.newest();
-        if is_on(Mutation::ReplayTwice) {
-            run.first = run.first.max(newest + 1);
-        }
-        if run.last() <= newest {
-            // A fold that was cut short took it and did not come to write its marks, and no later fold meets it.
-            let mark = |producer: &Producer| {
-                (Table::Producers, producer::mark_key(of.id, producer.id), Some(producer::mark_to_bytes(producer)))
-            };
-            self.rows.extend(run.producers.iter().map(mark));
-            return;
-        }
-        if run.first > newest + 1 {
-            self.explain(&of, shard.index, newest + 1, run.first - 1);
-        }
-        self.report.records += u64::from(run.count);
-        self.window_bytes += run.footprint();
-        // A run that a segment holds in part is cut by whoever reads it: the window knows what is folded.
-        shard.replay(run);
-    }
-
-    /// Numbers that neither a segment nor the journal holds: if the ledger does not say why, they were damaged.
-    fn explain(&mut self, stream: &Stream, shard: u32, from: u64, to: u64) {
-        let mut at = from;
-        let known = self.state.gaps(stream.id, shard, from, to);
-        let mut unknown = Vec::new();
-        for gap in known {
-            if gap.from > at {
-                unknown.push((at, gap.from - 1));
-            }
-            at = gap.to + 1;
-        }
-        if at <= to {
-            unknown.push((at, to));
-        }
-        for (from, to) in unknown {
-            let gap = Gap { shard, from, to, reason: GapReason::Corrupt, from_ms: 0, to_ms: 0 };
-            let entry = self.state.gap_entry(stream.id, &gap);
-            self.entries.push(entry);
-        }
-    }
-
-    /// After a start that lost anything, or may have, no number that can have been given is given again (crash rule 6).
-    fn settle_numbers(&mut self, scan: &Scan) {
-        let lost = scan.torn || scan.damaged > 0 || self.report.state_rebuilt;
-        for stream in self.streams.values() {
-            // Numbers that failed groups left out may stand above every record.
-            for gap in self.state.ledger(stream.id) {
-                if let Some(shard) = stream.shard(gap.shard).filter(|_| !is_on(Mutation::ReuseNumbers)) {
-                    shard.jump_to(gap.to);
-                }
-            }
-            for shard in stream.shards().iter() {
-                let newest = shard.newest();
-                if lost && shard.reserved() > newest {
-                    let (from, to) = (newest + 1, shard.reserved());
-                    shard.jump_to(to);
-                    let gap = Gap { shard: shard.index, from, to, reason: GapReason::Unused, from_ms: 0, to_ms: 0 };
-                    self.entries.push(self.state.gap_entry(stream.id, &gap));
-                }
-                self.entries.push(state::reserve_entry(stream.id, shard.index, shard.assigned() + RESERVE_AHEAD));
+    /// Arrival times from now on. Every boot that a record names has its place, known or not: a new one gets another.
+    fn stamps(&mut self) -> Stamps {
+        let rows = self.state.scan(Table::Boots, b"");
+        let mut boots = Vec::new();
+        for (key, value) in rows {
+            if let (Ok(index), Some(boot)) = (key[..].try_into().map(u16::from_be_bytes), Boot::from_bytes(&value)) {
+                boots.resize(boots.len().max(usize::from(index) + 1), Boot::UNKNOWN);
+                boots[usize::from(index)] = boot;
             }
         }
-        if scan.torn {
-            self.report.told.push("the journal ends in a write that was cut short; nothing acknowledged is missing unless that very group was damaged later, which would look the same".into());
+        if self.streams.values().any(|stream| stream.record_count() > 0) {
+            boots.resize(boots.len().max(usize::from(self.newest_boot) + 1), Boot::UNKNOWN);
         }
+        let (stamps, boot) = Stamps::new(self.setup.clock.clone(), boots);
+        if let Some((index, boot)) = boot {
+            self.row(Table::Boots, index.to_be_bytes().to_vec().into(), boot.to_bytes());
+        }
+        stamps
     }
 }
 
@@ -557,37 +516,20 @@ fn restore_numbers(stream: &Stream, extent: &Extent) {
     }
 }
 
-fn note_mark(stream: &Stream, key: &[u8], value: &[u8]) {
-    if let Some((_, shard, mark, number)) = state::mark_from_row(key, value)
-        && let Some(shard) = stream.shard(shard)
-    {
-        match mark {
-            b'r' => shard.reserve_up_to(number),
-            b't' => {
-                shard.trim_to(number);
-                // What was trimmed had been given, also when nothing of it is left.
-                if !is_on(Mutation::ReuseNumbers) {
-                    shard.restore(number.saturating_sub(1));
-                }
-            }
-            _ => {}
-        }
-    }
+/// Runs what may meet a damaged file: redb may panic on one, and that is an error like another here.
+pub fn shielded<T>(run: impl FnOnce() -> Result<T, SegmentError>) -> Result<T, SegmentError> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        Err(SegmentError::Io(io::Error::new(io::ErrorKind::InvalidData, "the database is damaged")))
+    })
 }
 
-/// How often a file is read before an error that may pass is taken for damage.
-const READ_ATTEMPTS: u32 = 3;
-
-/// Runs what may meet a damaged file. redb may panic on one: that is an error like another here. An error of the disk
-/// itself is tried again first: setting a sound file aside for a loose cable would lose what it holds.
+/// The same, and an error of the disk itself is tried again first: setting a sound file aside for a loose cable would lose
+/// what it holds.
 pub fn guarded<T>(mut run: impl FnMut() -> Result<T, SegmentError>) -> Result<T, SegmentError> {
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let result = catch_unwind(AssertUnwindSafe(&mut run)).unwrap_or_else(|_| {
-            Err(SegmentError::Io(io::Error::new(io::ErrorKind::InvalidData, "the database is damaged")))
-        });
-        match result {
+        match shielded(&mut run) {
             Err(error) if error.may_pass() && attempts < READ_ATTEMPTS => {}
             result => return result,
         }

@@ -23,7 +23,16 @@ pub struct StoredBlock {
     pub last: Number,
     /// Arrival of the first record, in ms since 1970.
     pub arrival_ms: u64,
+    /// Of its records before compression.
+    pub raw_bytes: u32,
     pub bytes: Bytes,
+}
+
+impl StoredBlock {
+    /// Records, and their bytes before compression.
+    pub fn weight(&self) -> (u64, u64) {
+        (self.last + 1 - self.first, u64::from(self.raw_bytes))
+    }
 }
 
 /// Why a block cannot be taken as it is. The sender has its records by other ways.

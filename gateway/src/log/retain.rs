@@ -37,6 +37,7 @@ struct Dropping {
     stream: Arc<Stream>,
     segment: u32,
     entries: Vec<Control>,
+    gaps: Vec<Gap>,
     ticket: super::Ticket,
     reason: GapReason,
 }
@@ -171,29 +172,35 @@ impl Engine {
         // What this promises to drop is what the segment holds now: a fold must not add to it.
         self.store.seal(stream.id, id);
         let mut entries = vec![(Table::Segments, state::shard_key(stream.id, id), None)];
+        let mut gaps = Vec::new();
         for (index, extent) in &entry.extent.shards {
             let Some(shard) = stream.shard(*index) else { continue };
             let from = shard.oldest().max(extent.first);
             if from > extent.last {
                 continue;
             }
-            let gap = Gap {
-                shard: *index,
-                from,
-                to: extent.last,
-                reason,
+            gaps.push(Gap {
                 from_ms: self.stamps.wall_ms(extent.first_stamp),
                 to_ms: self.stamps.wall_ms(extent.last_stamp),
-            };
-            entries.push(self.state.gap_entry(stream.id, &gap));
+                ..Gap::of(*index, from, extent.last, reason)
+            });
             entries.push(state::trim_entry(stream.id, *index, extent.last + 1));
         }
-        let ticket = self.door.put_state(entries.iter().cloned());
+        let stream = stream.clone();
+        let mut dropping = Dropping { stream, segment: id, entries, gaps, ticket: super::Ticket::NONE, reason };
+        self.send(&mut dropping);
         if is_on(Mutation::UnlinkBeforeLedger) {
-            let (stream, entries) = (stream.clone(), entries.clone());
-            self.trim(&Dropping { stream, segment: id, entries, ticket, reason });
+            self.trim(&dropping);
         }
-        retaining.dropping.push(Dropping { stream: stream.clone(), segment: id, entries, ticket, reason });
+        retaining.dropping.push(dropping);
+    }
+
+    /// The ledger first: its rows are in the group of the trim mark, or in the one before.
+    fn send(&self, drop: &mut Dropping) {
+        for gap in &drop.gaps {
+            self.door.put_gap(drop.stream.id, gap);
+        }
+        drop.ticket = self.door.put_state(drop.entries.iter().cloned());
     }
 
     /// Unlinks what is durably trimmed.
@@ -207,7 +214,7 @@ impl Engine {
             } else {
                 if committed >= drop.ticket.0 {
                     // That commit failed: once more.
-                    drop.ticket = self.door.put_state(drop.entries.iter().cloned());
+                    self.send(&mut drop);
                 }
                 kept.push(drop);
             }

@@ -1,4 +1,4 @@
-//! The on-disk tables, all on one screen. Ids are persisted: never change or reuse one; a dead one stays, named as dead.
+//! The on-disk tables, all on one screen. Ids are persisted: never change or reuse one; a dead one stays, named as dead. Pure.
 
 /// Tables of the `state` database. All of them are held in memory, changed by control entries of the journal and folded
 /// into redb; see `state.rs`.
@@ -15,7 +15,8 @@ pub enum Table {
     Segments = 4,
     /// Key: stream id, blob file (u32 BE each). Value: JSON of `blob::Extent`.
     Blobs = 5,
-    /// The gap ledger. Key: stream id, shard (u32 BE each), first number (u64 BE). Value: JSON.
+    /// The gap ledger. Key: stream id, shard (u32 BE each), 0 (lost) or 1 (refused by a destination), first number (u64
+    /// BE). Value: JSON. See `ledger.rs`.
     Gaps = 6,
     /// Key: sink name, 0, stream name, 0, shard (u32 BE). Value: JSON of `cursor::CursorState`.
     Cursors = 7,

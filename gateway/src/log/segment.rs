@@ -12,14 +12,30 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinitio
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_64;
 
 const BLOCKS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("blocks");
 const NOTES: TableDefinition<&str, &[u8]> = TableDefinition::new("notes");
 const EXTENT: &str = "extent";
 const COPY: &str = "copy";
-/// redb's cache of one open segment, in bytes. Half of it may hold pages of an unfinished transaction; what does not fit is
-/// written early and then again, because inserting a value moves its neighbour. A fold of 8 MiB raw fits compressed.
-pub const CACHE_BYTES: usize = 6 << 20;
+/// How much redb keeps of an open segment in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// Half of it may hold pages of an unfinished transaction; what does not fit is written early and then again, because
+    /// inserting a value moves its neighbour. A fold of 8 MiB raw fits compressed.
+    Write,
+    /// Readers take each block once, so only the tree's upper pages are worth keeping.
+    Read,
+}
+
+impl Cache {
+    fn bytes(self) -> usize {
+        match self {
+            Cache::Write => 6 << 20,
+            Cache::Read => 512 << 10,
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardExtent {
@@ -73,7 +89,12 @@ pub enum SegmentError {
     Block { shard: ShardIndex, from: Number, to: Number, source: BlockError },
     #[error("the segment has no readable extent")]
     NoExtent,
+    #[error("number {number} of shard {shard} is not in the segment that says so")]
+    Missing { shard: ShardIndex, number: Number },
 }
+
+/// How often a file is read before an error that may pass is taken for damage.
+pub const READ_ATTEMPTS: u32 = 3;
 
 /// Whether an error is the disk's refusal, which may pass, and not damage.
 pub fn may_pass(error: &std::io::Error) -> bool {
@@ -91,8 +112,31 @@ impl SegmentError {
                 redb::Error::PreviousIo => true,
                 _ => false,
             },
-            SegmentError::Block { .. } | SegmentError::NoExtent => false,
+            SegmentError::Block { .. } | SegmentError::NoExtent | SegmentError::Missing { .. } => false,
         }
+    }
+
+    fn kind(&self) -> Option<std::io::ErrorKind> {
+        match self {
+            SegmentError::Io(error) => Some(error.kind()),
+            SegmentError::Redb(error) => match &**error {
+                redb::Error::Io(error) => Some(error.kind()),
+                _ => None,
+            },
+            SegmentError::Block { .. } | SegmentError::NoExtent | SegmentError::Missing { .. } => None,
+        }
+    }
+
+    /// Whether there is no room.
+    pub fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self.kind(), Some(StorageFull | QuotaExceeded))
+    }
+
+    /// Whether, after it was asked again and again, the file is at fault; else it is the machine around it.
+    pub fn is_damage(&self) -> bool {
+        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        !self.is_full() && !matches!(self.kind(), Some(PermissionDenied | ReadOnlyFilesystem))
     }
 }
 
@@ -128,10 +172,16 @@ pub struct Write<'a> {
 }
 
 impl Segment {
-    pub fn open(disk: &dyn Disk, path: &str, create: bool, written: Written) -> Result<Segment, SegmentError> {
+    pub fn open(
+        disk: &dyn Disk,
+        path: &str,
+        create: bool,
+        cache: Cache,
+        written: Written,
+    ) -> Result<Segment, SegmentError> {
         let file = disk.open(path, if create { Mode::Create } else { Mode::Existing })?;
         let database = redb::Builder::new()
-            .set_cache_size(CACHE_BYTES)
+            .set_cache_size(cache.bytes())
             .create_with_backend(Backend::new(file.clone(), written))?;
         Ok(Segment { database, file })
     }
@@ -147,9 +197,9 @@ impl Segment {
                 blocks.insert(key(head.shard, head.first).as_slice(), block.as_slice())?;
             }
             let mut notes = transaction.open_table(NOTES)?;
-            notes.insert(EXTENT, &super::state::to_json(write.extent)[..])?;
+            notes.insert(EXTENT, &sealed(&super::state::to_json(write.extent))[..])?;
             if let Some(copy) = write.copy {
-                notes.insert(COPY, copy)?;
+                notes.insert(COPY, &sealed(copy)[..])?;
             }
         }
         transaction.commit()?;
@@ -164,10 +214,11 @@ impl Segment {
         self.note(COPY)
     }
 
+    /// `None` also when it is not what was written: redb does not check what it reads.
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>, SegmentError> {
         let read = self.database.begin_read()?;
         let notes = read.open_table(NOTES)?;
-        Ok(notes.get(name)?.map(|value| value.value().to_vec()))
+        Ok(notes.get(name)?.and_then(|value| unsealed(value.value())))
     }
 
     /// The block that holds `number`, or the first behind it in the segment. `last` is the shard's last number here.
@@ -265,8 +316,8 @@ impl Segment {
         for row in blocks.iter()? {
             let (at, value) = row?;
             match block::read_head(value.value()) {
-                Ok(head) => verified.good.push(head),
-                Err(_) => verified.damaged.extend(shard_and_number(at.value())),
+                Ok(head) if key(head.shard, head.first) == *at.value() => verified.good.push(head),
+                _ => verified.damaged.extend(shard_and_number(at.value())),
             }
         }
         Ok(verified)
@@ -283,9 +334,25 @@ pub struct Verified {
     pub damaged: Vec<(ShardIndex, Number)>,
 }
 
+/// A note with its checksum in front.
+fn sealed(note: &[u8]) -> Vec<u8> {
+    [&xxh3_64(note).to_be_bytes(), note].concat()
+}
+
+fn unsealed(stored: &[u8]) -> Option<Vec<u8>> {
+    let (sum, note) = stored.split_first_chunk::<8>()?;
+    (xxh3_64(note).to_be_bytes() == *sum).then(|| note.to_vec())
+}
+
 /// `to` is the last number that a damaged block can have held: the next block, or the segment, says so.
 fn open_block(shard: ShardIndex, from: Number, to: Number, stored: &[u8]) -> Result<Block, SegmentError> {
-    Block::open(stored).map_err(|source| SegmentError::Block { shard, from, to: to.max(from), source })
+    let damaged = |source| SegmentError::Block { shard, from, to: to.max(from), source };
+    let block = Block::open(stored).map_err(damaged)?;
+    // A block under another's key is the tree's damage.
+    match (block.head.shard, block.head.first) == (shard, from) {
+        true => Ok(block),
+        false => Err(damaged(BlockError::Damaged)),
+    }
 }
 
 fn key(shard: ShardIndex, number: Number) -> [u8; 12] {
@@ -309,7 +376,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = RealDisk::open_root(dir.path()).unwrap();
         let written = Written::default();
-        let segment = Segment::open(&disk, "x.redb", true, written.clone()).unwrap();
+        let segment = Segment::open(&disk, "x.redb", true, Cache::Write, written.clone()).unwrap();
         let mut first = 1;
         for fold in 0..4 {
             let mut blocks = Vec::new();

@@ -128,6 +128,13 @@ impl Shard {
         self.durable.send_replace(last);
     }
 
+    /// Recovery: numbers up to `last` were durable and are lost. They are given to nobody else, and readers are told.
+    pub(super) fn lose_up_to(&self, last: Number) {
+        self.assigned.fetch_max(last, Ordering::Relaxed);
+        self.reserved.fetch_max(last, Ordering::Relaxed);
+        self.durable.send_replace(last.max(self.newest()));
+    }
+
     pub(super) fn trim_to(&self, oldest: Number) {
         self.trimmed.fetch_max(oldest, Ordering::AcqRel);
     }

@@ -8,7 +8,7 @@ use super::disk::Disk;
 use super::engine::{Engine, Sizes, Step, lock};
 use super::error::{AppendError, CreateError, OpenError, ReadError};
 use super::fold::{FoldError, Folded};
-pub use super::mutation::{Mutation, turn_on};
+pub use super::mutation::{Mutation, turn_on, turn_on_for_process};
 use super::read::{Position, Reader};
 use super::recover::{self, Recovery};
 use super::stream::{Stream, StreamSettings};
@@ -83,6 +83,11 @@ impl SteppedLog {
         self.engine.retain_step();
     }
 
+    /// Saves what is whole of segments that readers were refused.
+    pub fn heal(&self) {
+        self.engine.heal_step();
+    }
+
     /// A clean stop. Without it, dropping the log is a crash of the process.
     pub fn close(self) -> Result<(), FoldError> {
         self.engine.door.put_state(self.engine.cursors.save());
@@ -127,6 +132,10 @@ impl SteppedLog {
 
     pub fn gaps(&self, stream: &Stream) -> Vec<Gap> {
         self.engine.state.ledger(stream.id)
+    }
+
+    pub fn record_gap(&self, stream: &Stream, gap: &Gap) {
+        self.engine.note_gap(stream, gap);
     }
 
     pub fn register_sink(&self, sink: &str, stream: &Stream, required: bool) {

@@ -15,6 +15,16 @@ pub struct Boot {
     pub zero_ms: u64,
 }
 
+impl Boot {
+    /// A boot that records name and nobody knows any more.
+    pub const UNKNOWN: Boot = Boot { id: 0, zero_ms: 0 };
+}
+
+/// The index of the boot that a stamp names.
+pub fn boot_of(stamp: u64) -> u16 {
+    (stamp >> MONO_BITS) as u16
+}
+
 /// Cheap to clone; clones share the anchors.
 #[derive(Clone)]
 pub struct Stamps {
@@ -31,7 +41,7 @@ impl Stamps {
         let boot = Boot { id: clock.boot_id(), zero_ms };
         let mut boots = known;
         // The newest 65,536 starts are told apart; older ones share the last index.
-        let at = boots.iter().position(|known| known.id == boot.id);
+        let at = boots.iter().position(|known| known.id == boot.id && known.id != 0);
         let (current, fresh) = match at {
             Some(at) => (at, boots[at].zero_ms == 0 && zero_ms != 0),
             None => {
@@ -55,12 +65,18 @@ impl Stamps {
         u64::from(self.current) << MONO_BITS | (self.clock.now().mono_ms & ((1 << MONO_BITS) - 1))
     }
 
-    /// Milliseconds since 1970, as far as it is known: an unknown boot counts from the end of what is known before it.
+    /// Milliseconds since 1970, as far as it is known. A boot whose clock was never set ended before the next one that is
+    /// known began, so its records are said to have come then: what is too late keeps a record longer, too early would
+    /// let it expire. With none after it, it came after the last one that is known.
     pub fn wall_ms(&self, stamp: u64) -> u64 {
         let (boot, mono) = ((stamp >> MONO_BITS) as usize, stamp & ((1 << MONO_BITS) - 1));
         let boots = self.boots.read().unwrap_or_else(PoisonError::into_inner);
-        let zero = boots.get(boot).map_or(0, |boot| boot.zero_ms);
-        zero + mono
+        let known = |at: usize| boots.get(at).map(|boot| boot.zero_ms).filter(|zero| *zero > 0);
+        if let Some(zero) = known(boot) {
+            return zero + mono;
+        }
+        let later = (boot + 1..boots.len()).find_map(known);
+        later.unwrap_or_else(|| mono + (0..boot.min(boots.len())).rev().find_map(known).unwrap_or(0))
     }
 
     /// Learns the wall time of this boot anew; returns what to store if it moved by a second or more.
@@ -114,5 +130,21 @@ mod tests {
         assert_eq!(stamps.anchor(), Some((0, Boot { id: 7, zero_ms: 1_800_000_999_000 })));
         assert_eq!(stamps.wall_ms(stamp), 1_800_001_000_000, "the moment it came, not the moment the clock was set");
         assert_eq!(stamps.anchor(), None);
+    }
+
+    // A day without network on a board without a battery clock: its records used to count as of 1970, so that the first
+    // start with a clock let all of them expire.
+    #[test]
+    fn records_of_a_boot_that_never_knew_the_time_are_as_young_as_they_can_be() {
+        let known = Boot { id: 1, zero_ms: 1_800_000_000_000 };
+        let never = Boot { id: 2, zero_ms: 0 };
+        let (stamps, _) = Stamps::new(Clock::manual(3, 1_000_000), vec![known, never]);
+        let stamp = (1 << MONO_BITS) | 7_000;
+        assert_eq!(stamps.wall_ms(stamp), 1_800_000_007_000, "after the last boot that is known");
+        let (stamps, entry) = Stamps::new(Clock::manual(3, 1_800_500_000_000), vec![known, never]);
+        assert_eq!(entry, Some((2, Boot { id: 3, zero_ms: 1_800_499_999_000 })));
+        assert_eq!(stamps.wall_ms(stamp), 1_800_499_999_000, "before the boot that followed it");
+        assert_eq!(stamps.wall_ms(9_000), 1_800_000_009_000);
+        assert_eq!(stamps.wall_ms(9 << MONO_BITS | 5), 1_800_499_999_005, "a boot of which nothing is left");
     }
 }

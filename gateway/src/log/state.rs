@@ -5,9 +5,9 @@
 
 use super::frame::Control;
 use super::schema::Table;
-use crate::record::{Gap, GapReason, Number, ShardIndex};
+use crate::record::{Number, ShardIndex};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -24,15 +24,6 @@ struct Tables {
     unfolded: VecDeque<(u64, Control)>,
 }
 
-/// A row of the gap ledger besides its key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct GapRow {
-    to: Number,
-    reason: u8,
-    from_ms: u64,
-    to_ms: u64,
-}
-
 impl State {
     fn read(&self) -> RwLockReadGuard<'_, Tables> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
@@ -44,6 +35,11 @@ impl State {
 
     pub fn get(&self, table: Table, key: &[u8]) -> Option<Bytes> {
         self.read().tables.get(&table)?.get(key).cloned()
+    }
+
+    /// A number of `Table::Meta`.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        std::str::from_utf8(&self.get(Table::Meta, name.as_bytes())?).ok()?.parse().ok()
     }
 
     pub fn scan(&self, table: Table, prefix: &[u8]) -> Vec<(Bytes, Bytes)> {
@@ -72,56 +68,14 @@ impl State {
         }
     }
 
-    /// Rows of a shard of the ledger that touch `from..=to`, cut to it.
-    pub fn gaps(&self, stream: u32, shard: ShardIndex, from: Number, to: Number) -> Vec<Gap> {
+    /// Rows with keys in `from..=to`, and the one in front of them that is not below `first`. In key order.
+    pub fn around(&self, table: Table, first: &[u8], from: &[u8], to: &[u8]) -> Vec<(Bytes, Bytes)> {
         let inner = self.read();
-        let Some(rows) = inner.tables.get(&Table::Gaps) else { return Vec::new() };
-        let prefix = shard_key(stream, shard);
-        let before = rows.range(prefix.clone()..=gap_key(stream, shard, from)).next_back();
-        // Excluded and included: an empty range that begins behind its end would panic.
-        let behind =
-            (Bound::Excluded(gap_key(stream, shard, from)), Bound::Included(gap_key(stream, shard, to.max(from))));
-        let inside = rows.range(behind);
-        before
-            .into_iter()
-            .chain(inside)
-            .filter(|(key, _)| key.starts_with(&prefix))
-            .filter_map(|(key, value)| gap_from_row(shard, key, value))
-            .filter(|gap| gap.to >= from && gap.from <= to)
-            .map(|gap| Gap { from: gap.from.max(from), to: gap.to.min(to), ..gap })
-            .collect()
-    }
-
-    /// The whole ledger of a stream.
-    pub fn ledger(&self, stream: u32) -> Vec<Gap> {
-        self.scan(Table::Gaps, &stream.to_be_bytes())
-            .iter()
-            .filter_map(|(key, value)| {
-                let shard = u32::from_be_bytes(key.get(4..8)?.try_into().ok()?);
-                gap_from_row(shard, key, value)
-            })
-            .collect()
-    }
-
-    /// The entry that puts a gap into the ledger, joined with the row it continues.
-    pub fn gap_entry(&self, stream: u32, gap: &Gap) -> Control {
-        let before = match gap.from {
-            0 => None,
-            from => {
-                self.gaps_row(stream, gap.shard, from - 1).filter(|row| row.to == from - 1 && row.reason == gap.reason)
-            }
-        };
-        let (from, from_ms) = before.map_or((gap.from, gap.from_ms), |row| (row.from, row.from_ms));
-        let row = GapRow { to: gap.to, reason: gap.reason as u8, from_ms, to_ms: gap.to_ms };
-        (Table::Gaps, gap_key(stream, gap.shard, from), Some(to_json(&row)))
-    }
-
-    /// The row that holds `number`, whole.
-    fn gaps_row(&self, stream: u32, shard: ShardIndex, number: Number) -> Option<Gap> {
-        let inner = self.read();
-        let rows = inner.tables.get(&Table::Gaps)?;
-        let (key, value) = rows.range(shard_key(stream, shard)..=gap_key(stream, shard, number)).next_back()?;
-        gap_from_row(shard, key, value).filter(|gap| gap.to >= number)
+        let Some(rows) = inner.tables.get(&table) else { return Vec::new() };
+        let range = |from, to| rows.range::<[u8], _>((from, to));
+        let before = range(Bound::Included(first), Bound::Excluded(from)).next_back();
+        let inside = range(Bound::Included(from), Bound::Included(to));
+        before.into_iter().chain(inside).map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
     /// Changes of groups up to `group`, for fold.
@@ -147,13 +101,6 @@ impl Tables {
     }
 }
 
-fn gap_from_row(shard: ShardIndex, key: &[u8], value: &[u8]) -> Option<Gap> {
-    let from = u64::from_be_bytes(key.get(8..16)?.try_into().ok()?);
-    let row: GapRow = serde_json::from_slice(value).ok()?;
-    let reason = GapReason::from_u8(row.reason)?;
-    Some(Gap { shard, from, to: row.to, reason, from_ms: row.from_ms, to_ms: row.to_ms })
-}
-
 pub fn to_json<T: Serialize>(value: &T) -> Bytes {
     // The types of this folder have string keys and no fallible Serialize of their own.
     serde_json::to_vec(value).unwrap_or_default().into()
@@ -172,14 +119,6 @@ pub fn pair_from_key(key: &[u8]) -> Option<(u32, u32)> {
     let stream = u32::from_be_bytes(key.get(..4)?.try_into().ok()?);
     let second = u32::from_be_bytes(key.get(4..8)?.try_into().ok()?);
     Some((stream, second))
-}
-
-fn gap_key(stream: u32, shard: ShardIndex, from: Number) -> Bytes {
-    let mut key = Vec::with_capacity(16);
-    key.extend_from_slice(&stream.to_be_bytes());
-    key.extend_from_slice(&shard.to_be_bytes());
-    key.extend_from_slice(&from.to_be_bytes());
-    key.into()
 }
 
 /// The reserved number of a shard; kept apart from the trim mark so that either moves alone. Key: shard key, then `r`.
@@ -203,29 +142,6 @@ pub fn mark_from_row(key: &[u8], value: &[u8]) -> Option<(u32, ShardIndex, u8, N
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn gap(from: Number, to: Number, reason: GapReason) -> Gap {
-        Gap { shard: 2, from, to, reason, from_ms: from, to_ms: to }
-    }
-
-    #[test]
-    fn a_gap_that_continues_a_row_joins_it() {
-        let state = State::default();
-        for (group, next) in
-            [gap(1, 10, GapReason::Expired), gap(11, 20, GapReason::Expired), gap(21, 21, GapReason::Corrupt)]
-                .into_iter()
-                .enumerate()
-        {
-            let entry = state.gap_entry(1, &next);
-            state.apply(group as u64, vec![entry]);
-        }
-        let ledger: Vec<_> = state.ledger(1).iter().map(|gap| (gap.from, gap.to, gap.reason)).collect();
-        assert_eq!(ledger, [(1, 20, GapReason::Expired), (21, 21, GapReason::Corrupt)]);
-        let cut: Vec<_> = state.gaps(1, 2, 15, 30).iter().map(|gap| (gap.from, gap.to)).collect();
-        assert_eq!(cut, [(15, 20), (21, 21)]);
-        assert!(state.gaps(1, 3, 1, 30).is_empty(), "another shard");
-        assert_eq!(state.gaps(1, 2, 21, 21).len(), 1, "a single number");
-    }
 
     #[test]
     fn fold_takes_the_changes_of_its_groups_alone() {

@@ -3,7 +3,8 @@
 use super::block::{Block, Head};
 use super::disk::{Disk, Written};
 use super::mutation::{Mutation, is_on};
-use super::segment::{Extent, Segment, SegmentError};
+use super::recover::shielded;
+use super::segment::{Cache, Extent, Segment, SegmentError};
 use crate::record::{Number, ShardIndex};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub const DIR: &str = "segments";
 pub const QUARANTINE: &str = "quarantine";
-/// Segments held open at a time, besides the newest ones; each has a page cache of `segment::CACHE_BYTES`.
+/// How the file of a segment ends that is being saved.
+const SALVAGED: &str = ".salvaged";
+/// Segments held open at a time, besides the newest ones.
 const OPEN_MAX: usize = 4;
 
 #[derive(Clone, Debug)]
@@ -104,7 +107,11 @@ impl Store {
         if create {
             self.disk.create_dir(&dir_of(stream))?;
         }
-        let segment = Arc::new(Segment::open(&*self.disk, &path(stream, id), create, self.written.clone())?);
+        let cache = if create || inner.is_newest((stream, id)) { Cache::Write } else { Cache::Read };
+        let segment = Arc::new(Segment::open(&*self.disk, &path(stream, id), create, cache, self.written.clone())?);
+        if create {
+            inner.close_others(stream);
+        }
         if create && !is_on(Mutation::SkipDirSync) {
             self.disk.sync_dir(&dir_of(stream))?;
             self.disk.sync_dir(DIR)?;
@@ -182,8 +189,8 @@ impl Store {
                 .collect()
         };
         for (id, last) in candidates {
-            let segment = self.open(stream, id, false).map_err(|error| (id, error))?;
-            if let Some(found) = find(&segment, last).map_err(|error| (id, error))? {
+            let read = || find(&*self.open(stream, id, false)?, last);
+            if let Some(found) = shielded(read).map_err(|error| (id, error))? {
                 return Ok(Some(found));
             }
         }
@@ -202,7 +209,7 @@ impl Store {
             if !late_enough(extent.last_stamp) {
                 continue;
             }
-            if let Some(number) = self.open(stream, entry.id, false)?.block_at(shard, late_enough)? {
+            if let Some(number) = shielded(|| self.open(stream, entry.id, false)?.block_at(shard, late_enough))? {
                 return Ok(Some(number));
             }
         }
@@ -234,7 +241,13 @@ impl Store {
     pub fn quarantine(&self, stream: u32, id: u32) -> io::Result<String> {
         self.close(stream, id);
         self.disk.create_dir(QUARANTINE)?;
-        let to = format!("{QUARANTINE}/{stream:08x}-{id:08x}.redb");
+        let taken = self.disk.list(QUARANTINE)?;
+        let names = (0..).map(|turn| match turn {
+            0 => format!("{stream:08x}-{id:08x}.redb"),
+            turn => format!("{stream:08x}-{id:08x}-{turn}.redb"),
+        });
+        let free = names.into_iter().find(|name| !taken.contains(name)).unwrap_or_default();
+        let to = format!("{QUARANTINE}/{free}");
         self.disk.rename(&path(stream, id), &to)?;
         self.disk.sync_dir(&dir_of(stream))?;
         self.disk.sync_dir(QUARANTINE)?;
@@ -242,10 +255,41 @@ impl Store {
         Ok(to)
     }
 
+    /// Begins the segment that takes what is saved of a damaged one; what an earlier attempt left is gone.
+    pub fn begin_salvaged(&self, stream: u32, id: u32) -> Result<Segment, SegmentError> {
+        let path = salvaged_path(stream, id);
+        if self.disk.exists(&path)? {
+            self.disk.remove(&path)?;
+        }
+        let segment = Segment::open(&*self.disk, &path, true, Cache::Write, self.written.clone())?;
+        self.disk.sync_dir(&dir_of(stream))?;
+        Ok(segment)
+    }
+
+    /// Puts what was saved in the place of damaged segments that are moved away; returns which. Where the damaged one is
+    /// still in its place, what was saved may not be whole, and goes.
+    pub fn place_salvaged(&self, stream: u32) -> io::Result<Vec<u32>> {
+        let mut placed = Vec::new();
+        for id in self.in_folder(stream, SALVAGED)? {
+            if self.disk.exists(&path(stream, id))? {
+                self.disk.remove(&salvaged_path(stream, id))?;
+            } else {
+                self.disk.rename(&salvaged_path(stream, id), &path(stream, id))?;
+                placed.push(id);
+            }
+            self.disk.sync_dir(&dir_of(stream))?;
+        }
+        Ok(placed)
+    }
+
     /// Segments that lie in a stream's folder.
     pub fn on_disk(&self, stream: u32) -> io::Result<Vec<u32>> {
+        self.in_folder(stream, ".redb")
+    }
+
+    fn in_folder(&self, stream: u32, ending: &str) -> io::Result<Vec<u32>> {
         let names = self.disk.list(&dir_of(stream))?;
-        Ok(names.iter().filter_map(|name| u32::from_str_radix(name.strip_suffix(".redb")?, 16).ok()).collect())
+        Ok(names.iter().filter_map(|name| u32::from_str_radix(name.strip_suffix(ending)?, 16).ok()).collect())
     }
 
     /// Streams that have a folder.
@@ -255,6 +299,17 @@ impl Store {
 }
 
 impl Inner {
+    fn is_newest(&self, (stream, id): (u32, u32)) -> bool {
+        self.streams.get(&stream).and_then(|entries| entries.last()).is_some_and(|newest| newest.id == id)
+    }
+
+    /// A segment that is written no more gives its large cache back: the next read opens it with a small one.
+    fn close_others(&mut self, stream: u32) {
+        let others = self.open.extract_if(.., |((of, _), _)| *of == stream);
+        self.closing.extend(others);
+        self.closing.retain(|(_, segment)| Arc::strong_count(segment) > 1);
+    }
+
     fn close_idle(&mut self) {
         let newest: Vec<(u32, u32)> =
             self.streams.iter().filter_map(|(stream, entries)| Some((*stream, entries.last()?.id))).collect();
@@ -276,6 +331,10 @@ impl Inner {
 
 fn dir_of(stream: u32) -> String {
     format!("{DIR}/{stream:08x}")
+}
+
+fn salvaged_path(stream: u32, id: u32) -> String {
+    format!("{}/{id:08x}{SALVAGED}", dir_of(stream))
 }
 
 pub fn path(stream: u32, id: u32) -> String {

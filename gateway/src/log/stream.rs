@@ -49,6 +49,24 @@ pub(super) struct Definition {
     pub settings: StreamSettings,
 }
 
+impl Definition {
+    /// Of a stream whose own is lost: it is named after its id.
+    pub fn adopted(
+        id: u32,
+        shards: u32,
+        first_number: Number,
+        now_ms: u64,
+        taken: impl Fn(&str) -> bool,
+    ) -> Definition {
+        let mut name = format!("recovered-{id}");
+        while taken(&name) {
+            name.push('x');
+        }
+        let settings = StreamSettings { shards: shards.clamp(1, SHARDS_MAX), ..StreamSettings::default() };
+        Definition { name, created_ms: now_ms, first_number, settings }
+    }
+}
+
 pub struct Stream {
     pub id: u32,
     pub name: StreamName,

@@ -312,3 +312,45 @@ fn a_reader_starts_at_a_time() {
     assert_eq!(at(u64::MAX), 11);
     log.close(STOP);
 }
+
+fn marks_on_disk(bench: &Bench) -> usize {
+    let disk = Arc::new(disk::RealDisk::open_root(bench.path()).unwrap());
+    let state_db = state_db::StateDb::open(&*disk, store::Store::new(disk.clone()).written()).unwrap();
+    let mut marks = 0;
+    state_db.load(|table, _, _| marks += usize::from(table == Table::Producers)).unwrap();
+    marks
+}
+
+#[test]
+fn numbers_of_more_producers_than_are_remembered_and_of_deleted_streams_do_not_fill_the_disk() {
+    let bench = Bench::roomy();
+    let log = bench.open();
+    let [lasting, gone] = ["lasting", "gone"].map(|of| {
+        let stream = log.create_stream(&name(of), StreamSettings { shards: 1, ..Default::default() }).unwrap();
+        let mut batch = Batch::new();
+        for id in 0..producer::PRODUCERS_MAX as u128 * 2 / 3 {
+            let producer = Some(Producer { id, epoch: 1, sequence: 1 });
+            batch.push(&stream, &NewRecord { key: b"k", producer, ..Default::default() }).unwrap();
+        }
+        log.appender().commit_blocking(&mut batch).unwrap();
+        stream
+    });
+    log.close(STOP);
+    let before = marks_on_disk(&bench);
+    assert!(before > producer::PRODUCERS_MAX, "{before}");
+    let log = bench.open();
+    log.delete_stream(&name("gone")).unwrap();
+    log.close(STOP);
+    let after_one = marks_on_disk(&bench);
+    assert!(after_one <= producer::PRODUCERS_MAX, "{after_one}");
+    let log = bench.open();
+    let mut batch = Batch::new();
+    let stream = log.stream("lasting").unwrap();
+    let producer = Some(Producer { id: 7, epoch: 1, sequence: 2 });
+    batch.push(&stream, &NewRecord { key: b"k", producer, ..Default::default() }).unwrap();
+    assert!(matches!(log.appender().commit_blocking(&mut batch).unwrap()[..], [Placement::Stored { .. }]));
+    log.close(STOP);
+    let after_two = marks_on_disk(&bench);
+    assert!(after_two <= producer::PRODUCERS_MAX * 2 / 3, "{after_two}, those of the deleted stream are gone");
+    drop((lasting, gone));
+}

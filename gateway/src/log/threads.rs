@@ -4,7 +4,6 @@ use super::committer::Waiting;
 use super::engine::{Engine, Step, lock};
 use super::fold::FoldError;
 use super::frame;
-use super::segment::SegmentError;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -28,7 +27,21 @@ pub struct ThinPolicy {
 
 pub struct Threads {
     signal: Arc<Signal>,
+    pulse: Arc<Pulse>,
     handles: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Since when the committer is in the commit it is in: a disk that does not answer holds it there.
+#[derive(Default)]
+struct Pulse(Mutex<Option<Instant>>);
+
+impl Pulse {
+    fn during<T>(&self, commit: impl FnOnce() -> T) -> T {
+        *lock(&self.0) = Some(Instant::now());
+        let done = commit();
+        *lock(&self.0) = None;
+        done
+    }
 }
 
 /// Between committer and folder.
@@ -67,14 +80,14 @@ impl Threads {
         thin: ThinPolicy,
         blobs: tokio::sync::mpsc::Receiver<super::blob::Job>,
     ) -> io::Result<Threads> {
-        let signal = Arc::new(Signal::default());
+        let (signal, pulse) = (Arc::new(Signal::default()), Arc::new(Pulse::default()));
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).stack_size(1 << 20).spawn(run)
         };
         let handles = vec![
             spawn("commit", {
-                let (engine, signal) = (engine.clone(), signal.clone());
-                Box::new(move || commit(&engine, &signal, thin))
+                let (engine, signal, pulse) = (engine.clone(), signal.clone(), pulse.clone());
+                Box::new(move || commit(&engine, &signal, &pulse, thin))
             })?,
             spawn("fold", {
                 let (engine, signal) = (engine.clone(), signal.clone());
@@ -85,7 +98,13 @@ impl Threads {
                 Box::new(move || super::blob::run(&files, blobs))
             })?,
         ];
-        Ok(Threads { signal, handles: Mutex::new(handles) })
+        Ok(Threads { signal, pulse, handles: Mutex::new(handles) })
+    }
+
+    /// How long the committer has been in one commit; for ever if it is gone. `None` while it works or has nothing to do.
+    pub fn commit_hangs_for(&self) -> Option<Duration> {
+        let gone = lock(&self.handles).first().is_some_and(JoinHandle::is_finished);
+        if gone { Some(Duration::MAX) } else { lock(&self.pulse.0).map(|since| since.elapsed()) }
     }
 
     /// Waits until everything handed in is committed and folded, `bound` at most. The door is closed already.
@@ -114,7 +133,7 @@ fn join_until(handle: JoinHandle<()>, until: Instant) {
     }
 }
 
-fn commit(engine: &Engine, signal: &Signal, thin: ThinPolicy) {
+fn commit(engine: &Engine, signal: &Signal, pulse: &Pulse, thin: ThinPolicy) {
     let mut tokens = Tokens::new(thin.per_s);
     let began = Instant::now();
     loop {
@@ -127,7 +146,7 @@ fn commit(engine: &Engine, signal: &Signal, thin: ThinPolicy) {
             }
             Waiting::Group { .. } => {}
         }
-        match engine.commit_step(|| began.elapsed().as_secs_f64()) {
+        match pulse.during(|| engine.commit_step(|| began.elapsed().as_secs_f64())) {
             Step::NoRoom => {
                 signal.ask();
                 signal.wait_for_fold(RETRY);
@@ -197,15 +216,7 @@ fn report(engine: &Engine, error: &FoldError) {
 }
 
 pub fn is_full(error: &FoldError) -> bool {
-    let kind = match error {
-        FoldError::Segment(SegmentError::Io(error)) => Some(error.kind()),
-        FoldError::Segment(SegmentError::Redb(error)) => match &**error {
-            redb::Error::Io(error) => Some(error.kind()),
-            _ => None,
-        },
-        _ => None,
-    };
-    matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    matches!(error, FoldError::Segment(error) if error.is_full())
 }
 
 fn finish(engine: &Engine) {

@@ -7,6 +7,7 @@ use super::blob::Blobs;
 use super::disk::{self, Disk, OverlayDisk, RealDisk};
 use super::engine::{Engine, Sizes, Step, lock};
 use super::error::OpenError;
+use super::rebuild::{self, Damaged};
 use super::recover::{self, Recovery, guarded};
 use super::segment::SegmentError;
 use super::state;
@@ -14,7 +15,7 @@ use super::store::{self, Entry};
 use super::stream::Stream;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::record::{GapReason, Number, shard_id};
+use crate::record::{Number, shard_id};
 use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
@@ -229,40 +230,13 @@ fn note_segment(
     (!verified.damaged.is_empty()).then(|| format!("{} blocks do not have their checksum", verified.damaged.len()))
 }
 
-/// Numbers that neither a segment, nor the window, nor the ledger accounts for.
 fn unexplained(engine: &Engine, stream: &Stream) -> Vec<String> {
-    let mut found = Vec::new();
-    for shard in stream.shards().iter() {
-        let mut next = shard.oldest();
-        let mut held: Vec<(Number, Number)> = engine
-            .store
-            .entries(stream.id)
-            .iter()
-            .filter_map(|entry| entry.extent.shards.get(&shard.index).map(|extent| (extent.first, extent.last)))
-            .chain(shard.window().spans())
-            .collect();
-        held.extend(
-            engine
-                .state
-                .gaps(stream.id, shard.index, next, shard.newest())
-                .into_iter()
-                .filter(|gap| gap.reason != GapReason::Rejected)
-                .map(|gap| (gap.from, gap.to)),
-        );
-        held.sort_unstable();
-        for (from, to) in held {
-            if from > next {
-                found.push(format!(
-                    "stream {}, {}: numbers {next} to {} are missing and no gap record says why",
-                    stream.name,
-                    shard_id(shard.index),
-                    from - 1
-                ));
-            }
-            next = next.max(to + 1);
-        }
-    }
-    found
+    let missing = super::replay::unexplained(&engine.store, &engine.state, stream);
+    let says = |(shard, from, to)| {
+        let (name, shard) = (&stream.name, shard_id(shard));
+        format!("stream {name}, {shard}: numbers {from} to {to} are missing and no gap record says why")
+    };
+    missing.into_iter().map(says).collect()
 }
 
 impl Engine {
@@ -273,12 +247,19 @@ impl Engine {
         entry: &Entry,
         why: &SegmentError,
     ) -> Result<String, SegmentError> {
-        let salvaged = super::rebuild::salvage(&self.store, stream, entry.id, &entry.extent, why)?;
+        let damaged = Damaged { stream: stream.id, name: stream.name.as_str(), id: entry.id, row: &entry.extent, why };
+        let oldest = |shard| stream.shard(shard).map_or(0, |shard| shard.oldest());
+        let salvaged = rebuild::salvage(&self.store, &damaged, oldest, Some(&self.copy_of(stream)))?;
         for gap in salvaged.gaps {
-            self.note_gap(stream, gap);
+            self.note_gap(stream, &gap);
         }
         match salvaged.extent {
-            Some(extent) => self.store.put(stream.id, Entry { extent, ..entry.clone() }),
+            Some(extent) => {
+                let file_bytes = self.store.open(stream.id, entry.id, false)?.file_bytes();
+                let row = state::shard_key(stream.id, entry.id);
+                self.door.put_state([(super::schema::Table::Segments, row, Some(state::to_json(&extent)))]);
+                self.store.put(stream.id, Entry { id: entry.id, extent, file_bytes });
+            }
             None => {
                 let row = state::shard_key(stream.id, entry.id);
                 self.door.put_state([(super::schema::Table::Segments, row, None)]);

@@ -36,6 +36,10 @@ pub enum UsersError {
     Line { path: PathBuf, line: usize },
     #[error("{path}, line {line}: the user {name:?} stands twice")]
     Twice { path: PathBuf, line: usize, name: String },
+    #[error("{path}: there is no user {name:?}")]
+    Unknown { path: PathBuf, name: String },
+    #[error("{name:?} cannot be a user's name: {says}")]
+    Name { name: String, says: &'static str },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,10 +60,10 @@ pub struct Users {
 }
 
 /// A line's second half for a password: what `headwater passwd` writes behind the name.
-pub fn hash_password(password: &str) -> Result<String, getrandom::Error> {
+pub fn hash_password(password: &[u8]) -> Result<String, getrandom::Error> {
     let mut salt = [0u8; SALT_BYTES];
     getrandom::fill(&mut salt)?;
-    Ok(hash_line(password.as_bytes(), &salt, ITERATIONS))
+    Ok(hash_line(password, &salt, ITERATIONS))
 }
 
 fn hash_line(password: &[u8], salt: &[u8], iterations: u32) -> String {
@@ -76,7 +80,7 @@ impl Users {
         Self::parse(&text, path)
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self, UsersError> {
+    pub fn parse(text: &str, path: &Path) -> Result<Self, UsersError> {
         let mut users = HashMap::new();
         for (at, line) in text.lines().enumerate() {
             let (line, number) = (line.trim(), at + 1);
@@ -182,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_new_hash_reads_back() {
-        let hash = Hash::parse(&hash_password("p").unwrap()).unwrap();
+        let hash = Hash::parse(&hash_password(b"p").unwrap()).unwrap();
         assert!(hash.is_right(b"p") && !hash.is_right(b"q"));
     }
 }

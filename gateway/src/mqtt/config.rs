@@ -21,6 +21,9 @@ pub struct MqttConfig {
     pub insecure_listen: bool,
     /// Connections open at once, over all listeners.
     pub connections_max: u32,
+    /// Connections open at once from one address (over IPv6: from one /64), so that a single stranger cannot take all of
+    /// them; 0 is no limit. Raise it where a whole fleet comes through one router or proxy.
+    pub connections_per_address_max: u32,
     /// Largest packet taken from a client, told to it as Maximum Packet Size.
     pub packet_size_max: ByteSize,
     /// Messages of one client on their way to disk at once, told to it as Receive Maximum.
@@ -60,6 +63,7 @@ impl Default for MqttConfig {
             users_file: None,
             insecure_listen: false,
             connections_max: 10_000,
+            connections_per_address_max: 5_000,
             packet_size_max: ByteSize::mib(1),
             receive_maximum: 1_024,
             keep_alive_max: Span::secs(3_600),

@@ -69,6 +69,22 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     Err(refusal)
 }
 
+/// Answers the CONNECT of a client that there is no place for. Whoever does not send one at once is not answered.
+pub async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, reason: Reason) {
+    let told = async {
+        let mut input = Input::new();
+        let (body, end) = read_first(&mut stream, &mut input).await.ok()?;
+        let Ok(Packet::Connect(connect)) = decode(Version::V4, input.filled()[0], &input.filled()[body..end]) else {
+            return None;
+        };
+        let mut out = Vec::new();
+        write::connack_refused(&mut out, connect.version, reason);
+        stream.write_all(&out).await.ok()?;
+        stream.shutdown().await.ok()
+    };
+    let _ = tokio::time::timeout(REFUSAL_WITHIN, told).await;
+}
+
 async fn greet<S: AsyncRead + Unpin>(
     stream: &mut S,
     input: &mut Input,

@@ -9,7 +9,7 @@ use super::bus::{Bus, LiveMessage};
 use super::codec::{PacketId, Properties, PropertyId, Publish, Qos, Reason, Value};
 use super::route::{Routes, Target};
 use crate::log::{Batch, Log, PushError, Stream};
-use crate::record::{HashKey, Header, HeaderId, NewRecord, PARTITION_KEY_BYTES_MAX, Producer};
+use crate::record::{HashKey, Header, HeaderId, NewRecord, PARTITION_KEY_BYTES_MAX, Producer, Record};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -174,11 +174,13 @@ impl Inlet {
             Verdict::Refuse(reason) => return Err(Refused::For(*reason)),
             Verdict::Live { .. } => return Err(Refused::Deleted),
         };
-        let (headers, producer) = match publish.properties.is_empty() {
+        let usual = publish.qos == Qos::AtLeastOnce && publish.properties.is_empty();
+        let (headers, producer) = match usual {
             true => (&topic_header[..], None),
             false => {
                 headers.clear();
                 headers.extend_from_slice(topic_header);
+                headers.extend(qos_header(publish.qos));
                 let number = read_properties(publish.properties, headers).map_err(Refused::For)?;
                 (&headers[..], number.map(|(epoch, sequence)| Producer { id: *producer_id, epoch, sequence }))
             }
@@ -268,6 +270,24 @@ fn judge(name: &str, who: &Who, around: Around<'_>) -> Verdict {
         }
     };
     Verdict::Store { stream, headers: [Header::new(HeaderId::Topic, header)], key }
+}
+
+/// What a record remembers of its QoS, so that a subscriber gets no more than was published [MQTT-3.8.4-8].
+fn qos_header(qos: Qos) -> Option<Header> {
+    let value: &'static [u8] = match qos {
+        Qos::AtMostOnce => &[0],
+        Qos::AtLeastOnce => return None,
+        Qos::ExactlyOnce => &[2],
+    };
+    Some(Header::new(HeaderId::PublishQos, value))
+}
+
+/// The QoS a record was published with: 1 where it does not say, as of all that came in through another door.
+pub fn published_qos(record: &Record) -> Qos {
+    match record.header(HeaderId::PublishQos).map(|value| &value[..]) {
+        Some([bits]) => Qos::from_bits(*bits).unwrap_or(Qos::AtLeastOnce),
+        _ => Qos::AtLeastOnce,
+    }
 }
 
 /// Properties that travel with the record, and the number its producer gave it.

@@ -1,20 +1,88 @@
-//! The doors: TCP and TLS listeners with their limits. A connection beyond a limit costs an accept and a close.
+//! The doors: TCP and TLS listeners with their limits. A connection beyond a limit is told so if it is not one of very
+//! many, and costs no more than an accept and a close otherwise.
 
+use super::codec::Reason;
 use super::connection::serve;
+use super::handshake::turn_away;
+use super::places::{Place, Places};
 use super::shared::Shared;
 use super::tls;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
 use tokio_rustls::TlsAcceptor;
 
 /// Connections the kernel may hold for us.
 const BACKLOG: u32 = 1_024;
 /// After an accept that failed (out of descriptors, mostly).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections that are being told that there is no room for them.
+const TOLD_MAX: usize = 64;
+
+/// The places for connections, over all listeners.
+#[derive(Clone)]
+pub struct Room {
+    all: Arc<Semaphore>,
+    by_address: Arc<Places>,
+    telling: Arc<Semaphore>,
+}
+
+/// What a connection holds while it is open.
+struct Admitted {
+    _place: Place,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Which limit a connection met.
+struct NoPlace {
+    label: &'static str,
+    says: String,
+    reason: Reason,
+}
+
+impl Room {
+    pub fn new(connections_max: u32, per_address_max: u32) -> Self {
+        Room {
+            all: Arc::new(Semaphore::new(connections_max as usize)),
+            by_address: Arc::new(Places::new(per_address_max)),
+            telling: Arc::new(Semaphore::new(TOLD_MAX)),
+        }
+    }
+
+    /// Waits until nobody is in it.
+    pub async fn empty(&self, connections_max: u32) -> Option<SemaphorePermit<'_>> {
+        self.all.acquire_many(connections_max).await.ok()
+    }
+
+    fn admit(&self, from: IpAddr) -> Result<Admitted, NoPlace> {
+        let place = self.by_address.take(from).ok_or_else(|| NoPlace {
+            label: "connections_per_address_max",
+            says: format!("as many connections as mqtt.connections_per_address_max allows are open from {from}"),
+            reason: Reason::QuotaExceeded,
+        })?;
+        let permit = self.all.clone().try_acquire_owned().map_err(|_| NoPlace {
+            label: "connections_max",
+            says: "as many connections as mqtt.connections_max allows are open".into(),
+            reason: Reason::ServerBusy,
+        })?;
+        Ok(Admitted { _place: place, _permit: permit })
+    }
+
+    /// Tells a client of a plain listener why it is turned away, unless many are being told already. Over TLS it would
+    /// cost a handshake, which is what the limit is to spare.
+    fn turn_away(&self, stream: TcpStream, reason: Reason) {
+        if let Ok(telling) = self.telling.clone().try_acquire_owned() {
+            tokio::spawn(async move {
+                turn_away(stream, reason).await;
+                drop(telling);
+            });
+        }
+    }
+}
 
 /// TLS of a listener.
 #[derive(Clone)]
@@ -59,12 +127,12 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Accepts until told to stop. `room` holds one permit a connection, over all listeners.
+/// Accepts until told to stop.
 pub async fn accept(
     listener: TcpListener,
     tls: Option<Tls>,
     shared: Arc<Shared>,
-    room: Arc<Semaphore>,
+    room: Room,
     mut stopping: watch::Receiver<bool>,
 ) {
     loop {
@@ -73,21 +141,27 @@ pub async fn accept(
             _ = stopping.wait_for(|stop| *stop) => return,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match accepted {
+            Ok((stream, from)) => (stream, from.ip()),
             Err(error) => {
                 shared.reject_as("accept", "", &error.to_string());
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let Ok(permit) = room.clone().try_acquire_owned() else {
-            shared.reject_as("connections_max", "", "as many connections as mqtt.connections_max allows are open");
-            continue;
+        let admitted = match room.admit(from) {
+            Ok(admitted) => admitted,
+            Err(no) => {
+                shared.reject_as(no.label, "", &no.says);
+                if tls.is_none() {
+                    room.turn_away(stream, no.reason);
+                }
+                continue;
+            }
         };
         // Without it a PUBACK could wait for the next one.
         let _ = stream.set_nodelay(true);
-        tokio::spawn(one(stream, tls.clone(), shared.clone(), permit, stopping.clone()));
+        tokio::spawn(one(stream, tls.clone(), shared.clone(), admitted, stopping.clone()));
     }
 }
 
@@ -95,28 +169,30 @@ async fn one(
     stream: TcpStream,
     tls: Option<Tls>,
     shared: Arc<Shared>,
-    permit: OwnedSemaphorePermit,
+    admitted: Admitted,
     stopping: watch::Receiver<bool>,
 ) {
     match tls {
         None => serve(stream, shared, None, stopping).await,
         Some(tls) => one_tls(stream, tls, shared, stopping).await,
     }
-    drop(permit);
+    drop(admitted);
 }
 
 async fn one_tls(stream: TcpStream, tls: Tls, shared: Arc<Shared>, stopping: watch::Receiver<bool>) {
     let handshake = async {
+        const FAILED: (&str, &str) = ("tls_handshake", "the TLS handshake failed");
         // A client that sends nothing gets no turn.
-        stream.readable().await.ok()?;
+        stream.readable().await.map_err(|_| FAILED)?;
         let (now_us, most_us) = (shared.now_ms() * 1000, shared.connect_within.as_micros() as u64);
-        let wait = tls.pace.lock().unwrap_or_else(PoisonError::into_inner).reserve(now_us, most_us)?;
+        let turn = tls.pace.lock().unwrap_or_else(PoisonError::into_inner).reserve(now_us, most_us);
+        let wait = turn.ok_or(("tls_busy", "more TLS handshakes wait than can be begun in time"))?;
         tokio::time::sleep(Duration::from_micros(wait)).await;
-        tls.acceptor.accept(stream).await.ok()
+        tls.acceptor.accept(stream).await.map_err(|_| FAILED)
     };
     let stream = match tokio::time::timeout(shared.connect_within, handshake).await {
-        Ok(Some(stream)) => stream,
-        Ok(None) => return shared.reject_as("tls_handshake", "", "the TLS handshake failed"),
+        Ok(Ok(stream)) => stream,
+        Ok(Err((label, says))) => return shared.reject_as(label, "", says),
         Err(_) => return shared.reject_as("tls_late", "", "no TLS handshake in time"),
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());

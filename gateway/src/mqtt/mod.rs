@@ -18,6 +18,7 @@ mod handshake;
 mod inlet;
 mod json;
 mod listener;
+mod places;
 mod registry;
 mod route;
 mod session;
@@ -27,24 +28,26 @@ mod tail;
 mod tests;
 mod tls;
 mod topic;
+mod users_file;
 
 pub use auth::{UsersError, hash_password};
 pub use bus::{LiveMessage, Tap};
 pub use config::{AllowConfig, MqttConfig, RouteConfig, TlsConfig};
 pub use inlet::NUMBER_PROPERTY;
 pub use tls::TlsError;
+pub use users_file::{Edit, Edited, edit_users};
 
 use crate::clock::Clock;
 use crate::log::{AppendError, Log};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
-use listener::Tls;
+use listener::{Room, Tls};
 use shared::Shared;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 #[derive(Debug, thiserror::Error)]
 pub enum MqttStartError {
@@ -66,7 +69,7 @@ pub struct Mqtt {
     plain: Option<SocketAddr>,
     tls: Option<SocketAddr>,
     stopping: watch::Sender<bool>,
-    room: Arc<Semaphore>,
+    room: Room,
     connections_max: u32,
 }
 
@@ -95,8 +98,9 @@ impl Mqtt {
         let shared = Arc::new(Shared::new(config, parsed, access, users, log, clock, metrics));
         shared.clear_stale().await?;
         let (stopping, _) = watch::channel(false);
-        let room = Arc::new(Semaphore::new(config.connections_max as usize));
-        let mut mqtt = Mqtt { shared, plain: None, tls: None, stopping, room, connections_max: config.connections_max };
+        let connections_max = within_descriptors(config.connections_max);
+        let room = Room::new(connections_max, config.connections_per_address_max);
+        let mut mqtt = Mqtt { shared, plain: None, tls: None, stopping, room, connections_max };
         mqtt.listen(config)?;
         Ok(mqtt)
     }
@@ -144,11 +148,26 @@ impl Mqtt {
     /// cut off with the runtime; it was not acknowledged.
     pub async fn stop(self, bound: Duration) {
         self.stopping.send_replace(true);
-        let all_gone = self.room.acquire_many(self.connections_max);
+        let all_gone = self.room.empty(self.connections_max);
         if tokio::time::timeout(bound, all_gone).await.is_err() {
             tracing::warn!("some MQTT connections were still open at the end of the time to stop");
         }
     }
+}
+
+/// Every connection is an open file. A quarter of what the process may have stays with the log and the other doors: a
+/// crowd that took all of it would stop folds, and with them acknowledgements.
+fn within_descriptors(connections_max: u32) -> u32 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let ours = limit.map_or(u32::MAX, |limit| u32::try_from(limit / 4 * 3).unwrap_or(u32::MAX)).max(1);
+    if ours < connections_max {
+        tracing::warn!(
+            connections_max = ours,
+            configured = connections_max,
+            "the limit on open files allows fewer connections; raise it (LimitNOFILE in systemd, ulimit -n in a shell)"
+        );
+    }
+    connections_max.min(ours)
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, MqttStartError> {

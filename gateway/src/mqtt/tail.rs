@@ -5,6 +5,7 @@
 //! connection through one bounded queue: a slow client slows its own readers and nobody else.
 
 use super::codec::is_topic_name;
+use super::inlet::published_qos;
 use super::session::Subscriptions;
 use super::session::subscriptions::Delivery;
 use crate::log::{Entry, Log, Position, Reader, Stream};
@@ -105,10 +106,8 @@ async fn follow(
             // MQTT has no way to tell a gap; the ledger has it.
             let Entry::Record(record) = entry else { continue };
             let subscriptions = filters.borrow().clone();
-            let Some(delivery) = record.topic().filter(|t| is_topic_name(t)).and_then(|t| subscriptions.logged(t))
-            else {
-                continue;
-            };
+            let Some(topic) = record.topic().filter(|topic| is_topic_name(topic)) else { continue };
+            let Some(delivery) = subscriptions.logged(topic, published_qos(&record)) else { continue };
             if sender.send(Owed { record, delivery }).await.is_err() {
                 return;
             }

@@ -9,9 +9,11 @@ use super::iot::IotProvider;
 use super::tls::Trust;
 use bytes::Bytes;
 use http::request::Parts;
+use http::uri::Uri;
+use http::{HeaderValue, header};
 use reqsign_aws_v4::{
-    AssumeRoleCredentialProvider, Credential, DefaultCredentialProvider, ECSCredentialProvider, EnvCredentialProvider,
-    IMDSv2CredentialProvider, ProfileCredentialProvider, RequestSigner,
+    AssumeRoleCredentialProvider, AssumeRoleWithWebIdentityCredentialProvider, Credential, DefaultCredentialProvider,
+    ECSCredentialProvider, EnvCredentialProvider, IMDSv2CredentialProvider, ProfileCredentialProvider, RequestSigner,
 };
 use reqsign_core::{
     CommandExecute, CommandOutput, Context, Error, FileRead, HttpSend, OsEnv, ProvideCredentialChain, Signer,
@@ -27,6 +29,8 @@ const SOURCE_WITHIN: Duration = Duration::from_secs(5);
 const METADATA_WITHIN: Duration = Duration::from_secs(1);
 const SOURCE_ANSWER_BYTES_MAX: usize = 256 << 10;
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Name of our sessions in a role, unless a profile gives one.
+const SESSION: &str = "headwater";
 
 /// Where credentials come from.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -127,14 +131,18 @@ impl Aws {
     fn make_signer(&self, profile: &HashMap<String, String>) -> Option<Signer<Credential>> {
         let settings = &self.settings;
         let kinesis = || RequestSigner::new("kinesis", &self.region);
-        let base = match settings.credentials {
-            CredentialSource::None => return None,
-            CredentialSource::Iot => ProvideCredentialChain::new().push(IotProvider::new(&settings.iot)),
-            CredentialSource::Chain => self.chain(profile),
+        let base = match (settings.credentials, settings.assume_role.is_empty()) {
+            (CredentialSource::None, _) => return None,
+            // No chain around it: a chain keeps to itself why a source gave nothing.
+            (CredentialSource::Iot, true) => {
+                return Some(Signer::new(self.context.clone(), IotProvider::new(&settings.iot), kinesis()));
+            }
+            (CredentialSource::Iot, false) => ProvideCredentialChain::new().push(IotProvider::new(&settings.iot)),
+            (CredentialSource::Chain, true) => {
+                return Some(Signer::new(self.context.clone(), self.chain(profile), kinesis()));
+            }
+            (CredentialSource::Chain, false) => self.chain(profile),
         };
-        if settings.assume_role.is_empty() {
-            return Some(Signer::new(self.context.clone(), base, kinesis()));
-        }
         let role = self.role(&settings.assume_role, &settings.external_id, "", base);
         Some(Signer::new(self.context.clone(), role, kinesis()))
     }
@@ -147,7 +155,12 @@ impl Aws {
             chain = chain.push(EnvCredentialProvider::new());
         }
         let text = |key: &str| profile.get(key).map_or("", String::as_str);
-        if let Some(arn) = profile.get("role_arn").filter(|_| !profile.contains_key("web_identity_token_file")) {
+        let role = profile.get("role_arn");
+        if let (Some(arn), Some(token)) = (role, profile.get("web_identity_token_file")) {
+            let provider = self.web_identity().with_role_arn(arn).with_web_identity_token_file(token);
+            let session = Some(text("role_session_name")).filter(|session| !session.is_empty());
+            chain = chain.push(provider.with_role_session_name(session.unwrap_or(SESSION).to_owned()));
+        } else if let Some(arn) = role {
             let source = match text("credential_source") {
                 "Environment" => ProvideCredentialChain::new().push(EnvCredentialProvider::new()),
                 "Ec2InstanceMetadata" => ProvideCredentialChain::new().push(IMDSv2CredentialProvider::new()),
@@ -157,11 +170,16 @@ impl Aws {
             };
             chain = chain.push(self.role(arn, text("external_id"), text("role_session_name"), source));
         }
-        let mut rest = DefaultCredentialProvider::builder();
+        let mut rest = DefaultCredentialProvider::builder().web_identity(self.web_identity());
         if !name.is_empty() {
             rest = rest.with_profile(name).no_env();
         }
         chain.push(rest.build())
+    }
+
+    /// Role and token from the environment, unless they are named; the STS of our region, as AWS tools ask it.
+    fn web_identity(&self) -> AssumeRoleWithWebIdentityCredentialProvider {
+        AssumeRoleWithWebIdentityCredentialProvider::new().with_region(self.region.clone()).with_regional_sts_endpoint()
     }
 
     fn role(
@@ -172,7 +190,7 @@ impl Aws {
         source: ProvideCredentialChain<Credential>,
     ) -> AssumeRoleCredentialProvider {
         let sts = Signer::new(self.context.clone(), source, RequestSigner::new("sts", &self.region));
-        let session = if session.is_empty() { "headwater" } else { session };
+        let session = if session.is_empty() { SESSION } else { session };
         let role = AssumeRoleCredentialProvider::new(arn.to_owned(), sts)
             .with_region(self.region.clone())
             .with_regional_sts_endpoint()
@@ -224,7 +242,10 @@ fn section(text: &str, profile: &str) -> HashMap<String, String> {
 pub(super) struct Asking(pub HttpClient);
 
 impl HttpSend for Asking {
-    async fn http_send(&self, request: http::Request<Bytes>) -> reqsign_core::Result<http::Response<Bytes>> {
+    async fn http_send(&self, mut request: http::Request<Bytes>) -> reqsign_core::Result<http::Response<Bytes>> {
+        if let Ok(elsewhere) = std::env::var("AWS_ENDPOINT_URL_STS") {
+            redirect_sts(&mut request, &elsewhere)?;
+        }
         let host = request.uri().host().unwrap_or_default();
         let is_local = host.starts_with("169.254.") || host.starts_with("[fd00:");
         let within = if is_local { METADATA_WITHIN } else { SOURCE_WITHIN };
@@ -233,6 +254,19 @@ impl HttpSend for Asking {
         let answer = answer.map_err(|_| Error::unexpected("no answer in time").set_retryable(true))?;
         answer.map_err(|error| Error::unexpected(error.to_string()).set_retryable(true))
     }
+}
+
+/// Sends a question for STS to another place, such as a VPC endpoint. It stays signed for, and addressed to, the host it was
+/// made for.
+fn redirect_sts(request: &mut http::Request<Bytes>, elsewhere: &str) -> reqsign_core::Result<()> {
+    let Some(host) = request.uri().host().filter(|host| host.starts_with("sts.")) else { return Ok(()) };
+    let wrong = || Error::config_invalid(format!("AWS_ENDPOINT_URL_STS is not an address: {elsewhere}"));
+    let name = HeaderValue::from_str(host).map_err(|_| wrong())?;
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let address = format!("{}{path}", elsewhere.trim_end_matches('/')).parse::<Uri>().map_err(|_| wrong())?;
+    request.headers_mut().entry(header::HOST).or_insert(name);
+    *request.uri_mut() = address;
+    Ok(())
 }
 
 #[derive(Debug)]
@@ -286,6 +320,19 @@ mod tests {
         assert_eq!(section(text, "a")["role_arn"], "arn:x");
         assert_eq!(section(text, "a").len(), 2);
         assert!(section(text, "c").is_empty());
+    }
+
+    #[test]
+    fn a_question_for_sts_goes_elsewhere_under_its_own_name() {
+        let ask = |uri: &str| http::Request::get(uri).body(Bytes::new()).unwrap();
+        let mut request = ask("https://sts.eu-west-1.amazonaws.com/?Action=AssumeRole&Version=2011-06-15");
+        redirect_sts(&mut request, "http://127.0.0.1:9/").unwrap();
+        assert_eq!(request.uri(), "http://127.0.0.1:9/?Action=AssumeRole&Version=2011-06-15");
+        assert_eq!(request.headers()[header::HOST], "sts.eu-west-1.amazonaws.com");
+        let mut other = ask("http://169.254.169.254/latest/api/token");
+        redirect_sts(&mut other, "http://127.0.0.1:9/").unwrap();
+        assert_eq!(other.uri(), "http://169.254.169.254/latest/api/token");
+        assert!(redirect_sts(&mut ask("https://sts.amazonaws.com/"), "nowhere at all").is_err());
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ const CHUNK_BYTES_MAX: usize = 256 << 10;
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Blocks of a chunk, inflated, in bytes: what a request may have.
-const BLOCKS_RAW_MAX: usize = blocks::RAW_BYTES_MAX / 4;
+const BLOCKS_RAW_MAX: usize = blocks::RAW_BYTES_MAX / 2;
 /// Blocks of a chunk as they are stored, in bytes: at least one has room.
 const BLOCKS_STORED: (usize, usize) = (64 << 10, 256 << 10);
 

@@ -6,6 +6,7 @@
 //! What it decides: when to read on (window and memory), when to send (linger, backoff of the whole sink, bandwidth), when
 //! the upstream's map is asked for anew, and when the durable cursor moves. Which record may leave is decided by `lanes`.
 
+mod backlog;
 mod map;
 mod relay;
 
@@ -15,7 +16,7 @@ use super::budget::Budget;
 use super::config::Common;
 use super::dead::DeadLetters;
 use super::feed::{BlocksWanted, Chunk, Feed};
-use super::figures::{Backlog, Figures, Trouble};
+use super::figures::{Figures, Trouble};
 use super::gap;
 use super::lanes::{Finished, Lanes, Verdict};
 use super::map::ShardMap;
@@ -539,23 +540,6 @@ impl Forwarder {
             self.setup.log.move_cursor(&self.setup.common.name, &self.setup.stream, shard.index, cursor);
         }
     }
-
-    fn show(&mut self, now_ms: u64) {
-        if now_ms < self.figures_at_ms {
-            return;
-        }
-        self.figures_at_ms = now_ms + FIGURES_EVERY_MS;
-        let mut backlog = Backlog::default();
-        for (shard, lanes) in self.shards.iter().zip(&self.lanes) {
-            let newest = self.setup.stream.shard(shard.index).map_or(0, |shard| shard.newest());
-            let progress = lanes.progress();
-            let open = (newest + 1).saturating_sub(progress.next()).saturating_sub(progress.acknowledged_above());
-            backlog.records += open;
-            let oldest = lanes.oldest_arrival_ms().or_else(|| shard.oldest_arrival_ms());
-            backlog.oldest_arrival_ms = [backlog.oldest_arrival_ms, oldest].into_iter().flatten().min();
-        }
-        self.figures.backlog(backlog, self.setup.clock.now().wall_ms);
-    }
 }
 
 impl Back {
@@ -577,19 +561,6 @@ impl Shard {
     fn save_at_ms(&self, lanes: &Lanes) -> u64 {
         let is_large = self.saved_large && !lanes.is_empty();
         self.saved_at_ms + if is_large { SAVE_LARGE_EVERY_MS } else { SAVE_EVERY_MS }
-    }
-
-    /// Arrival of the oldest record that was read and is not in a lane yet.
-    fn oldest_arrival_ms(&self) -> Option<u64> {
-        let entry = |entry: &Entry| match entry {
-            Entry::Record(record) => Some(record.arrival_ms),
-            Entry::Gap(_) => None,
-        };
-        let chunk = |chunk: &Chunk| {
-            chunk.blocks.first().map(|block| block.arrival_ms).or_else(|| chunk.entries.iter().find_map(entry))
-        };
-        let relayed = self.relaying.as_ref().map(|relaying| relaying.relay.arrival_ms);
-        relayed.or_else(|| self.begun.iter().find_map(entry)).or_else(|| self.inbox.iter().find_map(chunk))
     }
 }
 

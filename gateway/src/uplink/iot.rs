@@ -1,6 +1,6 @@
 //! Credentials from the AWS IoT credential provider: a device certificate in, short-lived keys out.
 
-use super::aws::{Asking, IotConfig};
+use super::aws::{Asking, IotConfig, trust};
 use super::http::HttpClient;
 use super::tls::Trust;
 use bytes::Bytes;
@@ -31,7 +31,7 @@ struct Keys {
 
 impl IotProvider {
     pub fn new(config: &IotConfig) -> Self {
-        let trust = Trust { ca: None, client: Some((config.cert.clone(), config.key.clone())) };
+        let trust = Trust { client: Some((config.cert.clone(), config.key.clone())), ..trust(&None) };
         IotProvider {
             http: Asking(HttpClient::new(trust)),
             url: format!("https://{}/role-aliases/{}/credentials", config.endpoint, config.role_alias),

@@ -155,6 +155,11 @@ impl Lanes {
         self.held_bytes
     }
 
+    /// Records in hand, in flight or not, and what they weigh.
+    pub fn held(&self) -> (u64, u64) {
+        (self.held_records as u64, (self.held_bytes - self.held_records * RECORD_OVERHEAD) as u64)
+    }
+
     /// Nothing in hand: all that was pushed is acknowledged.
     pub fn is_empty(&self) -> bool {
         self.held_records == 0

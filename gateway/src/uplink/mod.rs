@@ -2,7 +2,8 @@
 //!
 //! Way of a record: `feed` reads a shard -> `lanes` (order, what may leave) -> `batch` (one request) -> `sink` -> its answer
 //! -> `lanes` -> the cursor in the log. `forward` joins them with `backoff`, `budget` and the upstream's `map`; `gap` tells of
-//! losses, `dead` keeps what is refused for good. Pure: backoff, batch, budget, gap, kpl, lanes, map, pace, progress.
+//! losses, `dead` keeps what is refused for good. Pure parts: `backoff`, `batch`,
+//! `budget`, `gap`, `kpl`, `lanes`, `map`, `pace`, `progress`.
 //! Nothing here knows of MQTT sessions or the API; the codec shared with the door of another Headwater is `wire`.
 
 mod aws;

@@ -192,7 +192,9 @@ fn p5_a_missing_segment_is_told() {
 
 #[test]
 fn p5_a_damaged_journal_is_told() {
-    damaged(500, Gateway::kill, |dir| files(dir, "journal"), damage);
+    // 540 records end between 8.6 and 9.4 MB: the places hit at 6 and 8 MiB have whole groups behind them. A last group that
+    // is damaged looks like one that was never finished, which is documented and not what is asked here.
+    damaged(540, Gateway::kill, |dir| files(dir, "journal"), damage);
 }
 
 #[test]

@@ -129,6 +129,43 @@ fn p6_connections_over_the_limit_are_refused_and_the_others_stay() {
     assert!(tools::eventually(Duration::from_secs(5), again), "a place that was left is given again");
 }
 
+/// A gateway whose shell set this limit on open files, and a crowd of 400 that comes in and stays.
+fn crowd(limit: &str) -> (Gateway, Vec<Client>) {
+    let limited = format!("ulimit {limit} && exec \"$@\"");
+    let gateway = Setup::default().under(&["bash", "-c", &limited, "--"]).start();
+    let connect = |n| Client::connect(gateway.mqtt, &format!("crowd-{n}"), Version::V5).ok();
+    let held = (0..400).filter_map(connect).collect();
+    (gateway, held)
+}
+
+/// Once a crowd of connections used up all descriptors: the log could open no file, the AWS door accepted nobody. Now
+/// connections are counted against the limit on open files, and the rest of the gateway has its share of it.
+#[test]
+fn p6_a_crowd_leaves_descriptors_to_the_log_and_the_other_doors() {
+    let (mut gateway, mut held) = crowd("-n 256");
+    assert!((100..200).contains(&held.len()), "{} of 400 came in", held.len());
+    assert!(gateway.metric("headwater_rejects_total") >= 200.0, "counted, on a door that still opens");
+    // Enough for folds, which open segments.
+    for n in 0..1_200u32 {
+        let mut payload = noise(10_000);
+        payload[..4].copy_from_slice(&n.to_be_bytes());
+        assert!(held[0].publish("dev/crowd", &payload).unwrap() < 0x80);
+    }
+    assert_eq!(aws::read_stream(gateway.api, "default").len(), 1_200);
+    assert!(gateway.log().contains("open files"), "it is told at the start\n{}", gateway.log());
+    assert!(!gateway.log().contains(" ERROR "), "{}", gateway.log());
+    gateway.restart();
+    assert_eq!(aws::read_stream(gateway.api, "default").len(), 1_200);
+}
+
+/// A shell's soft limit is for programs that use select(); what the hard limit allows is taken.
+#[test]
+fn p6_the_soft_limit_on_open_files_is_raised() {
+    let (gateway, held) = crowd("-Sn 256");
+    assert_eq!(held.len(), 400);
+    assert!(!gateway.log().contains("open files"), "{}", gateway.log());
+}
+
 /// The disk fills up with something that is not ours. Acknowledgements stop; nothing acknowledged is lost; and when the
 /// space is back, ingest goes on by itself.
 #[test]

@@ -6,11 +6,14 @@
 use headwater_tests::audit::{Fleet, Verdict, audit};
 use headwater_tests::gateway::{Gateway, Setup};
 use headwater_tests::mqtt::{Client, Packet, Version, connect_packet, kind, packet, publish, put_text};
-use headwater_tests::{aws, tools};
+use headwater_tests::{aws, need, tools};
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const MALFORMED: u8 = 0x81;
@@ -21,7 +24,9 @@ const ID_NOT_FOUND: u8 = 0x92;
 const RECEIVE_MAXIMUM: u8 = 0x93;
 const BAD_TOPIC_ALIAS: u8 = 0x94;
 const TOO_LARGE: u8 = 0x95;
+const QUOTA_EXCEEDED: u8 = 0x97;
 const BAD_PAYLOAD_FORMAT: u8 = 0x99;
+const KEEP_ALIVE_TIMEOUT: u8 = 0x8d;
 
 /// What an MQTT 5 client sends behind its CONNECT, and the reason codes that answer it well.
 struct Bad {
@@ -109,6 +114,7 @@ fn bad_packets() -> Vec<Bad> {
         ),
         bad("UNSUBSCRIBE from nothing", packet(0xa2, &[0, 1, 0]), EITHER),
         bad("PUBREL with wrong flags", packet(0x60, &[0, 1]), &[MALFORMED]),
+        bad("PUBREC of nothing sent", packet(0x50, &[0, 9]), &[ID_NOT_FOUND]),
         bad("a CONNACK from a client", packet(0x20, &[0, 0, 0]), EITHER),
         bad("a SUBACK from a client", packet(0x90, &[0, 1, 0, 0]), EITHER),
         bad("an UNSUBACK from a client", packet(0xb0, &[0, 1, 0, 0]), EITHER),
@@ -207,6 +213,20 @@ fn p8_a_payload_over_the_limit_is_refused_with_packet_too_large() {
 }
 
 #[test]
+fn p8_half_a_packet_is_nothing() {
+    let gateway = Gateway::plain();
+    let whole = publish(Version::V5, "dev/half", b"a payload that does not come to its end", 1, 2, false, None);
+    for cut in 1..whole.len() {
+        let mut client = Client::connect(gateway.mqtt, "half", Version::V5).unwrap();
+        assert!(client.publish("dev/whole", b"whole").unwrap() < 0x80);
+        client.send_raw(&whole[..cut]).unwrap();
+    }
+    let kept = aws::read_stream(gateway.api, "default");
+    assert_eq!(kept.len(), whole.len() - 1);
+    assert!(kept.iter().all(|got| got.data == b"whole"));
+}
+
+#[test]
 fn p8_more_in_flight_than_the_receive_maximum_ends_the_sender() {
     let gateway = Setup::default().mqtt("receive_maximum = 5").start();
     let mut client = Client::connect(gateway.mqtt, "greedy", Version::V5).unwrap();
@@ -229,20 +249,76 @@ fn p8_a_pubrel_of_an_unknown_identifier_is_answered_not_found() {
     assert_eq!((answer.kind(), answer.id(), answer.reason()), (kind::PUBCOMP, 9, ID_NOT_FOUND));
 }
 
-#[test]
-fn p8_a_topic_that_matches_no_route_is_refused_and_counted() {
-    let route = "[[route]]\ntopics = [\"site/+/t\"]\nstream = \"default\"\nkey = \"{topic[1]}\"\n";
-    let gateway = Setup::new(route).start();
-    let mut client = Client::connect(gateway.mqtt, "lost", Version::V5).unwrap();
-    assert!(client.publish("site/a/t", b"routed").unwrap() < 0x80);
-    for _ in 0..20 {
-        assert!(client.publish("somewhere/else", b"nowhere").unwrap() >= 0x80);
+/// Three destinations: one that takes, one that is full, and nowhere.
+const ROUTES: &str = r#"
+[[stream]]
+name = "small"
+shards = 1
+max_bytes = "16 MiB"
+on_full = "reject"
+[[route]]
+topics = ["good/#"]
+[[route]]
+topics = ["full/#"]
+stream = "small"
+"#;
+
+/// Publishes until the stream behind `full/#` refuses; how often it did.
+fn fill_up(client: &mut Client) -> u64 {
+    let mut random = fastrand::Rng::with_seed(8);
+    let mut payload = vec![0; 50_000];
+    let mut refused = 0;
+    for _ in 0..2_000 {
+        random.fill(&mut payload);
+        refused += u64::from(client.publish("full/t", &payload).unwrap() == QUOTA_EXCEEDED);
+        if refused == 20 {
+            return refused;
+        }
     }
-    assert!(client.publish("site/a/t", b"routed").unwrap() < 0x80, "the connection goes on");
-    assert!(gateway.metric("headwater_rejects_total") >= 20.0);
-    let told = gateway.log().lines().filter(|line| line.to_lowercase().contains("route")).count();
-    assert!((1..=3).contains(&told), "logged once a burst, not {told} times\n{}", gateway.log());
-    assert_eq!(aws::read_stream(gateway.api, "default").len(), 2);
+    panic!("16 MiB took 100 MB");
+}
+
+/// A topic that no route takes, a payload over the limit, a full stream: MQTT 5 is told why, 3.1.1 is closed behind the
+/// acknowledgement of what came before, and all of it is counted, and logged once a burst.
+#[test]
+fn p8_what_is_refused_has_a_reason_or_is_closed_is_counted_and_logged_once_a_burst() {
+    let gateway = Setup::new(ROUTES).mqtt("packet_size_max = \"64 KiB\"").start();
+    let begun = Instant::now();
+    let mut client = Client::connect(gateway.mqtt, "five", Version::V5).unwrap();
+    let full = fill_up(&mut client);
+    for _ in 0..20 {
+        assert_eq!(client.publish("nowhere", b"x").unwrap(), BAD_TOPIC_NAME);
+    }
+    // At QoS 0 there is nobody to tell; it is counted.
+    client.send_raw(&publish(Version::V5, "nowhere", b"x", 0, 0, false, None)).unwrap();
+    assert!(client.publish("good/five", b"x").unwrap() < 0x80, "the connection goes on");
+    let big = vec![b'x'; 100 << 10];
+    for n in 0..5 {
+        let packet = publish(Version::V5, "good/big", &big, 1, 1, false, None);
+        let answer = answer_to(gateway.mqtt, &format!("big-{n}"), &packet).expect("an answer");
+        assert_eq!((answer.kind(), reason_of(&answer)), (kind::DISCONNECT, TOO_LARGE));
+    }
+    for n in 0..5 {
+        for (topic, payload) in [("nowhere", &b"x"[..]), ("full/t", &big[..50_000]), ("good/big", &big)] {
+            let mut old = Client::connect(gateway.mqtt, &format!("old-{n}"), Version::V311).unwrap();
+            old.send("good/old", b"before").unwrap();
+            let _ = old.send(topic, payload);
+            let _ = old.send("good/old", format!("behind {topic}").as_bytes());
+            assert_eq!(old.read().map(|packet| (packet.kind(), packet.id())).unwrap(), (kind::PUBACK, 1), "{topic}");
+            old.read().expect_err("closed behind what came before");
+        }
+    }
+    for (reason, expected) in [("topic_name", 26), ("stream_full", full + 5), ("too_large", 10)] {
+        let name = format!("headwater_rejects_total{{part=\"mqtt\",reason=\"{reason}\"}}");
+        assert_eq!(gateway.metric(&name) as u64, expected, "{reason}");
+        let lines = gateway.log().lines().filter(|line| line.contains(&format!("reason=\"{reason}\""))).count();
+        let most = 1 + begun.elapsed().as_secs() as usize / 10;
+        assert!((1..=most).contains(&lines), "{reason} is logged {lines} times\n{}", gateway.log());
+    }
+    let kept = aws::read_stream(gateway.api, "default");
+    let count = |data: &[u8]| kept.iter().filter(|got| got.data == data).count();
+    // What stood behind a message that the log itself refused was on its way already: it is kept and not acknowledged.
+    assert_eq!([count(b"before"), count(b"behind nowhere"), count(b"behind good/big")], [15, 0, 0]);
 }
 
 /// Round trips of one device with one message in flight, for a while: the p99.
@@ -260,25 +336,42 @@ fn witness(addr: SocketAddr, bound: Duration) -> Duration {
     took[took.len() * 99 / 100]
 }
 
-/// Median, over paired runs, of the witness' p99 with the offender over the p99 without.
+/// A gateway whose data lies in memory, for what the others pay must be told apart from what a disk does by itself: on a
+/// virtual machine a storm of connects over loopback, with no gateway in it at all, was measured to stall fdatasync for a
+/// quarter of a second.
+fn in_memory(setup: Setup) -> (Gateway, tempfile::TempDir) {
+    let shared = Path::new("/dev/shm");
+    let at = if shared.is_dir() { shared.to_path_buf() } else { std::env::temp_dir() };
+    let dir = tempfile::tempdir_in(at).expect("a temporary directory");
+    (setup.dir(&dir.path().join("data")).start(), dir)
+}
+
+/// The p99 of the witness with the offender over the p99 without, in one pair of runs.
+fn pair<O: Fn(SocketAddr, &AtomicBool) + Send + Sync + 'static>(what: &str, addr: SocketAddr, offend: &Arc<O>) -> f64 {
+    let span = Duration::from_millis(tools::rounds(4_000, 1_500) as u64);
+    let quiet = witness(addr, span);
+    let stop = Arc::new(AtomicBool::new(false));
+    let (offend, stopped) = (offend.clone(), stop.clone());
+    let offender = std::thread::spawn(move || offend(addr, &stopped));
+    std::thread::sleep(Duration::from_millis(200));
+    let disturbed = witness(addr, span);
+    stop.store(true, Ordering::SeqCst);
+    offender.join().expect("the offender ends");
+    eprintln!("{what}: p99 {quiet:?} alone, {disturbed:?} with the offender");
+    disturbed.as_secs_f64() / quiet.as_secs_f64()
+}
+
+/// Holds the median over paired runs to twice. A machine that is busy with other things strays widely, so a median above it
+/// is asked for with three times the runs before it is believed.
 fn price(what: &str, gateway: &Gateway, offend: impl Fn(SocketAddr, &AtomicBool) + Send + Sync + 'static) {
     let offend = Arc::new(offend);
-    let span = Duration::from_millis(tools::rounds(4_000, 1_500) as u64);
-    let mut ratios = Vec::new();
-    for _ in 0..tools::rounds(5, 3) {
-        let quiet = witness(gateway.mqtt, span);
-        let stop = Arc::new(AtomicBool::new(false));
-        let (offend, stopped, addr) = (offend.clone(), stop.clone(), gateway.mqtt);
-        let offender = std::thread::spawn(move || offend(addr, &stopped));
-        std::thread::sleep(Duration::from_millis(200));
-        let disturbed = witness(gateway.mqtt, span);
-        stop.store(true, Ordering::SeqCst);
-        offender.join().expect("the offender ends");
-        eprintln!("{what}: p99 {quiet:?} alone, {disturbed:?} with the offender");
-        ratios.push(disturbed.as_secs_f64() / quiet.as_secs_f64());
+    let rounds = tools::rounds(5, 3);
+    let (mut ratios, mut median) = (Vec::new(), f64::MAX);
+    while median > 2.0 && ratios.len() < 3 * rounds {
+        ratios.extend((0..rounds).map(|_| pair(what, gateway.mqtt, &offend)));
+        ratios.sort_by(f64::total_cmp);
+        median = ratios[ratios.len() / 2];
     }
-    ratios.sort_by(f64::total_cmp);
-    let median = ratios[ratios.len() / 2];
     assert!(median <= 2.0, "{what}: the witness' p99 rose {median:.2} times ({ratios:.2?})");
 }
 
@@ -289,7 +382,7 @@ fn politely() {
 
 #[test]
 fn p8_malformed_packets_do_not_delay_others() {
-    let gateway = Gateway::plain();
+    let (gateway, _dir) = in_memory(Setup::default());
     price("malformed packets", &gateway, |addr, stop| {
         politely();
         let bad = bad_packets();
@@ -307,7 +400,7 @@ fn p8_malformed_packets_do_not_delay_others() {
 
 #[test]
 fn p8_clients_that_never_read_do_not_delay_others() {
-    let gateway = Gateway::plain();
+    let (gateway, _dir) = in_memory(Setup::default());
     price("clients that never read", &gateway, |addr, stop| {
         politely();
         let mut deaf = Vec::new();
@@ -326,16 +419,42 @@ fn p8_clients_that_never_read_do_not_delay_others() {
     });
 }
 
+/// Sends a PUBLISH, one byte a second, until it is told to stop or let go: after how long, and with which reason.
+fn drip(addr: SocketAddr, stop: &AtomicBool) -> Option<(Duration, u8)> {
+    let mut client = Client::connect(addr, "drip", Version::V5).expect("it may connect");
+    let started = Instant::now();
+    for byte in publish(Version::V5, "dev/drip", &[b'x'; 200], 1, 1, false, None) {
+        let _ = client.send_raw(&[byte]);
+        match client.read_within(Duration::from_secs(1)) {
+            Ok(Some(packet)) => return Some((started.elapsed(), reason_of(&packet))),
+            Ok(None) if stop.load(Ordering::SeqCst) => return None,
+            Ok(None) => {}
+            Err(error) => panic!("no DISCONNECT before the end: {error}"),
+        }
+    }
+    panic!("a packet of 200 bytes may take 200 seconds");
+}
+
 #[test]
-fn p8_clients_that_send_a_byte_at_a_time_do_not_delay_others() {
-    let gateway = Gateway::plain();
+fn p8_clients_that_send_a_byte_at_a_time_do_not_delay_others_and_are_let_go() {
+    let (gateway, _dir) = in_memory(Setup::default());
+    let (addr, stop) = (gateway.mqtt, Arc::new(AtomicBool::new(false)));
+    let stopped = stop.clone();
+    let dripping = std::thread::spawn(move || drip(addr, &stopped));
     price("a byte a second", &gateway, |addr, stop| {
         politely();
-        let bytes = connect_packet(Version::V5, "slow", true);
-        let mut slow: Vec<_> = (0..200).filter_map(|_| TcpStream::connect(addr).ok()).collect();
-        for at in 0..bytes.len() {
-            for stream in &mut slow {
-                let _ = stream.write_all(&bytes[at..=at]);
+        // Half of them say their CONNECT so, half of them a PUBLISH.
+        let connect = connect_packet(Version::V5, "slow", true);
+        let message = publish(Version::V5, "dev/slow", &[b'x'; 200], 1, 1, false, None);
+        let mut strangers: Vec<_> = (0..100).filter_map(|_| TcpStream::connect(addr).ok()).collect();
+        let known = |n| Client::connect(addr, &format!("slow-{n}"), Version::V5).ok();
+        let mut known: Vec<_> = (0..100).filter_map(known).collect();
+        for (at, byte) in message.iter().enumerate() {
+            for stream in strangers.iter_mut().filter(|_| at < connect.len()) {
+                let _ = stream.write_all(&connect[at..=at]);
+            }
+            for client in &mut known {
+                let _ = client.send_raw(&[*byte]);
             }
             let until = Instant::now() + Duration::from_secs(1);
             while Instant::now() < until {
@@ -346,22 +465,86 @@ fn p8_clients_that_send_a_byte_at_a_time_do_not_delay_others() {
             }
         }
     });
+    // A packet has thirty seconds; a short run does not wait for them.
+    stop.store(tools::fast(), Ordering::SeqCst);
+    let let_go = dripping.join().expect("it is told why");
+    assert!(
+        tools::fast() || matches!(let_go, Some((after, KEEP_ALIVE_TIMEOUT)) if after.as_secs() >= 30),
+        "{let_go:?}"
+    );
 }
 
 #[test]
 fn p8_ten_thousand_connects_do_not_delay_others() {
-    let gateway = Gateway::plain();
-    price("ten thousand connects", &gateway, |addr, stop| {
+    let (gateway, _dir) = in_memory(Setup::default());
+    let connects = Arc::new(AtomicUsize::new(0));
+    let counted = connects.clone();
+    price("ten thousand connects", &gateway, move |addr, stop| {
         politely();
-        for n in 0..10_000 {
-            if stop.load(Ordering::SeqCst) {
-                return;
-            }
+        // Some stay, most leave at once.
+        let mut crowd = VecDeque::new();
+        while !stop.load(Ordering::SeqCst) {
+            let n = counted.fetch_add(1, Ordering::SeqCst);
             if let Ok(mut client) = Client::open(addr, Version::V5) {
                 let _ = client.send_raw(&connect_packet(Version::V5, &format!("crowd-{n}"), true));
+                crowd.push_back(client);
+            }
+            if crowd.len() > 500 {
+                crowd.pop_front();
             }
         }
     });
+    let connects = connects.load(Ordering::SeqCst);
+    eprintln!("{connects} connects");
+    assert!(tools::fast() || connects >= 10_000, "only {connects} connects: the offender did not offend");
+}
+
+/// What a client of OpenSSL says first, caught on a port of our own.
+fn client_hello(openssl: &Path) -> Vec<u8> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let mut client = Command::new(openssl);
+    client.args(["s_client", "-connect", &addr]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let _client = tools::Process::start(&mut client);
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut hello = vec![0; 5];
+    stream.read_exact(&mut hello).unwrap();
+    let length = usize::from(u16::from_be_bytes([hello[3], hello[4]]));
+    hello.resize(5 + length, 0);
+    stream.read_exact(&mut hello[5..]).unwrap();
+    hello
+}
+
+/// A handshake costs a signature, which no limit on connections bounds: they have a limit of their own.
+#[test]
+fn p8_a_storm_of_tls_handshakes_does_not_delay_others() {
+    let hello = client_hello(&need!(tools::program("openssl"), "openssl is not installed"));
+    let data = tools::root().join("gateway/src/mqtt/testdata");
+    let port = tools::free_port();
+    let (cert, key) = (data.join("server.pem"), data.join("server.key"));
+    let tls =
+        format!("[mqtt.tls]\nlisten = \"127.0.0.1:{port}\"\ncert = {cert:?}\nkey = {key:?}\nhandshakes_per_s = 50\n");
+    let (gateway, _dir) = in_memory(Setup::new(&tls));
+    let (begun, answered) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
+    let signed = answered.clone();
+    price("TLS handshakes", &gateway, move |_, stop| {
+        let one_after_another = || {
+            politely();
+            while !stop.load(Ordering::SeqCst) {
+                let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+                let _ = stream.write_all(&hello);
+                // A ServerHello begins with 22.
+                let mut first = [0];
+                signed.fetch_add(usize::from(stream.read_exact(&mut first).is_ok() && first == [22]), Ordering::SeqCst);
+            }
+        };
+        std::thread::scope(|scope| (0..20).for_each(|_| drop(scope.spawn(one_after_another))));
+    });
+    let (answered, took) = (answered.load(Ordering::SeqCst), begun.elapsed());
+    eprintln!("{answered} handshakes answered in {took:?}");
+    assert!(answered > 100, "{answered} handshakes in {took:?}: the offender did not offend");
+    assert!(answered as f64 <= 50.0 * took.as_secs_f64() + 50.0, "{answered} handshakes in {took:?}, at 50 a second");
 }
 
 /// A client that stops in the middle of its CONNECT is let go of in time, so that it cannot hold a place for ever.
@@ -397,6 +580,8 @@ fn p8_what_is_only_unusual_is_answered_and_the_session_goes_on() {
     client.send_raw(&packet(0x62, &[0, 7])).unwrap();
     let pubcomp = client.read().unwrap();
     assert_eq!((pubcomp.kind(), pubcomp.reason()), (kind::PUBCOMP, 0));
+    // Answers to what was never asked: clients send some after a reconnect.
+    client.send_raw(&[packet(0x40, &[0, 9]), packet(0x70, &[0, 9])].concat()).unwrap();
     assert!(client.publish("dev/unusual", b"goes on").unwrap() < 0x80);
     let kept: Vec<_> = aws::read_stream(gateway.api, "default").into_iter().map(|got| got.data).collect();
     assert_eq!(kept, [b"once".to_vec(), b"goes on".to_vec()]);

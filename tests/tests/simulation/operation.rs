@@ -17,6 +17,12 @@ pub enum Operation {
         key: u8,
     },
     Commit,
+    /// While the group is on its way to the disk, a device hands in more.
+    CommitMeanwhile {
+        device: usize,
+        records: u32,
+        fails: Option<Fault>,
+    },
     /// `all`: nothing stays in the window.
     Fold {
         all: bool,
@@ -61,11 +67,15 @@ pub enum Operation {
         step: Step,
         after: u64,
     },
-    /// The process ends, bits of a file flip, it starts again.
+    /// The process ends, something happens to a file, it starts again.
     Damage {
         file: usize,
-        at: u64,
-        xor: u8,
+        how: Damage,
+    },
+    /// A destination refuses a record for good.
+    Refuse {
+        shard: u32,
+        number: u64,
     },
     /// The power goes when so many more operations have reached the disk.
     CutPower {
@@ -82,6 +92,22 @@ pub enum Operation {
 }
 
 #[derive(Clone, Copy, Debug)]
+pub enum Damage {
+    /// Bits of one byte flip, in a page that was written.
+    Flip {
+        at: u64,
+        xor: u8,
+    },
+    /// The disk refuses to read a page, until it is written again.
+    Unreadable {
+        at: u64,
+    },
+    Remove,
+    /// Half of it is gone.
+    Cut,
+}
+
+#[derive(Clone, Copy, Debug)]
 pub enum Step {
     Commit,
     Fold,
@@ -95,7 +121,7 @@ pub struct Profile {
     pub io_errors: bool,
     pub full_disk: bool,
     pub clock_jumps: bool,
-    /// Bits flip: some losses are allowed then, if they are told.
+    /// Files are damaged: losses are allowed then, if they are told.
     pub damage: bool,
     /// Streams small enough to evict.
     pub tight: bool,
@@ -109,7 +135,7 @@ impl Profile {
             io_errors: seed % 4 == 1,
             full_disk: seed % 6 == 2,
             clock_jumps: seed % 5 == 3,
-            damage: seed % 16 == 14,
+            damage: seed % 8 == 6,
             tight: !seed.is_multiple_of(3),
             steps: rng.u32(60..320),
         }
@@ -136,7 +162,7 @@ impl Operation {
         match self {
             Operation::CutPower { .. } | Operation::Crash { .. } => profile.crashes,
             Operation::CutIn { .. } => profile.crashes,
-            Operation::IoError(_) => profile.io_errors,
+            Operation::IoError(_) | Operation::CommitMeanwhile { fails: Some(_), .. } => profile.io_errors,
             Operation::LostSync { .. } => profile.io_errors && profile.crashes,
             Operation::Damage { .. } => profile.damage,
             Operation::DiskFull { .. } => profile.full_disk,
@@ -148,9 +174,19 @@ impl Operation {
 
 fn any(rng: &mut Rng) -> Operation {
     match rng.u32(0..1000) {
-        0..380 => Operation::Append { device: rng.usize(..), records: rng.u32(1..12) },
+        0..362 => Operation::Append { device: rng.usize(..), records: rng.u32(1..12) },
+        362..370 => Operation::Refuse { shard: rng.u32(..), number: rng.u64(..) },
+        370..380 => Operation::Damage { file: rng.usize(..), how: damage(rng) },
         380..400 => Operation::PutState { key: rng.u8(0..8) },
-        400..640 => Operation::Commit,
+        400..610 => Operation::Commit,
+        610..640 => Operation::CommitMeanwhile {
+            device: rng.usize(..),
+            records: rng.u32(1..12),
+            fails: rng.bool().then(|| match rng.bool() {
+                true => Fault::FailSync { after: 0 },
+                false => Fault::Fail { after: 0 },
+            }),
+        },
         640..710 => Operation::Fold { all: rng.bool() },
         710..760 => Operation::Tick,
         760..780 => Operation::Read,
@@ -170,8 +206,16 @@ fn any(rng: &mut Rng) -> Operation {
         986..991 => Operation::Kill,
         991..994 => Operation::Burst { rounds: rng.u32(5..60), kill: rng.bool() },
         994..996 => Operation::LostSync { device: rng.usize(..) },
-        996..998 => Operation::Damage { file: rng.usize(..), at: rng.u64(..), xor: 1 << rng.u32(0..8) },
         _ => Operation::Close,
+    }
+}
+
+fn damage(rng: &mut Rng) -> Damage {
+    match rng.u32(0..8) {
+        0..5 => Damage::Flip { at: rng.u64(..), xor: 1 << rng.u32(0..8) },
+        5 => Damage::Unreadable { at: rng.u64(..) },
+        6 => Damage::Remove,
+        _ => Damage::Cut,
     }
 }
 

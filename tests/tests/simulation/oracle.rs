@@ -18,6 +18,8 @@ struct Book {
     seen: BTreeMap<Number, Message>,
     /// Where each message of a device that numbers its records was seen.
     once: BTreeMap<(u32, u64), Number>,
+    /// Acknowledged, and lost with a damaged last group, which looks like a write that was cut short.
+    excused: BTreeSet<Number>,
 }
 
 /// What a shard showed in one pass from its oldest record to its tail.
@@ -25,12 +27,13 @@ pub struct Pass<'a> {
     pub stream: usize,
     pub shard: ShardIndex,
     pub first_number: Number,
+    /// The lowest number still there.
     pub oldest: Number,
     pub newest: Number,
     pub records: &'a [Record],
     /// Gaps as the reader met them.
     pub met: &'a [Gap],
-    /// Not the first look after a start.
+    /// Retention was at work since the start.
     pub live: bool,
     /// The ledger of the shard.
     pub ledger: &'a [Gap],
@@ -49,6 +52,8 @@ pub struct Oracle {
     numbered: BTreeSet<u32>,
     /// Handed in and never placed: may be anywhere.
     unanswered: BTreeSet<Message>,
+    /// Handed in with a row that is durable with them or not at all.
+    with_row: BTreeSet<Message>,
     pub acknowledged: u64,
     pub refused: u64,
     /// Rows of state: what was acknowledged, then what may be there besides.
@@ -91,9 +96,43 @@ impl Oracle {
         self.unanswered.insert(message);
     }
 
+    pub fn goes_with_a_row(&mut self, message: Message) {
+        self.with_row.insert(message);
+    }
+
+    /// After a start, and after everything was read: a device's row names a message that was stored, and none that was
+    /// stored with a row is above it.
+    pub fn judge_row(&self, device: u32, row: Option<u64>) -> Verdict {
+        let row = row.unwrap_or(0);
+        let of = |messages: &BTreeMap<Number, Message>| -> Vec<Message> {
+            messages.values().filter(|message| message.device == device).copied().collect()
+        };
+        let (mut seen, mut given) = (Vec::new(), Vec::new());
+        for book in self.books.values() {
+            seen.extend(of(&book.seen));
+            given.extend(of(&book.given));
+        }
+        let known = |message: &Message| message.sequence == row;
+        judge!(
+            row == 0 || seen.iter().chain(&given).any(known),
+            "the row of device {device} names message {row}, which was stored nowhere"
+        );
+        let above = seen.iter().find(|message| message.sequence > row && self.with_row.contains(message));
+        judge!(above.is_none(), "{above:?} is stored and the row that goes with it names message {row}");
+        Ok(())
+    }
+
     /// After a start: a number above the newest was named to nobody who could count on it, and may be given again.
     pub fn forget_unused(&mut self, stream: usize, shard: ShardIndex, newest: Number) {
         self.book(stream, shard).given.split_off(&(newest + 1));
+    }
+
+    /// After a start that met a damaged journal and calls its end torn: the last group may be gone with everything above
+    /// the newest number, and nobody can tell.
+    pub fn excuse_tail(&mut self, stream: usize, shard: ShardIndex, newest: Number) {
+        let book = self.book(stream, shard);
+        let above = book.acknowledged.range(newest + 1..).chain(book.seen.range(newest + 1..));
+        book.excused.extend(above.map(|(number, _)| *number));
     }
 
     pub fn acknowledged(&mut self, stream: usize, shard: ShardIndex, number: Number, message: Message) {
@@ -137,10 +176,10 @@ impl Oracle {
         let Oracle { books, numbered, unanswered, .. } = self;
         let book = books.entry((pass.stream, pass.shard)).or_default();
         let result = judge_numbers(pass)
-            .and_then(|()| judge_ledger(pass, allowed))
             .and_then(|()| book.judge_records(pass, numbered, unanswered, allowed))
             .and_then(|()| book.judge_acknowledged(pass, unanswered, allowed))
-            .and_then(|()| if allowed.corrupt { Ok(()) } else { book.judge_order(pass) });
+            .and_then(|()| judge_ledger(pass, allowed))
+            .and_then(|()| if allowed.corrupt { Ok(()) } else { book.judge_order(pass, allowed) });
         result.map_err(|says| format!("{place}: {says}"))
     }
 }
@@ -150,8 +189,9 @@ fn judge_numbers(pass: &Pass<'_>) -> Verdict {
     judge!(pass.oldest >= pass.first_number, "oldest {} is below the first number {}", pass.oldest, pass.first_number);
     judge!(pass.oldest <= pass.newest + 1, "law: trimmed {} <= durable {}", pass.oldest, pass.newest);
     let mut met: BTreeMap<Number, Number> = pass.met.iter().map(|gap| (gap.from, gap.to)).collect();
-    let mut next = pass.oldest;
+    let mut next = pass.first_number;
     for record in pass.records {
+        judge!(record.number >= pass.oldest, "number {} can be read below the oldest {}", record.number, pass.oldest);
         while let Some(to) = met.remove(&next) {
             next = to + 1;
         }
@@ -182,8 +222,12 @@ fn judge_numbers(pass: &Pass<'_>) -> Verdict {
     Ok(())
 }
 
-/// Every reason in the ledger is one that may have happened, and what the ledger calls lost is not there.
+/// Rows of losses are apart; every reason in the ledger is one that may have happened, and what the ledger calls lost is not there.
 fn judge_ledger(pass: &Pass<'_>, allowed: Allowed) -> Verdict {
+    let losses = || pass.ledger.iter().filter(|gap| gap.reason != GapReason::Rejected);
+    for (gap, next) in losses().zip(losses().skip(1)) {
+        judge!(gap.to < next.from, "rows of the ledger overlap: {gap:?} and {next:?}");
+    }
     for gap in pass.ledger {
         judge!(gap.from <= gap.to, "an empty row in the ledger: {gap:?}");
         let may = match gap.reason {
@@ -191,7 +235,7 @@ fn judge_ledger(pass: &Pass<'_>, allowed: Allowed) -> Verdict {
             GapReason::Corrupt => allowed.corrupt,
             GapReason::Expired | GapReason::Rejected | GapReason::Unused => true,
         };
-        judge!(may, "the ledger names a reason that cannot be: {gap:?}");
+        judge!(may, "the ledger names a reason that cannot be: {}", tell(gap));
     }
     for record in pass.records {
         let gone = explained(pass.ledger, record.number);
@@ -199,8 +243,9 @@ fn judge_ledger(pass: &Pass<'_>, allowed: Allowed) -> Verdict {
         let going = gone.is_some_and(|gap| matches!(gap.reason, GapReason::Evicted | GapReason::Expired));
         judge!(
             gone.is_none() || (going && pass.live),
-            "number {} can be read and is in the ledger as {gone:?}",
-            record.number
+            "number {} can be read and is in the ledger: {}",
+            record.number,
+            gone.map_or(String::new(), tell)
         );
     }
     Ok(())
@@ -211,12 +256,22 @@ fn explained(ledger: &[Gap], number: Number) -> Option<&Gap> {
     ledger.iter().find(|gap| gap.reason != GapReason::Rejected && (gap.from..=gap.to).contains(&number))
 }
 
-fn was_dropped(ledger: &[Gap], number: Number) -> bool {
-    explained(ledger, number).is_some_and(is_dropped)
+fn tell(gap: &Gap) -> String {
+    format!("{} to {} {}", gap.from, gap.to, gap.reason.as_str())
 }
 
-fn is_dropped(gap: &Gap) -> bool {
-    matches!(gap.reason, GapReason::Evicted | GapReason::Expired | GapReason::Corrupt)
+impl Allowed {
+    fn was_dropped(self, ledger: &[Gap], number: Number) -> bool {
+        explained(ledger, number).is_some_and(|gap| self.is_dropped(gap))
+    }
+
+    fn is_dropped(self, gap: &Gap) -> bool {
+        match gap.reason {
+            GapReason::Evicted | GapReason::Expired => true,
+            GapReason::Corrupt => self.corrupt,
+            GapReason::Rejected | GapReason::Unused => false,
+        }
+    }
 }
 
 impl Book {
@@ -233,11 +288,7 @@ impl Book {
             let message =
                 Message::parse(&record.data).ok_or_else(|| format!("number {number} holds what nobody sent"))?;
             judge!(record.data == message.data(), "number {number}: the bytes of {message:?} are not what was sent");
-            judge!(
-                record.key == Message::key(message.device),
-                "number {number}: {message:?} has the key {:?}",
-                record.key
-            );
+            judge!(record.key == message.key(), "number {number}: {message:?} has the key {:?}", record.key);
             let given = self.given.get(&number);
             let placed = given == Some(&message) || (given.is_none() && unanswered.contains(&message));
             judge!(placed, "number {number} holds {message:?} and was given to {given:?}");
@@ -255,11 +306,10 @@ impl Book {
     fn judge_acknowledged(&self, pass: &Pass<'_>, unanswered: &BTreeSet<Message>, allowed: Allowed) -> Verdict {
         let there: BTreeSet<Number> = pass.records.iter().map(|record| record.number).collect();
         for (number, message) in &self.acknowledged {
-            let kept = there.contains(number)
-                || was_dropped(pass.ledger, *number)
-                || (allowed.corrupt && explained(pass.ledger, *number).is_some());
-            let why = explained(pass.ledger, *number);
-            judge!(kept, "{message:?} was acknowledged as number {number} and is lost (ledger: {why:?})");
+            let kept =
+                there.contains(number) || allowed.was_dropped(pass.ledger, *number) || self.excused.contains(number);
+            let why = explained(pass.ledger, *number).map_or("nothing".to_owned(), tell);
+            judge!(kept, "{message:?} was acknowledged as number {number} and is lost; the ledger says {why}");
             let stands = self.seen.get(number);
             judge!(
                 stands.is_none_or(|s| s == message),
@@ -267,9 +317,8 @@ impl Book {
             );
         }
         for (number, message) in &self.seen {
-            let kept = there.contains(number)
-                || was_dropped(pass.ledger, *number)
-                || (allowed.corrupt && explained(pass.ledger, *number).is_some());
+            let kept =
+                there.contains(number) || allowed.was_dropped(pass.ledger, *number) || self.excused.contains(number);
             judge!(kept, "{message:?} was read at number {number} and is gone: what readers see is durable");
         }
         if allowed.corrupt {
@@ -279,16 +328,18 @@ impl Book {
         for (device, sequence) in &self.duplicates {
             let is_it = |message: &&Message| (message.device, message.sequence) == (*device, *sequence);
             let places = self.given.iter().chain(&self.seen).filter(|(_, message)| is_it(message));
-            let kept = { places }.any(|(number, _)| there.contains(number) || was_dropped(pass.ledger, *number));
+            let kept =
+                { places }.any(|(number, _)| there.contains(number) || allowed.was_dropped(pass.ledger, *number));
             // An attempt that was never placed may have been stored and dropped before anyone saw it.
-            let unseen = unanswered.iter().any(|message| is_it(&message)) && pass.ledger.iter().any(is_dropped);
+            let unseen = unanswered.iter().any(|message| is_it(&message))
+                && pass.ledger.iter().any(|gap| allowed.is_dropped(gap));
             judge!(kept || unseen, "device {device} message {sequence} was acknowledged as a duplicate and is nowhere");
         }
         Ok(())
     }
 
     /// Promise P2: the first occurrences of a device's messages stand in the order it sent them.
-    fn judge_order(&self, pass: &Pass<'_>) -> Verdict {
+    fn judge_order(&self, pass: &Pass<'_>, allowed: Allowed) -> Verdict {
         let mut highest: BTreeMap<u32, (u64, Number)> = BTreeMap::new();
         let mut met: BTreeSet<(u32, u64)> = BTreeSet::new();
         for record in pass.records {
@@ -303,7 +354,8 @@ impl Book {
             }
             // An earlier attempt may have stood in front and be gone by now.
             let earlier = self.given.range(..known.1).any(|(number, m)| {
-                (m.device, m.sequence) == (message.device, message.sequence) && was_dropped(pass.ledger, *number)
+                (m.device, m.sequence) == (message.device, message.sequence)
+                    && allowed.was_dropped(pass.ledger, *number)
             });
             judge!(earlier, "{message:?} at {} comes after message {} at {}", record.number, known.0, known.1);
         }

@@ -1,15 +1,16 @@
 //! The log on its simulated disk, the devices and sinks around it, and what each operation does to them.
 
-use super::device::Device;
-use super::operation::{Operation, Profile, Step};
+use super::device::{Device, row_of};
+use super::operation::{Damage, Operation, Profile, Step};
 use super::oracle::{Allowed, Oracle, Pass, Verdict};
 use bytes::Bytes;
 use fastrand::Rng;
 use headwater::clock::Clock;
 use headwater::log::disk::sim::{Fault, SimDisk};
+use headwater::log::disk::{Mode, parent};
 use headwater::log::sim::{SimStep, SteppedLog};
 use headwater::log::{Appender, Batch, CursorState, Entry, OnFull, Position, Stream, StreamSettings, Table, Ticket};
-use headwater::record::{Gap, Record, StreamName};
+use headwater::record::{Gap, GapReason, Record, StreamName};
 use headwater::units::{ByteSize, Span};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,14 +34,22 @@ pub struct World {
     slow: [bool; SINKS.len()],
     /// Highest cursor ever moved to, by sink, stream, shard.
     moved: BTreeMap<(usize, usize, u32), u64>,
+    /// A segment was damaged, and may be so without anybody having noticed: the state must not be lost besides.
+    hurt: bool,
     pub reopens: u32,
     /// What the last start reported, for a person.
     pub recovery: String,
+    /// The last damage.
+    pub what_happened: String,
+    /// The start under way comes after damage of the journal.
+    journal_damaged: bool,
 }
 
 /// Everybody who is told that something is stored. Behind a lock, because they look for answers while the disk works.
 struct Crowd {
     devices: Vec<Device>,
+    /// What a device hands in at the next look at the disk: which one, how many records, into what.
+    meanwhile: Option<(usize, u32, Arc<Stream>)>,
     clerk: Clerk,
     oracle: Oracle,
 }
@@ -59,10 +68,23 @@ impl Crowd {
         }
         self.clerk.poll(&mut self.oracle);
     }
+
+    fn go_on(&mut self) {
+        if let Some((device, records, stream)) = self.meanwhile.take() {
+            self.devices[device].send_on(&stream, records, &mut self.oracle);
+        }
+    }
 }
 
 fn lock(crowd: &Mutex<Crowd>) -> MutexGuard<'_, Crowd> {
     crowd.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Answers reach nobody once the power is cut.
+fn take_answers(crowd: &Mutex<Crowd>, sim: &SimDisk) {
+    if !sim.power_is_cut() {
+        lock(crowd).take_answers();
+    }
 }
 
 /// Stores rows of state, one value after the other.
@@ -71,6 +93,13 @@ struct Clerk {
     appender: Option<Appender>,
     next: u64,
     pending: VecDeque<(Ticket, u8, u64)>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // The observer has the disk in hand, and the disk the observer.
+        self.sim.observe(|| {});
+    }
 }
 
 impl World {
@@ -86,12 +115,15 @@ impl World {
             })
             .collect();
         let sim = SimDisk::new(seed);
-        let crowd = Arc::new(Mutex::new(Crowd { devices, clerk: Clerk::default(), oracle }));
-        let watching = crowd.clone();
+        let crowd = Arc::new(Mutex::new(Crowd { devices, meanwhile: None, clerk: Clerk::default(), oracle }));
+        let (watching, disk) = (crowd.clone(), sim.clone());
         sim.observe(move || {
-            // While a device hands something in, nobody else is listening.
-            if let Ok(mut crowd) = watching.try_lock() {
+            // While a device hands something in, nobody else is listening; without power, nobody hears anything.
+            if let Ok(mut crowd) = watching.try_lock()
+                && !disk.power_is_cut()
+            {
                 crowd.take_answers();
+                crowd.go_on();
             }
         });
         World {
@@ -103,8 +135,11 @@ impl World {
             profile,
             slow: [false; SINKS.len()],
             moved: BTreeMap::new(),
+            hurt: false,
             reopens: 0,
             recovery: String::new(),
+            what_happened: String::new(),
+            journal_damaged: false,
         }
     }
 
@@ -112,11 +147,12 @@ impl World {
         if self.log.is_none() {
             self.reopen(None)?;
         }
-        self.act(operation)?;
-        if self.sim.power_is_cut() {
-            self.crash(None)?;
+        let acted = self.act(operation);
+        match self.sim.power_is_cut() {
+            // Whatever failed, failed for that.
+            true => self.crash(None),
+            false => acted,
         }
-        Ok(())
     }
 
     fn act(&mut self, operation: Operation) -> Verdict {
@@ -132,7 +168,18 @@ impl World {
                     // A fold that fails leaves things as they are; the next step tries again.
                     let _ = log.fold_step(true);
                 }
-                lock(&self.crowd).take_answers();
+                take_answers(&self.crowd, &self.sim);
+            }
+            Operation::CommitMeanwhile { device, records, fails } => {
+                let device = device % DEVICES as usize;
+                lock(&self.crowd).send(log, device, records);
+                let stream = lock(&self.crowd).devices[device].stream;
+                let stream = log.stream(STREAMS[stream].0);
+                lock(&self.crowd).meanwhile = stream.map(|stream| (device, records, stream));
+                fails.into_iter().for_each(|fault| self.sim.arm(fault));
+                log.commit_step();
+                lock(&self.crowd).meanwhile = None;
+                take_answers(&self.crowd, &self.sim);
             }
             Operation::Fold { all } => _ = log.fold_step(all),
             Operation::Tick => log.tick(),
@@ -161,7 +208,8 @@ impl World {
                     Step::Tick => log.tick(),
                 }
             }
-            Operation::Damage { file, at, xor } => return self.damage(file, at, xor),
+            Operation::Damage { file, how } => return self.damage(file, how),
+            Operation::Refuse { shard, number } => self.refuse(shard, number),
             Operation::Crash { again_after } => return self.crash(again_after),
             Operation::Kill => return self.end(SimDisk::kill),
             Operation::Close => return self.close(),
@@ -180,7 +228,7 @@ impl World {
                 lock(&self.crowd).send(log, device, 4);
             }
             let step = log.commit_step();
-            lock(&self.crowd).take_answers();
+            take_answers(&self.crowd, &self.sim);
             if step != SimStep::Committed {
                 break;
             }
@@ -222,8 +270,13 @@ impl World {
 
     /// What was acknowledged up to this moment is a promise; then the process is no more.
     fn end(&mut self, how: fn(&SimDisk)) -> Verdict {
-        lock(&self.crowd).take_answers();
-        how(&self.sim);
+        take_answers(&self.crowd, &self.sim);
+        // A machine without power does not go on after its process has ended.
+        if self.sim.power_is_cut() {
+            self.sim.crash()
+        } else {
+            how(&self.sim)
+        }
         self.drop_log();
         Ok(())
     }
@@ -237,23 +290,73 @@ impl World {
         self.crash(None)
     }
 
-    /// Flips bits in the journal, a segment or a blob file. What the state database loses is another test's matter.
-    fn damage(&mut self, file: usize, at: u64, xor: u8) -> Verdict {
+    /// Does something to a file of the log.
+    fn damage(&mut self, file: usize, how: Damage) -> Verdict {
+        let files: Vec<_> = self.sim.files().into_iter().filter(|(path, len)| path != "lock" && *len > 0).collect();
+        let (path, len) = files[file % files.len()].clone();
+        if path == "state.redb" && !self.can_lose_the_state() {
+            return Ok(());
+        }
         self.end(SimDisk::kill)?;
-        let of_records = |path: &str| ["journal/", "segments/", "blobs/"].iter().any(|dir| path.starts_with(dir));
-        let files: Vec<_> = self.sim.files().into_iter().filter(|(path, len)| of_records(path) && *len > 0).collect();
-        let (path, len) = &files[file % files.len()];
-        // Most of the ring is empty; its frames stand at the front.
-        let reach = if path.starts_with("journal/") { 64 << 10 } else { *len };
-        self.sim.damage(path, at % reach.min(*len), xor);
-        self.reopen(None)
+        let pages = self.sim.written_pages(&path);
+        match how {
+            Damage::Flip { at, xor } if !pages.is_empty() => {
+                let page = pages[(at >> 12) as usize % pages.len()];
+                self.sim.damage(&path, page * 4096 + at % 4096, xor);
+            }
+            Damage::Unreadable { at } if !pages.is_empty() => {
+                self.sim.ruin(&path, pages[at as usize % pages.len()]);
+            }
+            Damage::Flip { .. } | Damage::Unreadable { .. } => {}
+            Damage::Remove => {
+                let disk = self.sim.mount();
+                disk.remove(&path).and_then(|()| disk.sync_dir(parent(&path))).map_err(|error| error.to_string())?;
+            }
+            Damage::Cut => {
+                let cut = self.sim.mount().open(&path, Mode::Existing).and_then(|file| {
+                    file.set_len(len / 2)?;
+                    file.sync()
+                });
+                cut.map_err(|error| error.to_string())?;
+            }
+        }
+        self.hurt |= path.starts_with("segments/");
+        self.what_happened = format!("{how:?} of {path}, {len} bytes");
+        self.journal_damaged = path.starts_with("journal/");
+        let judged = self.reopen(None);
+        self.journal_damaged = false;
+        judged
+    }
+
+    /// The name and the numbers of every stream must be in a sound segment.
+    fn can_lose_the_state(&mut self) -> bool {
+        let Some(log) = &self.log else { return false };
+        if self.hurt || log.fold_step(true).is_err() {
+            return false;
+        }
+        let files = self.sim.files();
+        STREAMS.iter().filter_map(|(name, ..)| log.stream(name)).all(|stream| {
+            let dir = format!("segments/{:08x}/", stream.id);
+            files.iter().any(|(path, _)| path.starts_with(&dir))
+        })
+    }
+
+    fn refuse(&mut self, shard: u32, number: u64) {
+        let Some(log) = &self.log else { return };
+        let Some(stream) = log.stream(STREAMS[0].0) else { return };
+        let shards = stream.shards();
+        let shard = &shards[shard as usize % shards.len()];
+        if shard.oldest() <= shard.newest() {
+            let number = shard.oldest() + number % (shard.newest() + 1 - shard.oldest());
+            log.record_gap(&stream, &Gap::of(shard.index, number, number, GapReason::Rejected));
+        }
     }
 
     fn close(&mut self) -> Verdict {
         if let Some(log) = self.log.take() {
             // What it could not fold is in the journal.
             let _ = log.close();
-            lock(&self.crowd).take_answers();
+            take_answers(&self.crowd, &self.sim);
         }
         if self.sim.power_is_cut() {
             return self.crash(None);
@@ -266,7 +369,7 @@ impl World {
     fn drop_log(&mut self) {
         {
             let mut crowd = lock(&self.crowd);
-            crowd.devices.iter_mut().for_each(Device::disconnect);
+            crowd.devices.iter_mut().for_each(Device::lose_log);
             crowd.clerk.hang_up();
         }
         self.log = None;
@@ -276,14 +379,19 @@ impl World {
     fn reopen(&mut self, may_fail: Option<()>) -> Verdict {
         self.reopens += 1;
         if may_fail.is_none() {
-            // An operator clears the fault before the gateway is started again.
+            // An operator clears the fault before the gateway is started again; a full disk need not be seen to.
             self.sim.disarm();
-            self.sim.set_capacity(ROOM_BYTES);
+            let stays_full = self.profile.full_disk && !self.profile.damage && self.reopens > 2 && self.rng.bool();
+            let left = self.rng.u64(0..64 << 10);
+            self.sim.set_capacity(if stays_full { self.sim.used_bytes() + left } else { ROOM_BYTES });
         }
         let seed = self.rng.u64(..);
         match SteppedLog::open(self.sim.mount(), self.clock.clone(), seed, self.profile.sizes()) {
             Ok(log) => {
                 self.recovery = format!("{:?}", log.recovery);
+                if std::env::var_os("HEADWATER_SIM_STEPS").is_some() {
+                    println!("{}{}", self.what_happened, self.recovery);
+                }
                 self.log = Some(log);
             }
             Err(_) if may_fail.is_some() && self.sim.power_is_cut() => return Ok(()),
@@ -329,7 +437,7 @@ impl World {
             // A read may fail once; what comes after is judged.
             for stream in STREAMS.iter().filter_map(|(name, _, _)| log.stream(name)) {
                 for shard in stream.shards().iter() {
-                    let _ = read_all(log, &stream, shard.index);
+                    let _ = read_all(log, &stream, shard.index, &mut |error| Err(error));
                 }
             }
             self.sim.disarm();
@@ -338,32 +446,63 @@ impl World {
             }
             log.tick();
         }
+        let (first_look, mut live, mut refusals, mut rows) = (!live, live, 0, Vec::new());
         for (index, (name, _, on_full)) in STREAMS.iter().enumerate() {
             let Some(stream) = log.stream(name) else { return Err(format!("the stream {name} is gone")) };
-            let ledger = log.gaps(&stream);
             let evicted = *on_full == OnFull::DropOldest && (self.profile.tight || self.profile.full_disk);
             for shard in stream.shards().iter() {
-                let (records, met) = read_all(log, &stream, shard.index)?;
-                let own: Vec<Gap> = ledger.iter().filter(|gap| gap.shard == shard.index).cloned().collect();
+                if self.journal_damaged && log.recovery.torn {
+                    lock(&self.crowd).oracle.excuse_tail(index, shard.index, shard.newest());
+                }
+                let (records, met) = match self.profile.damage {
+                    false => read_all(log, &stream, shard.index, &mut |error| Err(error))?,
+                    // A damaged file is refused to its readers, who ask again, and then healed.
+                    true => read_all(log, &stream, shard.index, &mut |error| {
+                        (live, refusals) = (true, refusals + 1);
+                        log.heal();
+                        log.commit_step();
+                        if refusals > REFUSALS_MAX { Err(error) } else { Ok(()) }
+                    })?,
+                };
+                let (oldest, newest) = (shard.oldest(), shard.newest());
+                let own = |log: &SteppedLog| -> Vec<Gap> {
+                    log.gaps(&stream).into_iter().filter(|gap| gap.shard == shard.index).collect()
+                };
+                // What a reader was told is in the ledger with the next commit.
+                if met.iter().any(|gap| !own(log).iter().any(|known| known.from <= gap.from && gap.to <= known.to)) {
+                    if log.commit_step() == SimStep::NoRoom {
+                        let _ = log.fold_step(true);
+                        log.commit_step();
+                    }
+                    take_answers(&self.crowd, &self.sim);
+                    if self.sim.power_is_cut() {
+                        return Ok(());
+                    }
+                }
+                let ledger = own(log);
                 let pass = Pass {
                     stream: index,
                     shard: shard.index,
                     first_number: shard.first_number(),
-                    oldest: shard.oldest(),
-                    newest: shard.newest(),
+                    oldest,
+                    newest,
                     records: &records,
                     met: &met,
                     live,
-                    ledger: &own,
+                    ledger: &ledger,
                 };
                 lock(&self.crowd).oracle.judge(&pass, Allowed { evicted, corrupt: self.profile.damage })?;
-                if !live {
+                if first_look {
                     lock(&self.crowd).oracle.forget_unused(index, shard.index, shard.newest());
                 }
                 // A frame that was damaged may have held a cursor's way back.
                 judge_cursors(log, &stream, index, shard.index, shard.newest(), &self.moved)?;
             }
         }
+        for device in lock(&self.crowd).devices.iter().filter(|device| device.keeps_row && !self.profile.damage) {
+            rows.push((device.id, row_of(log, device.id)));
+        }
+        rows.into_iter().try_for_each(|(device, row)| lock(&self.crowd).oracle.judge_row(device, row))?;
         for key in 0..8 {
             let row = log.state(Table::Uplink, &[key]);
             let value = row.map(|row| u64::from_be_bytes(row.as_ref().try_into().unwrap_or_default()));
@@ -398,14 +537,27 @@ fn judge_cursors(
     Ok(())
 }
 
-fn read_all(log: &SteppedLog, stream: &Arc<Stream>, shard: u32) -> Result<(Vec<Record>, Vec<Gap>), String> {
-    let mut reader = log.reader(stream, shard, Position::Oldest).map_err(|error| error.to_string())?;
+/// How often in all a reader is sent away.
+const REFUSALS_MAX: u32 = 2_000;
+
+/// Everything from the first number there ever was to the tail. `refused` says whether to ask again.
+fn read_all(
+    log: &SteppedLog,
+    stream: &Arc<Stream>,
+    shard: u32,
+    refused: &mut dyn FnMut(String) -> Verdict,
+) -> Result<(Vec<Record>, Vec<Gap>), String> {
     let (mut records, mut met) = (Vec::new(), Vec::new());
+    let mut reader = log.reader(stream, shard, Position::At(0)).map_err(|error| error.to_string())?;
     loop {
-        let entries = reader.next_blocking(1_000, 4 << 20).map_err(|error| error.to_string())?;
-        if entries.is_empty() {
-            return Ok((records, met));
-        }
+        let entries = match reader.next_blocking(1_000, 4 << 20) {
+            Ok(entries) if entries.is_empty() => return Ok((records, met)),
+            Ok(entries) => entries,
+            Err(error) => {
+                refused(error.to_string())?;
+                continue;
+            }
+        };
         for entry in entries {
             match entry {
                 Entry::Record(record) => records.push(record),

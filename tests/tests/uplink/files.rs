@@ -59,7 +59,17 @@ async fn a_directory_that_cannot_be_written_holds_the_cursor() {
     rig.start(&sink(&blocked)).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(rig.backlog("disk"), 100);
-    assert!(rig.status()[0].trouble.is_some());
+    assert!(rig.trouble().is_some());
+    // The bytes and the age were 0 while nothing could be written: nothing was read.
+    let figure = |unit: &str| rig.figure(&format!("headwater_sink_backlog{unit}"), "disk");
+    let until = std::time::Instant::now() + Duration::from_secs(30);
+    while figure("_age_seconds") < 1.0 {
+        assert!(std::time::Instant::now() < until, "{}", rig.metrics.render());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let each = figure("_size_bytes") / figure("");
+    assert_eq!(figure(""), 100.0);
+    assert!((30.0..60.0).contains(&each), "{each} bytes a record");
     std::fs::remove_file(&blocked).unwrap();
     rig.drained("disk", Duration::from_secs(30)).await;
     assert_eq!(audit(&rig, &blocked), Audit { arrived: 100, ..Audit::default() });

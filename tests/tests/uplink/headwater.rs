@@ -10,11 +10,13 @@ use headwater_tests::proxy::Proxy;
 use std::sync::Arc;
 use std::time::Duration;
 
-struct Site {
+pub struct Site {
     _dir: tempfile::TempDir,
     log: Log,
-    stream: Arc<Stream>,
-    api: Api,
+    pub stream: Arc<Stream>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    api: Option<Api>,
 }
 
 impl Site {
@@ -22,15 +24,31 @@ impl Site {
         Self::with(shards, ApiConfig::default()).await
     }
 
-    async fn with(shards: u32, config: ApiConfig) -> Self {
+    pub async fn with(shards: u32, config: ApiConfig) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (clock, metrics) = (Clock::system(), Metrics::new());
         let log = open(dir.path(), &clock, &metrics);
         let settings = StreamSettings { shards, ..StreamSettings::default() };
         let stream = log.create_stream(&StreamName::new(STREAM).unwrap(), settings).unwrap();
-        let config = ApiConfig { listen: "127.0.0.1:0".parse().unwrap(), ..config };
-        let api = Api::start(&config, log.clone(), clock, metrics).await.unwrap();
-        Site { _dir: dir, log, stream, api }
+        let mut site = Site { _dir: dir, log, stream, clock, metrics, api: None };
+        site.open(ApiConfig { listen: "127.0.0.1:0".parse().unwrap(), ..config }).await;
+        site
+    }
+
+    async fn open(&mut self, config: ApiConfig) {
+        let api = Api::start(&config, self.log.clone(), self.clock.clone(), self.metrics.clone()).await;
+        self.api = Some(api.unwrap());
+    }
+
+    /// Closes the door and opens it again at the same address.
+    pub async fn reopen(&mut self, config: ApiConfig) {
+        let listen = self.addr();
+        self.api.take().unwrap().stop(Duration::from_secs(1)).await;
+        self.open(ApiConfig { listen: listen.into(), ..config }).await;
+    }
+
+    pub fn addr(&self) -> std::net::SocketAddr {
+        self.api.as_ref().unwrap().local_addr()
     }
 
     fn records(&self) -> Vec<Record> {
@@ -52,7 +70,7 @@ impl Site {
     }
 }
 
-fn audit(rig: &Rig, site: &Site) -> Audit {
+pub fn audit(rig: &Rig, site: &Site) -> Audit {
     let records = site.records();
     let text = |bytes: &bytes::Bytes| String::from_utf8(bytes.to_vec()).unwrap();
     let arrived: Vec<_> = records
@@ -70,7 +88,7 @@ fn sink(endpoint: std::net::SocketAddr) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn p4_another_headwater_stores_every_record_once_though_answers_are_lost() {
     let site = Site::start(3).await;
-    let proxy = Proxy::start(site.api.local_addr()).await;
+    let proxy = Proxy::start(site.addr()).await;
     proxy.lose_answers(30);
     let mut rig = Rig::new(2);
     rig.put(20_000, 100).await;
@@ -88,7 +106,7 @@ async fn p4_another_headwater_stores_every_record_once_though_answers_are_lost()
 #[tokio::test(flavor = "multi_thread")]
 async fn p4_a_backlog_of_blocks_is_stored_once_though_answers_are_lost() {
     let site = Site::start(3).await;
-    let proxy = Proxy::start(site.api.local_addr()).await;
+    let proxy = Proxy::start(site.addr()).await;
     proxy.lose_answers(30);
     let mut rig = Rig::new(2);
     rig.put(300_000, 100).await;
@@ -110,7 +128,7 @@ async fn p4_a_restart_in_the_middle_duplicates_nothing_in_another_headwater() {
     let site = Site::start(2).await;
     let mut rig = Rig::new(3);
     rig.put(30_000, 60).await;
-    let config = sink(site.api.local_addr());
+    let config = sink(site.addr());
     rig.start(&config).await;
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_millis(40)).await;
@@ -127,8 +145,8 @@ async fn a_chain_of_sites_keeps_the_id_of_the_first() {
     let middle = Site::start(2).await;
     let mut rig = Rig::new(1);
     rig.put(500, 10).await;
-    rig.start(&sink(middle.api.local_addr())).await;
-    let onward: headwater::uplink::SinkConfig = serde_json::from_str(&sink(last.api.local_addr())).unwrap();
+    rig.start(&sink(middle.addr())).await;
+    let onward: headwater::uplink::SinkConfig = serde_json::from_str(&sink(last.addr())).unwrap();
     let (clock, metrics) = (Clock::system(), Metrics::new());
     let uplink = headwater::uplink::Uplink::start(&[onward], middle.log.clone(), clock, metrics).await.unwrap();
     while last.stream.record_count() < 500 {
@@ -144,7 +162,7 @@ async fn a_chain_of_sites_keeps_the_id_of_the_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_never_forwarded_to_itself() {
     let site = Site::start(1).await;
-    let onto_itself: headwater::uplink::SinkConfig = serde_json::from_str(&sink(site.api.local_addr())).unwrap();
+    let onto_itself: headwater::uplink::SinkConfig = serde_json::from_str(&sink(site.addr())).unwrap();
     let metrics = Metrics::new();
     let uplink =
         headwater::uplink::Uplink::start(&[onto_itself], site.log.clone(), Clock::system(), metrics).await.unwrap();
@@ -160,7 +178,7 @@ async fn a_backlog_drains_without_waiting_for_anything() {
     let mut rig = Rig::new(4);
     rig.put(400_000, 200).await;
     let began = std::time::Instant::now();
-    rig.start(&sink(site.api.local_addr())).await;
+    rig.start(&sink(site.addr())).await;
     while site.stream.record_count() < 400_000 {
         assert!(began.elapsed() < Duration::from_secs(100), "{} arrived", site.stream.record_count());
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -214,7 +232,7 @@ async fn signed_child() {
     std::fs::write(keys.path(), "AKIDTEST secret\n").unwrap();
     let site = Site::with(2, ApiConfig { keys_file: Some(keys.path().to_owned()), ..ApiConfig::default() }).await;
     let sink = |more: &str| {
-        let endpoint = site.api.local_addr();
+        let endpoint = site.addr();
         format!(r#"{{"type":"kinesis","name":"site","endpoint":"http://{endpoint}"{more}}}"#)
     };
     let mut rig = Rig::new(1);

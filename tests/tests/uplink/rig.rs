@@ -26,9 +26,13 @@ pub const STREAM: &str = "telemetry";
 
 impl Rig {
     pub fn new(shards: u32) -> Self {
+        Self::with_clock(shards, Clock::system())
+    }
+
+    pub fn with_clock(shards: u32, clock: Clock) -> Self {
         let _ = tracing_subscriber::fmt().with_max_level(level()).with_test_writer().try_init();
         let dir = tempfile::tempdir().unwrap();
-        let (clock, metrics) = (Clock::system(), Metrics::new());
+        let metrics = Metrics::new();
         let log = open(dir.path(), &clock, &metrics);
         let settings = StreamSettings { shards, ..StreamSettings::default() };
         let stream = log.create_stream(&StreamName::new(STREAM).unwrap(), settings).unwrap();
@@ -106,6 +110,28 @@ impl Rig {
         }
     }
 
+    /// Why the first sink holds, if it does.
+    pub fn trouble(&self) -> Option<String> {
+        self.status().first().and_then(|status| status.trouble.clone())
+    }
+
+    /// Waits until the first sink holds and says this.
+    pub async fn troubled(&self, says: &str, within: Duration) {
+        let until = Instant::now() + within;
+        while !self.trouble().is_some_and(|trouble| trouble.contains(says)) {
+            assert!(Instant::now() < until, "no trouble with {says:?}: {:?}", self.status());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A gauge of one sink and this stream, as `/metrics` shows it.
+    pub fn figure(&self, name: &str, sink: &str) -> f64 {
+        let line = format!("{name}{{sink=\"{sink}\",stream=\"{STREAM}\"}} ");
+        let text = self.metrics.render();
+        let value = text.lines().find_map(|told| told.strip_prefix(&line)?.parse().ok());
+        value.unwrap_or_else(|| panic!("no {line}in {text}"))
+    }
+
     pub fn status(&self) -> Vec<headwater::uplink::SinkStatus> {
         self.uplink.as_ref().map(Uplink::status).unwrap_or_default()
     }
@@ -144,6 +170,39 @@ impl Rig {
         audit.arrived = seen.len() as u64;
         audit.lost = self.total() - audit.arrived;
         audit
+    }
+}
+
+/// A clock that runs sixty times as fast as the machine's, for waits that people measure in minutes.
+pub struct Fast {
+    pub clock: Clock,
+    task: tokio::task::AbortHandle,
+}
+
+impl Fast {
+    pub fn start() -> Self {
+        const STEP_MS: u64 = 5;
+        // In 2027: later than the gateway was built, so that it is believed.
+        let clock = Clock::manual(1, 1_800_000_000_000);
+        let moved = clock.clone();
+        let task = tokio::spawn(async move {
+            let mut tick = tokio::time::interval(Duration::from_millis(STEP_MS));
+            loop {
+                tick.tick().await;
+                moved.advance(STEP_MS * 60);
+            }
+        });
+        Fast { clock, task: task.abort_handle() }
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now().mono_ms
+    }
+}
+
+impl Drop for Fast {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 

@@ -3,12 +3,13 @@
 
 use super::generator::{Load, Seen};
 use super::histogram::Percentiles;
-use super::machine::{self, Device, MemoryWatch};
+use super::machine::{self, MemoryWatch};
 use super::probe::Probe;
 use crate::cli::child::{Gateway, Launch, WorkDir};
 use crate::cli::client::{block_on, until_interrupted};
 use crate::cli::output::{Output, Unit};
 use crate::cli::{telemetry, usage};
+use crate::metrics::Device;
 use crate::units::Span;
 use anyhow::{Context, Result};
 use clap::Args;
@@ -126,7 +127,7 @@ impl Ingest {
         let address = target.to_socket_addrs().with_context(|| format!("--target {target}"))?.next();
         let address = address.with_context(|| format!("--target {target} names no address"))?;
         let device = self.dir.as_deref().and_then(Device::under);
-        let written = device.as_ref().and_then(Device::written_bytes);
+        let written = device.as_ref().and_then(Device::synced_bytes);
         let cpu = self.pid.and_then(machine::cpu_seconds);
         let watch = self.pid.map(MemoryWatch::start);
         let run = self.measure(address, self.dir.as_deref(), out)?;
@@ -152,7 +153,7 @@ impl Ingest {
         let gateway = launch.start()?;
         let idle = machine::resident_bytes(gateway.pid());
         let device = Device::under(&data);
-        let written = device.as_ref().and_then(Device::written_bytes);
+        let written = device.as_ref().and_then(Device::synced_bytes);
         let cpu = machine::cpu_seconds(gateway.pid());
         let watch = MemoryWatch::start(gateway.pid());
         let run = self.measure(gateway.mqtt, Some(&dir.path), out)?;
@@ -269,7 +270,7 @@ impl Report {
     }
 
     fn count_wear(&mut self, device: Option<&Device>, before: Option<u64>, asked: &Ingest) {
-        let after = device.and_then(Device::written_bytes);
+        let after = device.and_then(Device::synced_bytes);
         self.disk = device.map(|device| device.name.clone());
         self.disk_written_bytes = after.zip(before).map(|(after, before)| after - before);
         let payload = self.acked * asked.payload as u64;

@@ -6,11 +6,12 @@ mod audit;
 mod device;
 mod display;
 mod proxy;
+mod sabotage;
 mod script;
 
 use super::child::{Gateway, Launch, WorkDir};
 use super::client::{Interrupted, until_interrupted};
-use super::output::Output;
+use super::output::{Output, Unit};
 use super::telemetry;
 use crate::api::{Api, ApiConfig};
 use crate::clock::Clock;
@@ -23,7 +24,9 @@ use audit::{Audit, Found, Sent, audit};
 use clap::Args;
 use device::{Device, Fleet};
 use display::{Display, Moment};
+use indicatif::ProgressBar;
 use proxy::Proxy;
+use sabotage::Sabotage;
 use script::{Does, script};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -37,8 +40,11 @@ use tokio::time::{Instant, sleep};
 
 const STREAM: &str = "telemetry";
 const REDRAW: Duration = Duration::from_millis(200);
-/// How long the last acknowledgements, and then the backlog, may take.
-const SETTLE: Duration = Duration::from_secs(8);
+/// How long the last acknowledgements may take, and how long the backlog may stand still before it is given up: a slow
+/// machine shall not look like a loss.
+const STALL: Duration = Duration::from_secs(30);
+/// How long everything must have arrived before it counts as quiet.
+const QUIET: Duration = Duration::from_millis(600);
 const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// Budget of each of the two logs.
 const LOG_BYTES: ByteSize = ByteSize::mib(512);
@@ -63,6 +69,13 @@ pub struct Demo {
     /// Keep the directory with both logs.
     #[arg(long)]
     keep: bool,
+    /// Breaks the link on purpose, to see that the audit says so.
+    #[arg(long, hide = true, value_name = "HOW")]
+    sabotage: Option<Sabotage>,
+    /// Breaks the gateway's log on purpose. Not in a product build.
+    #[cfg(feature = "sim")]
+    #[arg(long, hide = true, value_name = "NAME")]
+    mutation: Option<String>,
 }
 
 /// The closing line as JSON.
@@ -87,6 +100,9 @@ impl Demo {
         if !out.json {
             out.line(&format!("seed {seed}, files in {}", dir.path.display()))?;
         }
+        if let Some(sabotage) = self.sabotage {
+            eprintln!("the link is broken on purpose ({sabotage:?}): the audit must fail");
+        }
         let outcome = self.play(seed, &dir.path, out);
         let good = outcome.as_ref().is_ok_and(|report| report.audit.is_good());
         let interrupted = outcome.as_ref().is_err_and(|error| error.is::<Interrupted>());
@@ -110,8 +126,10 @@ impl Demo {
         cloud.close(STOP_WITHIN);
         drop(cloud);
         let Played { devices, seconds, reconnects, calls_hurt } = played?;
-        let gateway_side = read_back(&dir.join("gateway"), seed).context("the gateway's log")?;
-        let cloud_side = read_back(&dir.join("upstream"), seed).context("the upstream's log")?;
+        let bar = out.progress(0, "reading both logs back", Unit::Count);
+        let gateway_side = read_back(&dir.join("gateway"), seed, &bar).context("the gateway's log")?;
+        let cloud_side = read_back(&dir.join("upstream"), seed, &bar).context("the upstream's log")?;
+        bar.finish_and_clear();
         let audit = audit(&devices, &gateway_side, &cloud_side);
         Ok(Report { seed, devices: self.devices, seconds, reconnects, calls_hurt, audit })
     }
@@ -121,8 +139,9 @@ impl Demo {
         let begun = Instant::now();
         let api = ApiConfig { listen: ([127, 0, 0, 1], 0).into(), ..ApiConfig::default() };
         let api = Api::start(&api, cloud.clone(), Clock::system(), Metrics::new()).await?;
-        let proxy = Proxy::start(api.local_addr(), seed).await?;
-        let launch = launch(dir, &proxy)?;
+        let proxy = Proxy::start(api.local_addr(), seed, self.sabotage).await?;
+        let mut launch = launch(dir, &proxy)?;
+        launch.args.extend(self.mutation_args());
         let gateway = launch.start_async().await?;
         // From now on on the same ports, as devices in the field expect.
         let launch = launch.listen(gateway.mqtt, gateway.api, gateway.console);
@@ -139,7 +158,7 @@ impl Demo {
                 fleet: fleet.clone(),
                 stop: stopped.clone(),
             };
-            devices.spawn(async move { (number, device.run(SETTLE).await) });
+            devices.spawn(async move { (number, device.run(STALL).await) });
         }
         let mut stage = Stage {
             fleet,
@@ -157,12 +176,28 @@ impl Demo {
         let gateway = stage.gateway.take().context("the gateway is gone")?;
         tokio::task::spawn_blocking(move || gateway.stop(STOP_WITHIN + Duration::from_secs(5))).await??;
         api.stop(Duration::from_secs(2)).await;
+        let sabotaged = stage.proxy.sabotaged();
+        ensure!(
+            self.sabotage.is_none() || sabotaged == sabotage::TIMES,
+            "the link was to be broken {} times and was {sabotaged} times: no call carried two records of one device",
+            sabotage::TIMES
+        );
         Ok(Played {
             devices: sent,
             seconds: begun.elapsed().as_secs_f64(),
             reconnects: stage.fleet.reconnects.load(Ordering::Relaxed),
             calls_hurt: stage.proxy.hurt(),
         })
+    }
+
+    #[cfg(feature = "sim")]
+    fn mutation_args(&self) -> Vec<String> {
+        self.mutation.iter().flat_map(|name| ["--mutation".to_owned(), name.clone()]).collect()
+    }
+
+    #[cfg(not(feature = "sim"))]
+    fn mutation_args(&self) -> [String; 0] {
+        []
     }
 }
 
@@ -232,23 +267,23 @@ impl Stage<'_> {
         Ok(sent)
     }
 
-    /// Waits for the backlog to be gone, and for the upstream to stay as it is for a moment. What is missing after the
-    /// time is over, the audit will tell.
+    /// Waits for the backlog to be gone, and for the upstream to stay as it is for a moment; in vain only as long as the
+    /// upstream gets nothing more. What is missing then, the audit will tell.
     async fn drain(&mut self) -> Result<()> {
-        let end = Instant::now() + SETTLE;
-        let mut quiet_since: Option<(u64, Instant)> = None;
-        while Instant::now() < end {
+        let (mut seen, mut since) = (self.upstream(), Instant::now());
+        loop {
             self.show("the backlog drains")?;
             let stored = self.upstream();
-            let (seen, since) = *quiet_since.get_or_insert((stored, Instant::now()));
-            if seen != stored {
-                quiet_since = None;
-            } else if stored >= self.fleet.acked.load(Ordering::Relaxed) && since.elapsed() > 3 * REDRAW {
-                break;
+            if stored != seen {
+                (seen, since) = (stored, Instant::now());
+            }
+            // A message without an acknowledgement may be in the gateway's log, and is owed then.
+            let sent = self.fleet.sent.load(Ordering::Relaxed);
+            if since.elapsed() > if stored >= sent { QUIET } else { STALL } {
+                return self.show("stopping, then reading both logs back");
             }
             sleep(REDRAW / 2).await;
         }
-        self.show("stopping, then reading both logs back")
     }
 
     fn upstream(&self) -> u64 {
@@ -323,9 +358,10 @@ required = true
 }
 
 /// Reads every shard of a log that nobody runs, in order.
-fn read_back(dir: &Path, seed: u64) -> Result<Vec<Vec<Found>>> {
+fn read_back(dir: &Path, seed: u64, bar: &ProgressBar) -> Result<Vec<Vec<Found>>> {
     let log = Log::open(options(dir.to_owned()), Clock::system(), Metrics::new())?;
     let stream = log.stream(STREAM).with_context(|| format!("there is no stream {STREAM}"))?;
+    bar.inc_length(stream.record_count());
     let mut shards = Vec::new();
     for shard in stream.shards().iter() {
         let mut reader = log.reader(&stream, shard.index, Position::Oldest)?;
@@ -335,6 +371,7 @@ fn read_back(dir: &Path, seed: u64) -> Result<Vec<Vec<Found>>> {
             if entries.is_empty() {
                 break;
             }
+            bar.inc(entries.len() as u64);
             // What a gap took away is missing, and the audit finds that by itself.
             found.extend(entries.iter().filter_map(|entry| match entry {
                 Entry::Record(record) => Some(recognise(record, seed)),

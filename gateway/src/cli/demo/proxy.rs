@@ -1,5 +1,6 @@
 //! The bad link: an HTTP proxy in front of the upstream that refuses, throttles, fails in part, loses answers.
 
+use super::sabotage::{Sabotage, TIMES};
 use crate::wire;
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -64,10 +65,13 @@ struct Shared {
     hide_offer: AtomicBool,
     random: Mutex<fastrand::Rng>,
     hurt: AtomicU64,
+    sabotage: Option<Sabotage>,
+    /// How often it was done.
+    sabotaged: AtomicU64,
 }
 
 impl Proxy {
-    pub async fn start(upstream: SocketAddr, seed: u64) -> Result<Proxy> {
+    pub async fn start(upstream: SocketAddr, seed: u64, sabotage: Option<Sabotage>) -> Result<Proxy> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("the demo's proxy")?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
@@ -76,6 +80,8 @@ impl Proxy {
             hide_offer: AtomicBool::new(true),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
             hurt: AtomicU64::new(0),
+            sabotage,
+            sabotaged: AtomicU64::new(0),
         });
         let task = tokio::spawn(accept(listener, shared.clone()));
         Ok(Proxy { address, shared, task })
@@ -89,8 +95,14 @@ impl Proxy {
         *self.shared.fault.borrow()
     }
 
+    /// Sabotage works on the entries of PutRecords, so with it the offer stays hidden.
     pub fn show_offer(&self) {
-        self.shared.hide_offer.store(false, Ordering::Relaxed);
+        self.shared.hide_offer.store(self.shared.sabotage.is_some(), Ordering::Relaxed);
+    }
+
+    /// How often the link was broken on purpose.
+    pub fn sabotaged(&self) -> u64 {
+        self.shared.sabotaged.load(Ordering::Relaxed)
     }
 
     /// Calls that a fault has hurt so far.
@@ -171,6 +183,14 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
             response
         }
         Fault::Refuse => return Err(Lost),
+        Fault::None if is_put_records(&head.headers) => match sabotage(&shared, &body) {
+            Some((spoilt, answer_of)) => {
+                let response = forward(shared.upstream, &head.headers, spoilt).await?;
+                rewrite(response, |results| answer_of.iter().filter_map(|at| results.get(*at).cloned()).collect())
+                    .await?
+            }
+            None => forward(shared.upstream, &head.headers, body).await?,
+        },
         Fault::None | Fault::Partial => forward(shared.upstream, &head.headers, body).await?,
     };
     if shared.hide_offer.load(Ordering::Relaxed) {
@@ -222,16 +242,33 @@ async fn partial(
         entries.iter().zip(&failed).filter(|(_, failed)| !**failed).map(|(e, _)| e.clone()).collect();
     ask["Records"] = good.into();
     let response = forward(shared.upstream, headers, Bytes::from(ask.to_string())).await?;
+    rewrite(response, |results| merge(&failed, results)).await
+}
+
+/// The body of a PutRecords that is broken on purpose, and which result of its answer each entry gets.
+fn sabotage(shared: &Shared, body: &Bytes) -> Option<(Bytes, Vec<usize>)> {
+    let sabotage = shared.sabotage.filter(|_| shared.sabotaged.load(Ordering::Relaxed) < TIMES)?;
+    let mut ask: Value = serde_json::from_slice(body).ok()?;
+    let spoilt = sabotage.spoil(ask["Records"].as_array()?)?;
+    shared.sabotaged.fetch_add(1, Ordering::Relaxed);
+    ask["Records"] = spoilt.entries.into();
+    Some((Bytes::from(ask.to_string()), spoilt.answer_of))
+}
+
+/// The answer of a PutRecords with other results.
+async fn rewrite(
+    response: Response<Full<Bytes>>,
+    change: impl FnOnce(Vec<Value>) -> Vec<Value>,
+) -> Result<Response<Full<Bytes>>, Lost> {
     if !response.status().is_success() {
         return Ok(response);
     }
     let mut head = response.headers().clone();
     let answer = response.into_body().collect().await.map_err(|_| Lost)?.to_bytes();
     let mut answer: Value = serde_json::from_slice(&answer).map_err(|_| Lost)?;
-    let results = answer["Records"].as_array_mut().map(std::mem::take).unwrap_or_default();
-    let merged = merge(&failed, results);
-    let count = merged.iter().filter(|result| result["ErrorCode"].is_string()).count();
-    let body = json!({"FailedRecordCount": count, "Records": merged}).to_string();
+    let results = change(answer["Records"].as_array_mut().map(std::mem::take).unwrap_or_default());
+    let count = results.iter().filter(|result| result["ErrorCode"].is_string()).count();
+    let body = json!({"FailedRecordCount": count, "Records": results}).to_string();
     let mut response = Response::new(Full::new(Bytes::from(body)));
     head.remove("content-length");
     head.entry("content-type").or_insert(HeaderValue::from_static("application/x-amz-json-1.1"));

@@ -57,7 +57,10 @@ impl SimDisk {
     }
 
     fn look_around(&self) {
-        if let Some(observer) = self.observer.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        // What the observer itself writes, it need not see.
+        if let Ok(mut observer) = self.observer.try_lock()
+            && let Some(observer) = observer.as_mut()
+        {
             observer();
         }
     }
@@ -92,6 +95,16 @@ impl SimDisk {
     /// Flips bits of one byte on the disk, behind everyone's back. Does nothing when the file ends before it.
     pub fn damage(&self, path: &str, offset: u64, xor: u8) {
         self.lock().damage(path, offset, xor);
+    }
+
+    /// Makes a page unreadable until it is written again.
+    pub fn ruin(&self, path: &str, page: u64) {
+        self.lock().ruin(path, page);
+    }
+
+    /// Pages of a file that are not all zeros.
+    pub fn written_pages(&self, path: &str) -> Vec<u64> {
+        self.lock().written_pages(path)
     }
 
     /// Everything that changes the disk, counted from the start; [`Fault`]s count from now.

@@ -96,9 +96,12 @@ impl<S> Connection<S> {
     pub(super) fn deliver_owed(&mut self, first: Owed) {
         let mut next = Some(first);
         while let Some(Owed { record, delivery }) = next {
-            if let Some(id) = self.session.outbound.open(delivery.qos) {
-                let topic = record.header(HeaderId::Topic).cloned().unwrap_or_default();
-                if !self.send_message(&topic, &record.data, &record.headers, &delivery, Some(id)) {
+            let topic = record.header(HeaderId::Topic).cloned().unwrap_or_default();
+            if delivery.qos == Qos::AtMostOnce {
+                self.send_message(&topic, &record.data, &record.headers, &delivery, None);
+            } else if let Some(id) = self.session.outbound.open(delivery.qos) {
+                let sent = self.send_message(&topic, &record.data, &record.headers, &delivery, Some(id));
+                if !sent {
                     self.session.outbound.give_back(id);
                 }
             }

@@ -89,15 +89,18 @@ impl Subscriptions {
         codes
     }
 
-    /// How a record of the log reaches the client.
-    pub fn logged(&self, topic_name: &str) -> Option<Delivery> {
-        self.deliver(topic_name, |s| s.qos > Qos::AtMostOnce)
+    /// How a record of the log reaches the client: at the lesser of the QoS it was published with and the highest that
+    /// was granted [MQTT-3.8.4-8].
+    pub fn logged(&self, topic_name: &str, published: Qos) -> Option<Delivery> {
+        let found = self.deliver(topic_name, |s| s.qos > Qos::AtMostOnce)?;
+        Some(Delivery { qos: found.qos.min(published), ..found })
     }
 
     /// How a message of the live bus reaches the client: to subscriptions of QoS 0, and to all if it is not stored, but
     /// not where the log brings it too. `own`: this client published it.
     pub fn live(&self, topic_name: &str, stored: bool, own: bool) -> Option<Delivery> {
-        if stored && self.logged(topic_name).is_some() {
+        let owed = |s: &Subscription| s.qos > Qos::AtMostOnce && topic::matches(&s.filter, topic_name);
+        if stored && self.list.iter().any(owed) {
             return None;
         }
         let found = self.deliver(topic_name, |s| !(own && s.no_local))?;

@@ -175,11 +175,32 @@ fn subscriptions_are_granted_or_refused_one_by_one() {
     let again = subscribe(Version::V4, b"\x82\x0b\0\x01\0\x01a\x02\0\x02no\x01");
     assert_eq!(s.subscribe(Version::V4, &again, may), [2, 0x80]);
     assert_eq!(s.len(), 2);
-    assert_eq!(s.logged("a"), Some(subscriptions::Delivery { qos: Qos::ExactlyOnce, ids: vec![] }));
-    assert_eq!(s.logged("b"), None);
+    assert_eq!(s.logged("a", Qos::ExactlyOnce), Some(subscriptions::Delivery { qos: Qos::ExactlyOnce, ids: vec![] }));
+    assert_eq!(s.logged("b", Qos::ExactlyOnce), None);
     assert_eq!(s.live("b", true, false).unwrap().qos, Qos::AtMostOnce);
     assert_eq!(s.live("a", true, false), None, "the log brings it");
     assert!(s.live("a", false, false).is_some(), "the log does not have it");
+}
+
+#[test]
+fn a_message_goes_at_the_lesser_of_published_and_granted() {
+    use Qos::*;
+    let mut s = session(Version::V5, &[]).subscriptions;
+    let wanted = subscribe(Version::V5, b"\x82\x0b\0\x01\0\0\x01a\x01\0\x01+\x02");
+    assert_eq!(s.subscribe(Version::V5, &wanted, |_| true), [1, 2]);
+    let qos = |topic: &str, published: Qos| s.logged(topic, published).unwrap().qos;
+    // "a" is matched by both: the highest that was granted counts.
+    for topic in ["a", "b"] {
+        assert_eq!(
+            [AtMostOnce, AtLeastOnce, ExactlyOnce].map(|p| qos(topic, p)),
+            [AtMostOnce, AtLeastOnce, ExactlyOnce]
+        );
+    }
+    let only_one = subscribe(Version::V4, b"\x82\x06\0\x01\0\x01c\x01");
+    let mut s = session(Version::V4, &[]).subscriptions;
+    assert_eq!(s.subscribe(Version::V4, &only_one, |_| true), [1]);
+    assert_eq!(s.logged("c", ExactlyOnce).unwrap().qos, AtLeastOnce);
+    assert_eq!(s.live("c", true, false), None, "whatever its QoS, the log brings it");
 }
 
 #[test]

@@ -27,20 +27,93 @@ async fn connections_beyond_the_limit_are_closed_and_the_rest_live_on() {
     let gateway = Gateway::with(MqttConfig { connections_max: 3, ..Default::default() }, &[], &[]).await;
     let mut first = gateway.connected(4, "a").await;
     let _others = (gateway.connected(4, "b").await, gateway.connected(4, "c").await);
-    let mut fourth = gateway.client().await;
-    fourth.expect_end().await;
+    for (level, connack) in [(4, &[0x20, 2, 0, 3][..]), (5, &[0x20, 3, 0, 0x89, 0])] {
+        let mut fourth = gateway.client().await;
+        fourth.send(&connect(level, true, "d")).await;
+        fourth.expect(connack).await;
+        fourth.expect_end().await;
+    }
+    let mut mute = gateway.client().await;
+    mute.expect_end().await;
+    assert_eq!(gateway.rejects("connections_max"), 3);
     first.send(&publish(1, 1, "a", "x")).await;
     first.expect(&[0x40, 2, 0, 1]).await;
     drop(first);
     for _ in 0..100 {
         let mut client = gateway.client().await;
         client.send(&connect(4, true, "d")).await;
-        if client.try_packet().await.is_some() {
+        if client.packet().await[3] == 0 {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("the place of a connection that left is free again");
+}
+
+/// Loopback has more addresses than one, so a neighbour is at hand.
+async fn from(address: &str, gateway: &Gateway) -> Client {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+    Client { socket: socket.connect(gateway.addr()).await.unwrap(), bytes: Vec::new() }
+}
+
+#[tokio::test]
+async fn one_address_cannot_take_the_places_of_all_others() {
+    let config = MqttConfig { connections_max: 4, connections_per_address_max: 3, ..Default::default() };
+    let gateway = Gateway::with(config, &[], &[]).await;
+    let (first, mut second) = (gateway.connected(5, "a").await, gateway.connected(4, "b").await);
+    // One that has not said CONNECT holds a place too.
+    let _silent = gateway.client().await;
+    for (level, connack) in [(4, &[0x20, 2, 0, 3][..]), (5, &[0x20, 3, 0, 0x97, 0])] {
+        let mut refused = gateway.client().await;
+        refused.send(&connect(level, true, "c")).await;
+        refused.expect(connack).await;
+        refused.expect_end().await;
+    }
+    assert_eq!(gateway.rejects("connections_per_address_max"), 2);
+    let mut neighbour = from("127.0.0.2", &gateway).await;
+    neighbour.send(&connect(5, true, "n")).await;
+    assert_eq!(neighbour.packet().await[3], 0, "another address has its place");
+    second.send(&publish(1, 1, "a", "x")).await;
+    second.expect(&[0x40, 2, 0, 1]).await;
+    drop(first);
+    for _ in 0..100 {
+        let mut client = gateway.client().await;
+        client.send(&connect(4, true, "d")).await;
+        if client.packet().await[3] == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the place of a connection that left is free again");
+}
+
+#[tokio::test]
+async fn a_crowd_that_finds_no_place_is_not_told_one_by_one() {
+    let config = MqttConfig { connections_per_address_max: 1, ..Default::default() };
+    let gateway = Gateway::with(config, &[], &[]).await;
+    let mut first = gateway.connected(5, "a").await;
+    let mut crowd = Vec::new();
+    for _ in 0..200 {
+        crowd.push(gateway.client().await);
+    }
+    gateway.until_rejects("connections_per_address_max", 200).await;
+    // Nobody of them says anything: those beyond the bound are closed at once, the rest within a moment.
+    let mut closed = 0;
+    for client in &mut crowd {
+        let mut byte = [0];
+        let read = tokio::time::timeout(
+            Duration::from_millis(1),
+            tokio::io::AsyncReadExt::read(&mut client.socket, &mut byte),
+        );
+        closed += usize::from(matches!(read.await, Ok(Ok(0) | Err(_))));
+    }
+    assert!(closed >= 100, "{closed}");
+    for mut client in crowd {
+        client.expect_end().await;
+    }
+    first.send(&publish5(1, 1, "a", &[], "x")).await;
+    first.expect(&[0x40, 2, 0, 1]).await;
 }
 
 #[tokio::test]

@@ -220,7 +220,7 @@ async fn more_than_receive_maximum_ends_with_0x93() {
 async fn a_password_file_lets_its_users_in_and_names_them() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("users");
-    std::fs::write(&file, format!("pump:{}\n", crate::mqtt::hash_password("s3cret").unwrap())).unwrap();
+    std::fs::write(&file, format!("pump:{}\n", crate::mqtt::hash_password(b"s3cret").unwrap())).unwrap();
     let routes = [route(&["#"], "default", "{identity}")];
     let config = MqttConfig { users_file: Some(file), ..Default::default() };
     let gateway = Gateway::with(config, &routes, &[]).await;

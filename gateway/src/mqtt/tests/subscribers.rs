@@ -2,6 +2,7 @@
 
 use super::harness::*;
 use crate::mqtt::{MqttConfig, RouteConfig};
+use crate::record::HeaderId;
 
 #[tokio::test]
 async fn a_qos_1_subscriber_gets_committed_records_in_order() {
@@ -13,7 +14,7 @@ async fn a_qos_1_subscriber_gets_committed_records_in_order() {
     subscriber.send(&subscribe(4, 9, "a/+", 1)).await;
     subscriber.expect(&[0x90, 3, 0, 9, 1]).await;
     for n in 0..200u16 {
-        publisher.send(&publish((n % 2) as u8, n + 2, "a/b", &n.to_string())).await;
+        publisher.send(&publish(1 + (n % 2) as u8, n + 2, "a/b", &n.to_string())).await;
         publisher.send(&publish(0, 0, "other", "x")).await;
     }
     for n in 0..200u16 {
@@ -39,7 +40,7 @@ async fn a_qos_2_subscriber_and_its_window() {
     subscriber.expect(&[0x90, 4, 0, 9, 0, 2]).await;
     let mut publisher = gateway.connected(5, "p").await;
     for n in 1..=3u16 {
-        publisher.send(&publish5(1, n, "a", &user_property("k", "v"), "x")).await;
+        publisher.send(&publish5(2, n, "a", &user_property("k", "v"), "x")).await;
         publisher.packet().await;
     }
     let message = |id: u8| [&[0x34, 17, 0, 1, b'a', 0, id, 9][..], b"\x26\0\x01k\0\x01v\x0b\x07x"].concat();
@@ -56,6 +57,46 @@ async fn a_qos_2_subscriber_and_its_window() {
     subscriber.expect_silence().await;
     subscriber.send(&packet(0x70, &[0, 1])).await;
     subscriber.expect(&message(3)).await;
+}
+
+/// What was published with less than the subscription's QoS comes with what it was published with, in its place.
+#[tokio::test]
+async fn a_subscriber_gets_no_more_than_was_published() {
+    let mut gateway = Gateway::start().await;
+    let mut publisher = gateway.connected(4, "p").await;
+    for (n, qos) in [0, 1, 2].into_iter().enumerate() {
+        publisher.send(&publish(qos, n as u16 + 1, "a", &n.to_string())).await;
+    }
+    publisher.expect(&[0x40, 2, 0, 2]).await;
+    publisher.expect(&[0x50, 2, 0, 3]).await;
+    let header = |n: usize| gateway.records("default")[n].header(HeaderId::PublishQos).cloned();
+    assert_eq!([header(0), header(1), header(2)], [Some(vec![0].into()), None, Some(vec![2].into())]);
+    gateway.restart().await;
+
+    let mut subscribers = Vec::new();
+    for granted in [1, 2] {
+        let mut subscriber = gateway.connected(4, &format!("s{granted}")).await;
+        subscriber.send(&subscribe(4, 1, "#", granted)).await;
+        subscriber.expect(&[0x90, 3, 0, 1, granted]).await;
+        subscribers.push(subscriber);
+    }
+    let mut publisher = gateway.connected(5, "p").await;
+    for qos in [2, 0, 1, 0] {
+        publisher.send(&publish5(qos, 1, "a", &user_property("k", "v"), &qos.to_string())).await;
+        if qos > 0 {
+            publisher.packet().await;
+        }
+    }
+    for (granted, mut subscriber) in [1u8, 2].into_iter().zip(subscribers) {
+        let mut id = 0;
+        for published in [2u8, 0, 1, 0] {
+            let qos = granted.min(published);
+            id += u8::from(qos > 0);
+            let id = if qos > 0 { vec![0, id] } else { vec![] };
+            let body = [text("a"), id, published.to_string().into_bytes()].concat();
+            subscriber.expect(&packet(0x30 | qos << 1, &body)).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 //! the producers, which are the same both ways.
 
 use super::{Back, Flight, Forwarder, Sent};
+use crate::log::StoredBlock;
 use crate::record::Number;
 use crate::uplink::feed::{BlocksWanted, Chunk, Feed};
 use crate::uplink::sink::{Fault, Relay, Relayed, Taken};
@@ -23,6 +24,8 @@ const DETOUR_MAX: u64 = if cfg!(test) { 800 } else { 1 << 20 };
 pub struct Relaying {
     pub relay: Arc<Relay>,
     pub in_flight: bool,
+    /// Records, and their bytes before compression.
+    pub weight: (u64, u64),
     tries: u32,
 }
 
@@ -45,6 +48,8 @@ impl Forwarder {
             shard.inbox.push_front(chunk);
             return false;
         }
+        let weights = chunk.blocks.iter().map(StoredBlock::weight);
+        let weight = weights.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         let relay = Relay {
             shard: shard.index,
             range: shard.range,
@@ -53,7 +58,7 @@ impl Forwarder {
             arrival_ms: chunk.blocks[0].arrival_ms,
             blocks: chunk.blocks.into_iter().map(|block| block.bytes).collect(),
         };
-        shard.relaying = Some(Relaying { relay: Arc::new(relay), in_flight: false, tries: 0 });
+        shard.relaying = Some(Relaying { relay: Arc::new(relay), in_flight: false, weight, tries: 0 });
         true
     }
 

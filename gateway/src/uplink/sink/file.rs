@@ -9,12 +9,12 @@ mod roll;
 
 pub use roll::Compression;
 
-use super::Identity;
+use super::{Identity, weight};
 use crate::clock::Clock;
-use crate::log::{CursorState, Entry, Log, Stream};
+use crate::log::{CursorState, Entry, Log, Position, Stream};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
-use crate::record::{GapReason, Number, ShardIndex};
+use crate::record::{GapReason, Number, Record, ShardIndex};
 use crate::units::{ByteSize, Span};
 use crate::uplink::backoff::Backoff;
 use crate::uplink::config::Common;
@@ -28,6 +28,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 const TICK: Duration = Duration::from_millis(500);
+/// What of each shard is looked at, for the figures, while nothing can be written.
+const LOOK_RECORDS: usize = 256;
+const LOOK_BYTES: usize = 64 << 10;
 
 /// Files in a directory.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -37,9 +40,9 @@ pub struct FileConfig {
     pub common: Common,
     /// Where the files go; made if it is not there.
     pub dir: PathBuf,
-    /// A file is complete at so many bytes before compression,
+    /// A file is complete at so many bytes before compression, or
     pub roll_bytes: ByteSize,
-    /// or after so long, whatever comes first.
+    /// after so long, whatever comes first.
     pub roll_after: Span,
     /// "zstd", "gzip" or "none".
     pub compression: Compression,
@@ -98,6 +101,8 @@ struct Shard {
     written: Number,
     /// Arrival of the first record written to the open file.
     first_arrival_ms: Option<u64>,
+    /// Records written to the open file, and what they weigh.
+    in_hand: (u64, u64),
 }
 
 impl FileForwarder {
@@ -118,6 +123,7 @@ impl FileForwarder {
                 tracing::warn!(sink = self.setup.config.common.name, stream = %self.setup.stream.name, %error, "files are held");
             }
             self.shards.iter_mut().for_each(Shard::begin_again);
+            self.look().await;
             self.show();
             let wait_ms = Backoff::DEFAULT.wait_ms(self.failures, fastrand::u64(..));
             let _ = tokio::time::timeout(Duration::from_millis(wait_ms), self.setup.stop.changed()).await;
@@ -133,6 +139,7 @@ impl FileForwarder {
         let prefix = format!("{}-{}", config.common.name, self.setup.stream.name);
         let (dir, compression) = (config.dir.clone(), config.compression);
         let mut roller = blocking(move || Roller::start(&dir, prefix, compression)).await??;
+        self.shards.iter_mut().for_each(Shard::begin_again);
         let (_feeds, mut chunks) = self.feeds();
         let mut opened_ms = None;
         while !self.is_over() {
@@ -163,6 +170,21 @@ impl FileForwarder {
         (self.shards.iter().enumerate().map(feed).collect(), chunks)
     }
 
+    /// Looks at what waits at the cursors, so that a backlog has its age and its bytes while nothing can be written.
+    async fn look(&mut self) {
+        for shard in &mut self.shards {
+            let from = Position::At(shard.cursor.next);
+            let Ok(mut reader) = self.setup.log.reader(&self.setup.stream, shard.index, from) else { continue };
+            for entry in reader.next(LOOK_RECORDS, LOOK_BYTES).await.unwrap_or_default() {
+                if let Entry::Record(record) = entry
+                    && !shard.cursor.is_done(record.number)
+                {
+                    shard.note(&record);
+                }
+            }
+        }
+    }
+
     async fn write(&mut self, mut roller: Roller, chunk: Chunk) -> std::io::Result<Roller> {
         let shard = &mut self.shards[chunk.at];
         let (who, index, prefix) = (&self.setup.who, shard.index, self.setup.who.prefix(shard.index));
@@ -174,7 +196,7 @@ impl FileForwarder {
                     if shard.cursor.is_done(record.number) {
                         continue;
                     }
-                    shard.first_arrival_ms.get_or_insert(record.arrival_ms);
+                    shard.note(record);
                     line::put_record(&mut lines, record, index, &who.id_of(&prefix, record), who.stream.as_str());
                     records += 1;
                     payload += record.data.len() as u64;
@@ -198,7 +220,7 @@ impl FileForwarder {
         let roller = blocking(move || roller.complete().map(|()| roller)).await??;
         for shard in self.shards.iter_mut().filter(|shard| shard.written > shard.cursor.next) {
             shard.cursor.raise(shard.written);
-            shard.first_arrival_ms = None;
+            shard.begin_again();
             let (name, cursor) = (&self.setup.config.common.name, shard.cursor.clone());
             self.setup.log.move_cursor(name, &self.setup.stream, shard.index, cursor);
         }
@@ -215,6 +237,7 @@ impl FileForwarder {
         for shard in &self.shards {
             let newest = self.setup.stream.shard(shard.index).map_or(0, |shard| shard.newest());
             backlog.records += (newest + 1).saturating_sub(shard.cursor.next);
+            backlog.in_hand = (backlog.in_hand.0 + shard.in_hand.0, backlog.in_hand.1 + shard.in_hand.1);
             backlog.oldest_arrival_ms = [backlog.oldest_arrival_ms, shard.first_arrival_ms].into_iter().flatten().min();
         }
         self.figures.backlog(backlog, self.setup.clock.now().wall_ms);
@@ -223,12 +246,18 @@ impl FileForwarder {
 
 impl Shard {
     fn at(index: ShardIndex, cursor: CursorState) -> Self {
-        Shard { index, written: cursor.next, cursor, first_arrival_ms: None }
+        Shard { index, written: cursor.next, cursor, first_arrival_ms: None, in_hand: (0, 0) }
     }
 
     fn begin_again(&mut self) {
         self.written = self.cursor.next;
         self.first_arrival_ms = None;
+        self.in_hand = (0, 0);
+    }
+
+    fn note(&mut self, record: &Record) {
+        self.first_arrival_ms.get_or_insert(record.arrival_ms);
+        self.in_hand = (self.in_hand.0 + 1, self.in_hand.1 + weight(record) as u64);
     }
 }
 

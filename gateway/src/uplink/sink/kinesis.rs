@@ -53,6 +53,7 @@ pub struct KinesisConfig {
     pub credentials: CredentialSource,
     /// ARN of a role to assume.
     pub assume_role: String,
+    /// External id that the role asks for.
     pub external_id: String,
     /// The AWS IoT credential provider.
     pub iot: IotConfig,

@@ -41,14 +41,17 @@ pub struct MqttConfig {
     pub topic: String,
     /// Empty: the gateway's id and the sink's name.
     pub client_id: String,
+    /// Empty: nobody in particular.
     pub username: String,
     /// File that holds the password.
     pub password_file: Option<PathBuf>,
     /// PEM file of certificate authorities to trust instead of the system's.
     pub ca: Option<PathBuf>,
-    /// PEM files of the client's certificate and key, for mutual TLS.
+    /// PEM file of the client's certificate, for mutual TLS.
     pub cert: Option<PathBuf>,
+    /// PEM file of its key.
     pub key: Option<PathBuf>,
+    /// The connection is asked so often whether it is alive.
     pub keep_alive: Span,
     /// How long an acknowledgement may take.
     pub timeout: Span,

@@ -103,6 +103,10 @@ impl FileState {
         self.live = self.durable.clone();
     }
 
+    pub fn written_pages(&self) -> Vec<u64> {
+        self.live.pages.iter().filter(|(_, page)| page[..] != ZEROS).map(|(page, _)| *page).collect()
+    }
+
     /// Damage that no write explains: changes what is live and what is durable alike.
     pub fn damage(&mut self, offset: u64, xor: u8) {
         let (page, within) = (offset / PAGE_BYTES as u64, (offset % PAGE_BYTES as u64) as usize);

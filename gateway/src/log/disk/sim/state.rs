@@ -4,7 +4,7 @@ use super::super::{PAGE_BYTES, parent};
 use super::image::{FileState, SECTOR_BYTES};
 use super::names::{Inode, Names, Node};
 use fastrand::Rng;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -59,6 +59,8 @@ struct Done {
 struct Entry {
     file: FileState,
     opens: u32,
+    /// Pages that the device cannot read.
+    ruined: BTreeSet<u64>,
 }
 
 pub(super) struct State {
@@ -157,6 +159,19 @@ impl State {
     pub fn damage(&mut self, path: &str, offset: u64, xor: u8) {
         if let Some(Node::File(inode)) = self.names.get(path) {
             self.entry(inode).file.damage(offset, xor);
+        }
+    }
+
+    pub fn ruin(&mut self, path: &str, page: u64) {
+        if let Some(Node::File(inode)) = self.names.get(path) {
+            self.entry(inode).ruined.insert(page);
+        }
+    }
+
+    pub fn written_pages(&self, path: &str) -> Vec<u64> {
+        match self.names.get(path) {
+            Some(Node::File(inode)) => self.files.get(&inode).map_or(Vec::new(), |entry| entry.file.written_pages()),
+            _ => Vec::new(),
         }
     }
 
@@ -392,9 +407,13 @@ impl State {
         let verdict = self.judge(Op::Read);
         let inside = self.entry(inode).file.read(offset, into);
         let (len, failed) = (into.len() as u64, matches!(verdict, Verdict::Fail(_)));
-        self.note(Op::Read, inode, offset, len, 0, failed);
+        let end = (offset + len).max(offset + 1);
+        let mut pages = offset / PAGE_BYTES as u64..=(end - 1) / PAGE_BYTES as u64;
+        let ruined = pages.any(|page| self.entry(inode).ruined.contains(&page));
+        self.note(Op::Read, inode, offset, len, 0, failed || ruined);
         match verdict {
             Verdict::Fail(error) => Err(error),
+            Verdict::Go if ruined => Err(broken("a page of the simulated disk cannot be read")),
             Verdict::Go if inside => Ok(()),
             Verdict::Go => Err(io::Error::new(ErrorKind::UnexpectedEof, "the simulated file ends before")),
         }
@@ -410,7 +429,10 @@ impl State {
             Verdict::Fail(_) => self.rng.usize(0..=room / SECTOR_BYTES) * SECTOR_BYTES,
         };
         if written > 0 {
-            self.entry(inode).file.write(offset, &bytes[..written]);
+            let entry = self.entry(inode);
+            entry.file.write(offset, &bytes[..written]);
+            let pages = offset / PAGE_BYTES as u64..=(offset + written as u64 - 1) / PAGE_BYTES as u64;
+            entry.ruined.retain(|page| !pages.contains(page));
         }
         match verdict {
             Verdict::Fail(error) => Err(error),

@@ -1,0 +1,165 @@
+//! A disk without a byte free (promise P6): a state, not an error. The log on the simulated disk, stepped by hand.
+
+use super::disk::sim::SimDisk;
+use super::sim::{SimSizes, SimStep, SteppedLog};
+use super::*;
+use crate::record::{GapReason, NewRecord};
+
+const SIZES: SimSizes = SimSizes { budget: 1 << 30, ring: 512 << 10, segment: 128 << 10, blob_file: 256 << 10 };
+
+fn open(sim: &SimDisk, seed: u64) -> SteppedLog {
+    SteppedLog::open(sim.mount(), Clock::manual(1, 1_800_000_000_000), seed, SIZES).unwrap()
+}
+
+fn made(log: &SteppedLog, on_full: OnFull) -> Arc<Stream> {
+    let settings = StreamSettings { shards: 1, on_full, ..StreamSettings::default() };
+    log.create_stream(&StreamName::new("s").unwrap(), settings).unwrap()
+}
+
+/// One producer and the two threads of the log, a second at a time; returns what was acknowledged as stored.
+fn rounds(log: &mut SteppedLog, stream: &Arc<Stream>, rounds: u32) -> Vec<u64> {
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut appender = log.appender();
+    let (mut waiting, mut stored) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        if waiting.is_empty() {
+            let mut batch = Batch::new();
+            for _ in 0..20 {
+                let data: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(500).collect();
+                batch.push(stream, &NewRecord { key: b"k", data: &data, ..Default::default() }).unwrap();
+            }
+            waiting.extend(log.append(&mut appender, &mut batch).unwrap());
+        }
+        if log.commit_step() == SimStep::NoRoom {
+            let _ = log.fold_step(true);
+        }
+        log.tick();
+        let durable = appender.durable_now().unwrap();
+        for (_, placements) in waiting.extract_if(.., |(ticket, _)| *ticket <= durable) {
+            stored.extend(placements.iter().filter_map(|placement| match placement {
+                Placement::Stored { number, .. } => Some(*number),
+                _ => None,
+            }));
+        }
+    }
+    stored
+}
+
+/// Every number up to the newest is there or told; returns how many are told.
+fn judge(log: &SteppedLog, stream: &Arc<Stream>) -> u64 {
+    let mut reader = log.reader(stream, 0, Position::At(1)).unwrap();
+    let (mut next, mut told) = (1, 0);
+    loop {
+        let entries = reader.next_blocking(1000, 1 << 20).unwrap();
+        if entries.is_empty() {
+            break;
+        }
+        for entry in entries {
+            match entry {
+                Entry::Record(record) => {
+                    assert_eq!(record.number, next);
+                    next += 1;
+                }
+                Entry::Gap(gap) => {
+                    assert_eq!((gap.from, gap.reason), (next, GapReason::Evicted));
+                    (next, told) = (gap.to + 1, told + gap.count());
+                }
+            }
+        }
+    }
+    assert_eq!(next, stream.shard(0).unwrap().newest() + 1);
+    told
+}
+
+// With the ring full and no room for a fold, the trim marks of retention had no room in the ring either, and the log stood
+// still until somebody made room by hand.
+#[test]
+fn a_full_disk_drops_the_oldest_and_ingest_goes_on_by_itself() {
+    let sim = SimDisk::new(1);
+    let mut log = open(&sim, 1);
+    let stream = made(&log, OnFull::DropOldest);
+    rounds(&mut log, &stream, 50);
+    log.fold_step(true).unwrap();
+    sim.set_capacity(sim.used_bytes() + (1 << 20));
+    rounds(&mut log, &stream, 600);
+    let stored = rounds(&mut log, &stream, 300);
+    assert!(stored.len() > 1_000, "{} records in 300 rounds; {:?}", stored.len(), log.trouble());
+    assert!(judge(&log, &stream) > 1_000);
+    sim.crash();
+    drop(log);
+    // Nobody has made room.
+    let mut log = open(&sim, 2);
+    let stream = log.stream("s").unwrap();
+    assert!(stored.iter().all(|number| *number <= stream.shard(0).unwrap().newest()));
+    judge(&log, &stream);
+    assert!(rounds(&mut log, &stream, 300).len() > 1_000, "{:?}", log.trouble());
+}
+
+#[test]
+fn a_full_disk_stops_a_stream_that_rejects_until_there_is_room() {
+    let sim = SimDisk::new(1);
+    let mut log = open(&sim, 1);
+    let stream = made(&log, OnFull::Reject);
+    rounds(&mut log, &stream, 50);
+    sim.set_capacity(sim.used_bytes());
+    rounds(&mut log, &stream, 300);
+    assert!(rounds(&mut log, &stream, 100).is_empty());
+    assert_eq!(judge(&log, &stream), 0);
+    sim.crash();
+    drop(log);
+    let mut log = open(&sim, 2);
+    let stream = log.stream("s").unwrap();
+    assert_eq!(judge(&log, &stream), 0);
+    sim.set_capacity(1 << 40);
+    assert!(rounds(&mut log, &stream, 100).len() > 1_000, "{:?}", log.trouble());
+}
+
+// The identifier of a QoS 2 message was durable although its record had been refused: a retransmission after a crash would
+// have been acknowledged, and the message stored nowhere.
+#[test]
+fn a_change_that_goes_with_records_knows_which_were_refused_and_is_in_their_group() {
+    let sim = SimDisk::new(1);
+    let mut log = open(&sim, 1);
+    let full = made(&log, OnFull::Reject);
+    let settings = StreamSettings { shards: 1, ..StreamSettings::default() };
+    let other = log.create_stream(&StreamName::new("t").unwrap(), settings).unwrap();
+    rounds(&mut log, &full, 50);
+    sim.set_capacity(sim.used_bytes());
+    rounds(&mut log, &full, 300);
+    sim.set_capacity(1 << 40);
+    log.fold_step(true).unwrap();
+    let mut appender = log.appender();
+    let batch = || {
+        let mut batch = Batch::new();
+        for stream in [&full, &other, &full] {
+            batch.push(stream, &NewRecord { key: b"k", data: &[7; 5_000], ..Default::default() }).unwrap();
+        }
+        batch.put_state_on_places(Table::Sessions, &b"c"[..], |places| {
+            let stored = places.iter().map(|place| u8::from(matches!(place, Placement::Stored { .. })));
+            Some(stored.collect::<Vec<_>>().into())
+        });
+        batch
+    };
+    let (_, places) = log.append(&mut appender, &mut batch()).unwrap().unwrap();
+    assert!(
+        matches!(places[..], [Placement::Full { .. }, Placement::Stored { .. }, Placement::Full { .. }]),
+        "{places:?}"
+    );
+    log.commit_step();
+    assert_eq!(log.state(Table::Sessions, b"c").as_deref(), Some(&[0, 1, 0][..]));
+
+    // A group that has no room for all of the batch takes none of it.
+    let mut filler = Batch::new();
+    let filling = [7; 4_000];
+    (0..6).for_each(|_| filler.push(&other, &NewRecord { key: b"k", data: &filling, ..Default::default() }).unwrap());
+    log.append(&mut appender, &mut filler).unwrap().unwrap();
+    let newest = other.shard(0).unwrap().assigned();
+    log.tick();
+    let mut second = log.appender();
+    assert!(log.append(&mut second, &mut batch()).unwrap().is_none());
+    assert_eq!(other.shard(0).unwrap().assigned(), newest);
+    log.commit_step();
+    let (ticket, _) = log.append(&mut second, &mut batch()).unwrap().unwrap();
+    log.commit_step();
+    assert_eq!(second.durable_now().unwrap(), ticket);
+}

@@ -1,0 +1,258 @@
+//! The gap ledger: which numbers of a shard are gone, and why (promise P5).
+//!
+//! Rows of losses never overlap, so that a reader tells each number once: the committer makes them, group after group, out
+//! of what the ledger does not explain yet. A number that a destination refused is still here; such rows stand apart.
+//!
+//! Key of a row: stream u32, shard u32, 0 (lost) or 1 (refused), first number u64, all big-endian. Value: JSON.
+
+use super::frame::Control;
+use super::schema::Table;
+use super::state::{State, shard_key, to_json};
+use crate::record::{Gap, GapReason, Number, ShardIndex};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Bytes that a row takes in a frame, at most.
+const ROW_BYTES_MAX: usize = 160;
+const LOST: u8 = 0;
+const REFUSED: u8 = 1;
+
+fn class(reason: GapReason) -> u8 {
+    if reason == GapReason::Rejected { REFUSED } else { LOST }
+}
+
+/// A row besides its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Row {
+    to: Number,
+    reason: u8,
+    from_ms: u64,
+    to_ms: u64,
+}
+
+fn key(stream: u32, shard: ShardIndex, class: u8, from: Number) -> Bytes {
+    [&shard_key(stream, shard)[..], &[class], &from.to_be_bytes()].concat().into()
+}
+
+fn gap_of(key: &[u8], value: &[u8]) -> Option<Gap> {
+    let shard = u32::from_be_bytes(key.get(4..8)?.try_into().ok()?);
+    let from = u64::from_be_bytes(key.get(9..17)?.try_into().ok()?);
+    let row: Row = serde_json::from_slice(value).ok()?;
+    let reason = GapReason::from_u8(row.reason)?;
+    Some(Gap { shard, from, to: row.to, reason, from_ms: row.from_ms, to_ms: row.to_ms })
+}
+
+fn row(stream: u32, gap: &Gap) -> Control {
+    let row = Row { to: gap.to, reason: gap.reason as u8, from_ms: gap.from_ms, to_ms: gap.to_ms };
+    (Table::Gaps, key(stream, gap.shard, class(gap.reason), gap.from), Some(to_json(&row)))
+}
+
+/// The parts of `from..=to` that no range of `known` covers; those are sorted and apart.
+pub(super) fn without(
+    from: Number,
+    to: Number,
+    known: impl Iterator<Item = (Number, Number)>,
+) -> Vec<(Number, Number)> {
+    let mut left = Vec::new();
+    let mut at = from;
+    for (first, last) in known {
+        if first > at {
+            left.push((at, (first - 1).min(to)));
+        }
+        at = at.max(last + 1);
+    }
+    if at <= to {
+        left.push((at, to));
+    }
+    left
+}
+
+impl State {
+    /// What is lost of `from..=to`: rows cut to it, in order.
+    pub fn gaps(&self, stream: u32, shard: ShardIndex, from: Number, to: Number) -> Vec<Gap> {
+        self.class_of(LOST, stream, shard, from, to)
+    }
+
+    fn class_of(&self, class: u8, stream: u32, shard: ShardIndex, from: Number, to: Number) -> Vec<Gap> {
+        if from > to {
+            return Vec::new();
+        }
+        let (first, last) = (key(stream, shard, class, 0), key(stream, shard, class, to));
+        self.around(Table::Gaps, &first, &key(stream, shard, class, from), &last)
+            .iter()
+            .filter_map(|(key, value)| gap_of(key, value))
+            .filter(|gap| gap.to >= from)
+            .map(|gap| Gap { from: gap.from.max(from), to: gap.to.min(to), ..gap })
+            .collect()
+    }
+
+    /// The whole ledger of a stream, by shard and number.
+    pub fn ledger(&self, stream: u32) -> Vec<Gap> {
+        let rows = self.scan(Table::Gaps, &stream.to_be_bytes());
+        let mut gaps: Vec<Gap> = rows.iter().filter_map(|(key, value)| gap_of(key, value)).collect();
+        gaps.sort_by_key(|gap| (gap.shard, gap.from));
+        gaps
+    }
+
+    /// Numbers of `from..=to` that the ledger does not call lost.
+    pub fn unexplained(&self, stream: u32, shard: ShardIndex, from: Number, to: Number) -> Vec<(Number, Number)> {
+        without(from, to, self.gaps(stream, shard, from, to).iter().map(|gap| (gap.from, gap.to)))
+    }
+
+    /// Rows for what of a gap the ledger does not know. The first may prolong the row in front of it.
+    pub fn gap_rows(&self, stream: u32, gap: &Gap) -> Vec<Control> {
+        let Some(before) = gap.from.checked_sub(1) else { return self.new_gap_rows(stream, gap) };
+        let mut rows = Vec::new();
+        let touching = self.whole_row(class(gap.reason), stream, gap.shard, before);
+        for part in self.new_gaps(stream, gap) {
+            match &touching {
+                Some(row_before) if part.from == gap.from && row_before.reason == gap.reason => {
+                    rows.push(row(stream, &Gap { to: part.to, to_ms: part.to_ms, ..row_before.clone() }));
+                }
+                _ => rows.push(row(stream, &part)),
+            }
+        }
+        rows
+    }
+
+    /// The same as rows of their own: whatever older frame is replayed over them, it has no row of the same key.
+    pub fn new_gap_rows(&self, stream: u32, gap: &Gap) -> Vec<Control> {
+        self.new_gaps(stream, gap).iter().map(|part| row(stream, part)).collect()
+    }
+
+    fn new_gaps(&self, stream: u32, gap: &Gap) -> Vec<Gap> {
+        let known = self.class_of(class(gap.reason), stream, gap.shard, gap.from, gap.to);
+        let parts = without(gap.from, gap.to, known.iter().map(|known| (known.from, known.to)));
+        parts.into_iter().map(|(from, to)| Gap { from, to, ..gap.clone() }).collect()
+    }
+
+    /// The row that ends with `number`, whole.
+    fn whole_row(&self, class: u8, stream: u32, shard: ShardIndex, number: Number) -> Option<Gap> {
+        let (first, at) = (key(stream, shard, class, 0), key(stream, shard, class, number));
+        let rows = self.around(Table::Gaps, &first, &at, &at);
+        rows.last().and_then(|(key, value)| gap_of(key, value)).filter(|gap| gap.to == number)
+    }
+}
+
+/// Gaps on their way into the ledger: apart, and joined where they touch.
+#[derive(Default)]
+pub struct Pending {
+    gaps: BTreeMap<(u32, ShardIndex, u8, Number), Gap>,
+}
+
+impl Pending {
+    pub fn is_empty(&self) -> bool {
+        self.gaps.is_empty()
+    }
+
+    pub fn put(&mut self, stream: u32, gap: &Gap) {
+        let at = |from| (stream, gap.shard, class(gap.reason), from);
+        let before = self.gaps.range(at(0)..=at(gap.from)).next_back();
+        let behind = self.gaps.range(at(gap.from.saturating_add(1))..=at(gap.to.max(gap.from + 1)));
+        let known: Vec<_> = before.into_iter().chain(behind).map(|(_, gap)| (gap.from, gap.to)).collect();
+        let known = known.into_iter().filter(|(_, to)| *to >= gap.from);
+        for (from, to) in without(gap.from, gap.to, known) {
+            let before = self.gaps.range_mut(at(0)..at(from)).next_back().map(|(_, gap)| gap);
+            match before.filter(|before| before.to + 1 == from && before.reason == gap.reason) {
+                Some(before) => (before.to, before.to_ms) = (to, gap.to_ms),
+                None => _ = self.gaps.insert(at(from), Gap { from, to, ..gap.clone() }),
+            }
+        }
+    }
+
+    /// Takes one out if its rows have room in `left` bytes, which it takes from that.
+    pub fn pop(&mut self, state: &State, left: &mut usize) -> Option<(u32, Gap)> {
+        let first = self.gaps.first_entry()?;
+        let rows = state.gap_rows(first.key().0, first.get()).len();
+        *left = left.checked_sub(rows * ROW_BYTES_MAX)?;
+        let ((stream, ..), gap) = first.remove_entry();
+        Some((stream, gap))
+    }
+
+    /// A group failed: what was on its way is so again.
+    pub fn take_in(&mut self, other: &Pending) {
+        for ((stream, ..), gap) in &other.gaps {
+            self.put(*stream, gap);
+        }
+    }
+
+    /// The rows that make them known, given everything that is.
+    pub fn rows(&self, state: &State) -> Vec<Control> {
+        self.gaps.iter().flat_map(|((stream, ..), gap)| state.gap_rows(*stream, gap)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use GapReason::*;
+
+    fn gap(from: Number, to: Number, reason: GapReason) -> Gap {
+        Gap { shard: 2, from, to, reason, from_ms: from, to_ms: to }
+    }
+
+    fn note(state: &State, gaps: &[Gap]) {
+        let mut pending = Pending::default();
+        gaps.iter().for_each(|gap| pending.put(1, gap));
+        state.apply(0, pending.rows(state));
+    }
+
+    fn ledger(state: &State) -> Vec<(Number, Number, GapReason)> {
+        state.ledger(1).iter().map(|gap| (gap.from, gap.to, gap.reason)).collect()
+    }
+
+    #[test]
+    fn a_gap_that_continues_a_row_joins_it() {
+        let state = State::default();
+        note(&state, &[gap(1, 10, Expired)]);
+        note(&state, &[gap(11, 20, Expired)]);
+        note(&state, &[gap(21, 21, Corrupt)]);
+        assert_eq!(ledger(&state), [(1, 20, Expired), (21, 21, Corrupt)]);
+        let cut: Vec<_> = state.gaps(1, 2, 15, 30).iter().map(|gap| (gap.from, gap.to)).collect();
+        assert_eq!(cut, [(15, 20), (21, 21)]);
+        assert!(state.gaps(1, 3, 1, 30).is_empty(), "another shard");
+        assert_eq!(state.gaps(1, 2, 21, 21).len(), 1, "a single number");
+        assert_eq!(state.unexplained(1, 2, 0, 25), [(0, 0), (22, 25)]);
+    }
+
+    // An eviction covers a block that was damaged and numbers that were jumped over: they used to be told twice, and what
+    // lay behind them a third time as unknown, because the rows overlapped.
+    #[test]
+    fn what_is_explained_is_not_explained_again() {
+        let state = State::default();
+        note(&state, &[gap(5, 6, Corrupt), gap(10, 12, Unused)]);
+        note(&state, &[gap(1, 20, Evicted)]);
+        let expected = [(1, 4, Evicted), (5, 6, Corrupt), (7, 9, Evicted), (10, 12, Unused), (13, 20, Evicted)];
+        assert_eq!(ledger(&state), expected);
+        assert_eq!(state.gaps(1, 2, 1, 20).len(), 5);
+        note(&state, &[gap(1, 20, Evicted)]);
+        assert_eq!(ledger(&state), expected);
+    }
+
+    // A sink's refusal of number 1 that came after its eviction used to replace the row of 1 to 9.
+    #[test]
+    fn what_a_destination_refused_explains_no_loss_and_hides_none() {
+        let state = State::default();
+        note(&state, &[gap(1, 9, Evicted)]);
+        note(&state, &[gap(1, 1, Rejected), gap(4, 4, Rejected)]);
+        assert_eq!(state.gaps(1, 2, 1, 9), [gap(1, 9, Evicted)]);
+        assert_eq!(ledger(&state), [(1, 9, Evicted), (1, 1, Rejected), (4, 4, Rejected)]);
+    }
+
+    #[test]
+    fn gaps_on_their_way_are_apart_and_joined() {
+        let mut pending = Pending::default();
+        for gap in [gap(5, 9, Unused), gap(10, 12, Unused), gap(3, 20, Corrupt), gap(7, 7, Rejected), gap(1, 1, Unused)]
+        {
+            pending.put(1, &gap);
+        }
+        let state = State::default();
+        let mut again = Pending::default();
+        again.put(1, &gap(8, 14, Unused));
+        again.take_in(&pending);
+        state.apply(0, again.rows(&state));
+        let losses: Vec<_> = ledger(&state).into_iter().filter(|(_, _, reason)| *reason != Rejected).collect();
+        assert_eq!(losses, [(1, 1, Unused), (3, 4, Corrupt), (5, 7, Unused), (8, 14, Unused), (15, 20, Corrupt)]);
+    }
+}
