@@ -179,7 +179,7 @@ impl Oracle {
             .and_then(|()| book.judge_records(pass, numbered, unanswered, allowed))
             .and_then(|()| book.judge_acknowledged(pass, unanswered, allowed))
             .and_then(|()| judge_ledger(pass, allowed))
-            .and_then(|()| if allowed.corrupt { Ok(()) } else { book.judge_order(pass, allowed) });
+            .and_then(|()| if allowed.corrupt { Ok(()) } else { book.judge_order(pass, unanswered, allowed) });
         result.map_err(|says| format!("{place}: {says}"))
     }
 }
@@ -339,7 +339,7 @@ impl Book {
     }
 
     /// Promise P2: the first occurrences of a device's messages stand in the order it sent them.
-    fn judge_order(&self, pass: &Pass<'_>, allowed: Allowed) -> Verdict {
+    fn judge_order(&self, pass: &Pass<'_>, unanswered: &BTreeSet<Message>, allowed: Allowed) -> Verdict {
         let mut highest: BTreeMap<u32, (u64, Number)> = BTreeMap::new();
         let mut met: BTreeSet<(u32, u64)> = BTreeSet::new();
         for record in pass.records {
@@ -357,7 +357,18 @@ impl Book {
                 (m.device, m.sequence) == (message.device, message.sequence)
                     && allowed.was_dropped(pass.ledger, *number)
             });
-            judge!(earlier, "{message:?} at {} comes after message {} at {}", record.number, known.0, known.1);
+            // One that the log took only a part of was placed without being told where.
+            let untold = unanswered
+                .iter()
+                .any(|m| (m.device, m.sequence) == (message.device, message.sequence) && m.attempt < message.attempt)
+                && pass.ledger.iter().any(|gap| allowed.is_dropped(gap) && gap.from < known.1);
+            judge!(
+                earlier || untold,
+                "{message:?} at {} comes after message {} at {}",
+                record.number,
+                known.0,
+                known.1
+            );
         }
         Ok(())
     }

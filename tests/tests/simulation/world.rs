@@ -469,7 +469,10 @@ impl World {
                     log.gaps(&stream).into_iter().filter(|gap| gap.shard == shard.index).collect()
                 };
                 // What a reader was told is in the ledger with the next commit.
-                if met.iter().any(|gap| !own(log).iter().any(|known| known.from <= gap.from && gap.to <= known.to)) {
+                let explains = |known: &Gap, gap: &Gap| {
+                    known.reason != GapReason::Rejected && known.from <= gap.from && gap.to <= known.to
+                };
+                if met.iter().any(|gap| !own(log).iter().any(|known| explains(known, gap))) {
                     if log.commit_step() == SimStep::NoRoom {
                         let _ = log.fold_step(true);
                         log.commit_step();
