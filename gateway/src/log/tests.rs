@@ -313,12 +313,84 @@ fn a_reader_starts_at_a_time() {
     log.close(STOP);
 }
 
-fn marks_on_disk(bench: &Bench) -> usize {
+fn state_of(bench: &Bench) -> state_db::StateDb {
     let disk = Arc::new(disk::RealDisk::open_root(bench.path()).unwrap());
-    let state_db = state_db::StateDb::open(&*disk, store::Store::new(disk.clone()).written()).unwrap();
+    state_db::StateDb::open(&*disk, store::Store::new(disk.clone()).written()).unwrap()
+}
+
+fn marks_on_disk(bench: &Bench) -> usize {
     let mut marks = 0;
-    state_db.load(|table, _, _| marks += usize::from(table == Table::Producers)).unwrap();
+    state_of(bench).load(|table, _, _| marks += usize::from(table == Table::Producers)).unwrap();
     marks
+}
+
+fn refused_as_newer(bench: &Bench) {
+    let options = Options { max_bytes: bench.budget, ..Options::new(bench.path()) };
+    let refused = Log::open(options, bench.clock.clone(), Metrics::new());
+    assert!(matches!(refused, Err(OpenError::Newer { found: 2, known: 1, .. })), "{:?}", refused.map(drop));
+}
+
+// Crash rule 7.
+#[test]
+fn a_directory_of_a_newer_format_is_refused_and_left_as_it_is() {
+    let bench = Bench::roomy();
+    let log = bench.open();
+    let stream = log.create_stream(&name("s"), StreamSettings { shards: 1, ..Default::default() }).unwrap();
+    put(&log, &stream, 0..500, 100);
+    let unfolded = Bench::copy_of(&bench);
+    log.close(STOP);
+
+    let state = state_of(&bench);
+    let position = state.load(|_, _, _| {}).unwrap().unwrap();
+    state.write(&[], &state_db::Position { format: 2, ..position }).unwrap();
+    drop(state);
+    refused_as_newer(&bench);
+    state_of(&bench).write(&[], &position).unwrap();
+    let log = bench.open();
+    assert_eq!(numbers(&all(&log, &log.stream("s").unwrap())), (0..500).collect::<Vec<_>>());
+    log.close(STOP);
+
+    // A frame of the journal, which the state of an older start knows nothing of.
+    let path = unfolded.path().join("journal/0000");
+    let mut journal = std::fs::read(&path).unwrap();
+    let page = frame::PAGE;
+    let last = (0..journal.len() / page).rev().find(|at| frame::head_len(&journal[at * page..]).is_some()).unwrap();
+    frame::set_version(&mut journal[last * page..], 2);
+    std::fs::write(&path, &journal).unwrap();
+    refused_as_newer(&unfolded);
+    frame::set_version(&mut journal[last * page..], 1);
+    std::fs::write(&path, &journal).unwrap();
+    let log = unfolded.open();
+    assert_eq!(numbers(&all(&log, &log.stream("s").unwrap())), (0..500).collect::<Vec<_>>());
+    log.close(STOP);
+}
+
+// Crash rule 6: of two cards, one copied from the other, the second would give the same ids to other records.
+#[test]
+fn a_card_that_is_found_in_another_machine_gets_a_gateway_id_of_its_own() {
+    let bench = Bench::roomy();
+    let log = bench.open();
+    let stream = log.create_stream(&name("s"), StreamSettings::default()).unwrap();
+    put(&log, &stream, 0..100, 100);
+    let before = log.gateway_id().to_owned();
+    log.close(STOP);
+    let log = bench.open();
+    assert_eq!(log.gateway_id(), before);
+    log.close(STOP);
+    let state = state_of(&bench);
+    let position = state.load(|_, _, _| {}).unwrap().unwrap();
+    let elsewhere = (Table::Meta, Bytes::from_static(b"machine"), Some(Bytes::from_static(b"another")));
+    state.write(&[elsewhere], &position).unwrap();
+    drop(state);
+    let log = bench.open();
+    assert_ne!(log.gateway_id(), before);
+    assert!(log.recovery().told.iter().any(|says| says.contains("another machine")), "{:?}", log.recovery().told);
+    assert_eq!(numbers(&all(&log, &log.stream("s").unwrap())), (0..100).collect::<Vec<_>>());
+    let now = log.gateway_id().to_owned();
+    log.close(STOP);
+    let log = bench.open();
+    assert_eq!(log.gateway_id(), now, "and keeps it");
+    log.close(STOP);
 }
 
 #[test]
