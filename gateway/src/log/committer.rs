@@ -191,6 +191,10 @@ impl Door {
                     self.work.notify_one();
                     return Ok((ticket, placements));
                 }
+                // Groups that fail use numbers up, and what asked for more failed with them.
+                for part in parts.as_slice().iter().filter(|part| !Door::is_reserved(part)) {
+                    gathering.ask_for_numbers(part);
+                }
                 self.work.notify_one();
             }
             room.await;
@@ -372,11 +376,13 @@ impl Door {
     }
 
     /// A group failed, and with it what came in behind it: order would be lost if that went on alone. What both did to
-    /// the door is undone; the group behind is returned to be answered.
+    /// the door is undone, and their producers are told, all in one: one that was not told yet and hands in more would
+    /// come behind the failure with what follows, and be told afterwards that what it follows is lost.
     pub fn failed(&self, group: &Group, error: &str) -> Group {
         let mut gathering = self.lock();
+        error.clone_into(&mut gathering.last_error);
+        group.waiters.iter().for_each(|waiter| waiter.resolve(group.number, false));
         if is_on(Mutation::KeepGroupBehind) {
-            error.clone_into(&mut gathering.last_error);
             return Group::new(gathering.group.number);
         }
         let next = Group::new(gathering.group.number + 1);
@@ -391,7 +397,7 @@ impl Door {
             gathering.producers.undo(*place, *id, *before);
         }
         gathering.raising.clear();
-        error.clone_into(&mut gathering.last_error);
+        behind.waiters.iter().for_each(|waiter| waiter.resolve(behind.number, false));
         drop(gathering);
         self.room.notify_waiters();
         behind

@@ -233,12 +233,6 @@ impl Engine {
             self.door.put_gap(part.stream.id, &gap);
         }
         self.cursors.mark_all_unsaved();
-        for waiter in &group.waiters {
-            waiter.resolve(group.number, false);
-        }
-        for waiter in &behind.waiters {
-            waiter.resolve(behind.number, false);
-        }
     }
 
     pub fn stream_by_id(&self, id: u32) -> Option<Arc<Stream>> {

@@ -172,18 +172,20 @@ impl Journal {
         Ok(walk.scan)
     }
 
-    /// Where the oldest readable frame of the ring stands, for a start without a state database.
-    pub fn oldest(&self) -> Result<Option<Header>, ScanError> {
-        let mut oldest: Option<Header> = None;
+    /// The oldest readable frame of the ring, for a start without a state database: not one of an earlier lap that stands
+    /// where a later one left a file's end empty.
+    pub fn oldest(&self) -> Result<Option<(u64, Link)>, ScanError> {
+        let mut frames: Vec<(u64, Link)> = Vec::new();
+        let mut end = 0;
         for file in 0..FILES {
             self.search(file * self.file_bytes, (file + 1) * self.file_bytes, &mut 0, &mut |_, header| {
-                if oldest.as_ref().is_none_or(|known| header.pos < known.pos) {
-                    oldest = Some(header);
-                }
+                end = end.max(header.pos + header.frame_len());
+                frames.push((header.pos, header.prev));
                 false
             })?;
         }
-        Ok(oldest)
+        let of_this_lap = frames.into_iter().filter(|(pos, _)| pos + self.capacity() >= end);
+        Ok(of_this_lap.min_by_key(|(pos, _)| *pos))
     }
 
     /// Makes what a start found durable (crash rule 2). The last frame may be one whose sync failed before the process

@@ -183,6 +183,26 @@ fn damage_of_a_last_frame_that_begins_a_file_looks_like_a_write_that_was_cut_sho
     }
 }
 
+// Frames of a lap that did not fit left the end of a file as it was. A start without a state began at the frame that stood
+// there since the lap before, walked one ring from it, and never came to the newest ones.
+#[test]
+fn the_oldest_frame_is_none_of_a_lap_that_was_stepped_over() {
+    let mut ring = Ring::new();
+    for _ in 0..4 {
+        (0..3).for_each(|_| _ = ring.append(1, 4 * PAGE).unwrap());
+        ring.append(1, 100).unwrap();
+    }
+    ring.journal.free(32 * P);
+    (0..4).for_each(|_| _ = ring.append(1, 4 * PAGE).unwrap());
+    assert_eq!(ring.journal.head(), (64 + 16 + 5) * P);
+    let journal = Journal::open(&*ring.sim.mount(), RING, Some(RING / 4)).unwrap();
+    let (from, prev) = journal.oldest().unwrap().unwrap();
+    assert_eq!(from, (16 + 5) * P);
+    let mut newest = 0;
+    journal.scan(from, prev, &mut |found| newest = found.header.group).unwrap();
+    assert_eq!(newest, ring.group - 1);
+}
+
 #[test]
 fn a_file_that_is_missing_or_too_short_costs_its_frames_alone() {
     for cut in [0, 5 * P + 100] {

@@ -13,6 +13,8 @@ mod batch;
 mod blob;
 mod block;
 mod committer;
+#[cfg(test)]
+mod committer_tests;
 mod cursor;
 #[cfg(test)]
 mod damage_tests;

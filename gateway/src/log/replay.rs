@@ -29,7 +29,7 @@ impl Recovering {
     pub(super) fn journal_begin(&self, journal: &Journal) -> Result<Option<(u64, Link)>, OpenError> {
         Ok(match self.position {
             Some(position) => Some((position.tail, position.link)),
-            None => journal.oldest().map_err(scan_error)?.map(|oldest| (oldest.pos, oldest.prev)),
+            None => journal.oldest().map_err(scan_error)?,
         })
     }
 

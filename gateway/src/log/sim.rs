@@ -28,7 +28,7 @@ pub struct SimSizes {
 }
 
 pub struct SteppedLog {
-    engine: Arc<Engine>,
+    pub(super) engine: Arc<Engine>,
     pub recovery: Recovery,
     saving: Option<Ticket>,
 }
