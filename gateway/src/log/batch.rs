@@ -48,6 +48,8 @@ pub(super) struct Part {
     pub bytes: BytesMut,
     /// Whether a record's value lies in a blob file.
     pub has_blobs: bool,
+    /// The stream is full and takes none of it.
+    pub refused: bool,
     /// What the part holds of each producer: empty for most.
     pub producers: Vec<Span>,
 }
@@ -150,6 +152,7 @@ impl Batch {
             payload: 0,
             bytes: BytesMut::new(),
             has_blobs: false,
+            refused: false,
             producers: Vec::new(),
         });
         self.parts.len() - 1

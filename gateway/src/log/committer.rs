@@ -6,7 +6,7 @@
 
 use super::ack::{Ticket, Waiter};
 use super::batch::{Batch, Part, Placement};
-use super::blob::Blobs;
+use super::blob::{Blobs, WriteError};
 use super::error::AppendError;
 use super::frame::{ENTRIES_MAX, ENTRY_BYTES};
 use super::mutation::{Mutation, is_on};
@@ -20,6 +20,7 @@ use super::{encode, frame, ledger};
 use crate::record::{Gap, Producer};
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -157,9 +158,7 @@ impl Door {
         batch: &mut Batch,
         waiter: &Arc<Waiter>,
     ) -> Result<(Ticket, Vec<Placement>), AppendError> {
-        if !batch.large.is_empty() {
-            self.blobs.write(batch).await?;
-        }
+        self.write_large(batch).await?;
         self.split_oversized(batch);
         // A change that goes with the records goes into their group. A batch that no group holds is the exception: there
         // the change comes with the last of them, so that a crash in between repeats records and loses none.
@@ -198,6 +197,31 @@ impl Door {
                 self.work.notify_one();
             }
             room.await;
+        }
+    }
+
+    /// Large values reach their files first. A stream that is full is not written to: what it refuses would take room too.
+    async fn write_large(&self, batch: &mut Batch) -> Result<(), AppendError> {
+        for part in batch.parts.iter_mut().filter(|part| part.has_blobs) {
+            part.refused = part.stream.refuses();
+        }
+        let Batch { large, parts, .. } = &mut *batch;
+        large.retain(|large| !parts[large.part].refused);
+        if large.is_empty() {
+            return Ok(());
+        }
+        match self.blobs.write(batch).await {
+            Ok(()) => Ok(()),
+            Err(WriteError::Closed) => Err(AppendError::Closed),
+            Err(WriteError::Io(error)) => {
+                let rejects = |part: &Part| part.stream.settings().on_full == OnFull::Reject;
+                if error.kind() != io::ErrorKind::StorageFull || !batch.parts.iter().all(rejects) {
+                    return Err(AppendError::Failed(format!("a large value could not be written: {error}")));
+                }
+                batch.parts.iter_mut().filter(|part| part.has_blobs).for_each(|part| part.refused = true);
+                batch.large.clear();
+                Ok(())
+            }
         }
     }
 
@@ -243,7 +267,7 @@ impl Door {
     /// Gives numbers to a part and puts it into the group. The placements are of its records, in order.
     fn admit(&self, gathering: &mut Gathering, mut part: Part) -> Vec<Placement> {
         let shard = part.shard.index;
-        if part.stream.full.load(Ordering::Relaxed) && part.stream.settings().on_full == OnFull::Reject {
+        if part.refused || part.stream.refuses() {
             return vec![Placement::Full { shard }; part.count as usize];
         }
         let mut highest = Vec::new();
@@ -540,8 +564,8 @@ fn cut(part: Part, bytes_max: usize) -> Vec<Part> {
         }
         let payload = part.payload * u64::from(count) / u64::from(part.count);
         let (stream, shard) = (part.stream.clone(), part.shard.clone());
-        let has_blobs = part.has_blobs;
-        pieces.push(Part { stream, shard, count, payload, bytes: rest.split_to(length), has_blobs, producers: own });
+        let (has_blobs, refused, bytes) = (part.has_blobs, part.refused, rest.split_to(length));
+        pieces.push(Part { stream, shard, count, payload, bytes, has_blobs, refused, producers: own });
         left -= count;
     }
     pieces

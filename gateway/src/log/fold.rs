@@ -66,6 +66,8 @@ pub enum FoldError {
 struct ShardFold {
     shard: Arc<Shard>,
     blocks: Vec<(block::Head, Vec<u8>)>,
+    /// Bytes of the large values that the blocks refer to.
+    blob_bytes: u64,
     /// Last number in the blocks.
     last: Number,
     /// The first group that stays, in part or whole.
@@ -116,6 +118,7 @@ impl Engine {
             self.window_bytes.fetch_sub(freed, Ordering::Relaxed);
         }
         self.state.folded(committed.group);
+        self.blobs.folded();
         self.set_disk_full(false);
         let free_to = if is_on(Mutation::FreeRingEarly) { self.committed_at(target).head } else { committed.head };
         lock(&self.journal).free(free_to);
@@ -167,26 +170,34 @@ impl Engine {
         ratio: &mut f64,
         zstd: &mut zstd::bulk::Compressor<'_>,
     ) -> Result<ShardFold, FoldError> {
-        let mut fold = ShardFold { shard: shard.clone(), blocks: Vec::new(), last: 0, stays: None };
+        let mut fold = ShardFold { shard: shard.clone(), blocks: Vec::new(), blob_bytes: 0, last: 0, stays: None };
         let mut builder = Builder::new(stream.id, shard.index);
         let folded = shard.window().folded;
         self.take_up_tail(stream, shard, runs[0].first.max(folded + 1), &mut builder)?;
         let taken_up = builder.raw_len();
         let mut oldest_in_builder = u64::MAX;
+        let has_blobs = !self.blobs.files(stream.id).is_empty();
+        let mut blob_bytes = 0;
         for run in runs {
             let mut first = run.first.max(folded + 1);
             let Some(mut rest) = cut_front(run, first) else { continue };
             while !rest.is_empty() {
                 if !builder.is_empty() && builder.next() != first {
                     fold.finish(&mut builder, zstd, ratio)?;
+                    fold.blob_bytes += std::mem::take(&mut blob_bytes);
                 }
                 let goal = raw_goal(*ratio);
                 let (count, length) = records_within(&rest, goal.saturating_sub(builder.raw_len()));
-                builder.push(first, count, run.stamp, &rest.split_to(length));
+                let records = rest.split_to(length);
+                if has_blobs {
+                    blob_bytes += encode::blob_bytes(&records);
+                }
+                builder.push(first, count, run.stamp, &records);
                 oldest_in_builder = oldest_in_builder.min(run.group);
                 first += u64::from(count);
                 if builder.raw_len() >= goal {
                     fold.finish(&mut builder, zstd, ratio)?;
+                    fold.blob_bytes += std::mem::take(&mut blob_bytes);
                     oldest_in_builder = u64::MAX;
                 }
             }
@@ -196,6 +207,7 @@ impl Engine {
         }
         if oldest_in_builder <= must {
             fold.finish(&mut builder, zstd, ratio)?;
+            fold.blob_bytes += blob_bytes;
         } else if builder.raw_len() > taken_up || !fold.blocks.is_empty() {
             fold.stays = Some(oldest_in_builder);
         }
@@ -235,7 +247,10 @@ impl Engine {
             .max_bytes
             .map_or(u64::MAX, |max| max.0 / 4)
             .clamp((1 << 20).min(self.sizes.segment), self.sizes.segment);
-        self.store.newest_to_write(stream.id).filter(|newest| newest.extent.bytes < bound)
+        // Records that refer to a blob file's worth of values have a segment of their own, so that those can go alone.
+        let blobs = bound.max(self.blobs.file_bytes_max());
+        let has_room = |newest: &Entry| newest.extent.bytes < bound && newest.extent.blob_bytes < blobs;
+        self.store.newest_to_write(stream.id).filter(has_room)
     }
 
     /// Writes the blocks; returns the row of the segment for the state.
@@ -254,6 +269,7 @@ impl Engine {
             extent.add(head);
             extent.bytes += block.len() as u64;
         }
+        extent.blob_bytes += folds.iter().map(|fold| fold.blob_bytes).sum::<u64>();
         let copy = begins.then(|| self.copy_of(stream));
         let written = shielded(|| {
             let segment = self.store.open(stream.id, id, begins)?;

@@ -53,6 +53,9 @@ pub struct Extent {
     pub shards: BTreeMap<ShardIndex, ShardExtent>,
     /// Bytes of the blocks.
     pub bytes: u64,
+    /// Bytes of the large values that its records refer to.
+    #[serde(default)]
+    pub blob_bytes: u64,
     pub records: u64,
     pub payload: u64,
 }
