@@ -41,6 +41,9 @@ pub struct Blobs {
     jobs: Option<mpsc::Sender<Job>>,
 }
 
+/// Files that values are written to, by stream and file, with their lengths before.
+type Touched = BTreeMap<(u32, u32), (Arc<dyn DiskFile>, u64)>;
+
 #[derive(Debug)]
 pub enum WriteError {
     Io(io::Error),
@@ -231,8 +234,7 @@ impl BlobFiles {
 
     fn write(&self, values: &[(u32, Bytes)]) -> io::Result<Vec<BlobRef>> {
         let mut writing = self.writing();
-        // What is written to, with its length before.
-        let mut touched: BTreeMap<(u32, u32), (Arc<dyn DiskFile>, u64)> = BTreeMap::new();
+        let mut touched = Touched::new();
         let mut refs = Vec::with_capacity(values.len());
         let mut run = || -> io::Result<()> {
             for (stream, data) in values {
@@ -264,7 +266,7 @@ impl BlobFiles {
 
     /// Gives back what values took that were not stored, or each try on a full disk would take some more. Where that fails
     /// too, the next start does it.
-    fn take_back(&self, touched: &BTreeMap<(u32, u32), (Arc<dyn DiskFile>, u64)>) {
+    fn take_back(&self, touched: &Touched) {
         for ((stream, file), (handle, length)) in touched {
             let _ = match length {
                 0 => self.disk.remove(&path(*stream, *file)),
