@@ -61,8 +61,8 @@ pub struct Setup {
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub entropy: fastrand::Rng,
-    /// Hash of what tells this machine from another: a card that was cloned gets a new gateway id.
-    pub machine: u64,
+    /// Hashes of what tells this machine from another, if anything does: a card that was cloned gets a new gateway id.
+    pub machine: Vec<u64>,
 }
 
 pub fn recover(setup: Setup, blobs: impl FnOnce(Arc<BlobFiles>) -> Blobs) -> Result<(Engine, Recovery), OpenError> {
@@ -466,9 +466,12 @@ impl Recovering {
         let text = |state: &State, name: &str| {
             state.get(Table::Meta, name.as_bytes()).and_then(|value| String::from_utf8(value.to_vec()).ok())
         };
-        let machine = format!("{:016x}", self.setup.machine);
-        let known =
-            text(&self.state, "gateway").filter(|_| text(&self.state, "machine").is_none_or(|of| of == machine));
+        let machine: Vec<String> = self.setup.machine.iter().map(|mark| format!("{mark:016x}")).collect();
+        let before = text(&self.state, "machine").unwrap_or_default();
+        let is_another = !before.is_empty()
+            && !machine.is_empty()
+            && !before.split(',').any(|mark| machine.iter().any(|own| own == mark));
+        let known = text(&self.state, "gateway").filter(|_| !is_another);
         let mut incarnation = text(&self.state, "incarnation").and_then(|text| text.parse().ok()).unwrap_or(1);
         let gateway = known.unwrap_or_else(|| {
             if text(&self.state, "gateway").is_some() {
@@ -482,6 +485,7 @@ impl Recovering {
             incarnation += 1;
         }
         self.row(Table::Meta, Bytes::from_static(b"gateway"), gateway.clone().into());
+        let machine = if machine.is_empty() { before } else { machine.join(",") };
         self.row(Table::Meta, Bytes::from_static(b"machine"), machine.into());
         self.row(Table::Meta, Bytes::from_static(b"incarnation"), incarnation.to_string().into());
         (self.gateway, self.incarnation) = (gateway, incarnation);
