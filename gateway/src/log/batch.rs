@@ -48,6 +48,8 @@ pub(super) struct Part {
     pub bytes: BytesMut,
     /// Whether a record's value lies in a blob file.
     pub has_blobs: bool,
+    /// The stream is full and takes none of it.
+    pub refused: bool,
     /// What the part holds of each producer: empty for most.
     pub producers: Vec<Span>,
 }
@@ -60,6 +62,9 @@ pub(super) struct Large {
     pub data: Bytes,
 }
 
+/// A row's value, made of what became of the batch's records; `None` removes the row.
+type OnPlaces = Box<dyn FnOnce(&[Placement]) -> Option<Bytes> + Send>;
+
 /// Records on their way in. Records of one batch and shard keep the order they were pushed in.
 #[derive(Default)]
 pub struct Batch {
@@ -67,6 +72,7 @@ pub struct Batch {
     /// Per record: which part, and which record of that part.
     pub(super) order: Vec<(u32, u32)>,
     pub(super) control: Vec<(Table, Bytes, Option<Bytes>)>,
+    pub(super) on_places: Vec<(Table, Bytes, OnPlaces)>,
     pub(super) large: Vec<Large>,
 }
 
@@ -76,7 +82,7 @@ impl Batch {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.order.is_empty() && self.control.is_empty()
+        self.order.is_empty() && self.control.is_empty() && self.on_places.is_empty()
     }
 
     /// Number of records pushed.
@@ -146,6 +152,7 @@ impl Batch {
             payload: 0,
             bytes: BytesMut::new(),
             has_blobs: false,
+            refused: false,
             producers: Vec::new(),
         });
         self.parts.len() - 1
@@ -155,5 +162,16 @@ impl Batch {
     /// `None` removes the key.
     pub fn put_state(&mut self, table: Table, key: impl Into<Bytes>, value: Option<Bytes>) {
         self.control.push((table, key.into(), value));
+    }
+
+    /// The same for a change that depends on what becomes of the records: `value` is asked once all have their places, in
+    /// push order, and records and change are durable together or not at all. It is asked under the log's lock: quickly.
+    pub fn put_state_on_places(
+        &mut self,
+        table: Table,
+        key: impl Into<Bytes>,
+        value: impl FnOnce(&[Placement]) -> Option<Bytes> + Send + 'static,
+    ) {
+        self.on_places.push((table, key.into(), Box::new(value)));
     }
 }

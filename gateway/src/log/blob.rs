@@ -7,7 +7,6 @@
 use super::batch::Batch;
 use super::disk::{Disk, DiskFile, Mode};
 use super::encode::{self, BlobRef};
-use super::error::AppendError;
 use super::mutation::{Mutation, is_on};
 use super::state;
 use crate::metrics::Metrics;
@@ -16,7 +15,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -41,6 +41,16 @@ pub struct Blobs {
     jobs: Option<mpsc::Sender<Job>>,
 }
 
+/// Files that values are written to, by stream and file, with their lengths before.
+type Touched = BTreeMap<(u32, u32), (Arc<dyn DiskFile>, u64)>;
+
+#[derive(Debug)]
+pub enum WriteError {
+    Io(io::Error),
+    /// The log is closing.
+    Closed,
+}
+
 pub struct Job {
     values: Vec<(u32, Bytes)>,
     answer: oneshot::Sender<io::Result<Vec<BlobRef>>>,
@@ -58,19 +68,18 @@ impl Blobs {
     }
 
     /// Writes and syncs the large values of a batch and fills in their references.
-    pub async fn write(&self, batch: &mut Batch) -> Result<(), AppendError> {
+    pub async fn write(&self, batch: &mut Batch) -> Result<(), WriteError> {
         let values: Vec<_> =
             batch.large.iter().map(|large| (batch.parts[large.part].stream.id, large.data.clone())).collect();
         let written = match &self.jobs {
             None => self.files.write(&values),
             Some(jobs) => {
                 let (answer, answered) = oneshot::channel();
-                jobs.send(Job { values, answer }).await.map_err(|_| AppendError::Closed)?;
-                answered.await.map_err(|_| AppendError::Closed)?
+                jobs.send(Job { values, answer }).await.map_err(|_| WriteError::Closed)?;
+                answered.await.map_err(|_| WriteError::Closed)?
             }
         };
-        let refs =
-            written.map_err(|error| AppendError::Failed(format!("a large value could not be written: {error}")))?;
+        let refs = written.map_err(WriteError::Io)?;
         for (large, blob) in batch.large.iter().zip(refs) {
             let part = &mut batch.parts[large.part];
             encode::fill_blob(&mut part.bytes[large.offset..large.offset + encode::BLOB_REF_BYTES], &blob);
@@ -117,50 +126,79 @@ pub struct BlobFiles {
     disk: Arc<dyn Disk>,
     file_bytes_max: u64,
     metrics: Arc<Metrics>,
-    inner: Mutex<Inner>,
+    /// Held while values are written and synced; taken before `known`, never after it.
+    writing: Mutex<Writing>,
+    /// Held for a moment only: the door asks for it.
+    known: Mutex<Known>,
+    /// Bytes referred to since the last fold.
+    unfolded: AtomicU64,
 }
 
 #[derive(Default)]
-struct Inner {
+struct Writing {
     /// The file each stream appends to, and its length.
     open: BTreeMap<u32, (u32, Arc<dyn DiskFile>, u64)>,
     next_file: BTreeMap<u32, u32>,
+}
+
+#[derive(Default)]
+struct Known {
     extents: BTreeMap<(u32, u32), Extent>,
+    /// The file each stream appends to.
+    appending: BTreeMap<u32, u32>,
 }
 
 impl BlobFiles {
     pub fn new(disk: Arc<dyn Disk>, file_bytes_max: u64, metrics: Arc<Metrics>) -> BlobFiles {
-        BlobFiles { disk, file_bytes_max, metrics, inner: Mutex::default() }
+        let (writing, known, unfolded) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        BlobFiles { disk, file_bytes_max, metrics, writing, known, unfolded }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn writing(&self) -> MutexGuard<'_, Writing> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether so much was written since the last fold that its records should become a segment, which can go alone.
+    pub fn is_fold_due(&self) -> bool {
+        self.unfolded.load(Ordering::Relaxed) >= self.file_bytes_max
+    }
+
+    pub fn folded(&self) {
+        self.unfolded.store(0, Ordering::Relaxed);
+    }
+
+    pub fn file_bytes_max(&self) -> u64 {
+        self.file_bytes_max
     }
 
     /// Recovery: a file that records refer to.
     pub fn restore(&self, stream: u32, file: u32, extent: Extent) {
-        let mut inner = self.lock();
-        let next = inner.next_file.entry(stream).or_default();
+        let mut writing = self.writing();
+        let next = writing.next_file.entry(stream).or_default();
         *next = (*next).max(file + 1);
-        inner.extents.insert((stream, file), extent);
+        self.known().extents.insert((stream, file), extent);
     }
 
     /// Recovery: a file whose row is gone.
     pub fn forget(&self, stream: u32, file: u32) {
-        self.lock().extents.remove(&(stream, file));
+        self.known().extents.remove(&(stream, file));
     }
 
     /// Recovery after a lost state: takes up the files of a stream that nothing is known of.
     pub fn adopt(&self, stream: u32, last: &BTreeMap<ShardIndex, Number>) -> io::Result<Vec<(u32, Extent)>> {
-        let mut inner = self.lock();
+        let mut known = self.known();
         let mut adopted = Vec::new();
         for name in self.disk.list(&dir_of(stream))? {
-            let Some(file) = file_of(&name).filter(|file| !inner.extents.contains_key(&(stream, *file))) else {
+            let Some(file) = file_of(&name).filter(|file| !known.extents.contains_key(&(stream, *file))) else {
                 continue;
             };
             let bytes = self.disk.open(&path(stream, file), Mode::Existing)?.len()?;
             let extent = Extent { bytes, last: last.clone() };
-            inner.extents.insert((stream, file), extent.clone());
+            known.extents.insert((stream, file), extent.clone());
             adopted.push((file, extent));
         }
         Ok(adopted)
@@ -168,15 +206,15 @@ impl BlobFiles {
 
     /// Recovery, after all extents are known: unreferenced files go, tails are cut.
     pub fn tidy(&self) -> io::Result<()> {
-        let mut inner = self.lock();
+        let (mut writing, known) = (self.writing(), self.known());
         for name in self.disk.list(DIR)? {
             let Ok(stream) = u32::from_str_radix(&name, 16) else { continue };
             let dir = dir_of(stream);
             for file_name in self.disk.list(&dir)? {
                 let Some(file) = file_of(&file_name) else { continue };
-                let next = inner.next_file.entry(stream).or_default();
+                let next = writing.next_file.entry(stream).or_default();
                 *next = (*next).max(file + 1);
-                match inner.extents.get(&(stream, file)) {
+                match known.extents.get(&(stream, file)) {
                     Some(extent) => {
                         let open = self.disk.open(&path(stream, file), Mode::Existing)?;
                         if open.len()? > extent.bytes {
@@ -195,42 +233,55 @@ impl BlobFiles {
     }
 
     fn write(&self, values: &[(u32, Bytes)]) -> io::Result<Vec<BlobRef>> {
-        let mut inner = self.lock();
-        let mut touched: BTreeMap<(u32, u32), Arc<dyn DiskFile>> = BTreeMap::new();
+        let mut writing = self.writing();
+        let mut touched = Touched::new();
         let mut refs = Vec::with_capacity(values.len());
         let mut run = || -> io::Result<()> {
             for (stream, data) in values {
-                let (file, handle, at) = self.file_for(&mut inner, *stream)?;
+                let (file, handle, at) = self.file_for(&mut writing, *stream)?;
+                touched.entry((*stream, file)).or_insert((handle.clone(), at));
                 handle.write_at(at, data)?;
                 self.metrics.blobs_written.inc_by(data.len() as u64);
-                if let Some(open) = inner.open.get_mut(stream) {
+                if let Some(open) = writing.open.get_mut(stream) {
                     open.2 = at + data.len() as u64;
                 }
                 refs.push(BlobRef { file, offset: at, length: data.len() as u32, checksum: xxh3_64(data) });
-                touched.insert((*stream, file), handle);
             }
             if is_on(Mutation::SkipBlobSync) {
                 return Ok(());
             }
-            touched.values().try_for_each(|file| file.sync())
+            touched.values().try_for_each(|(file, _)| file.sync())
         };
         let done = run();
         if done.is_err() {
             // Nobody knows what these files hold now: the next value begins a new one.
             for (stream, _) in values {
-                inner.open.remove(stream);
+                writing.open.remove(stream);
+                self.known().appending.remove(stream);
             }
+            self.take_back(&touched);
         }
         done.map(|()| refs)
     }
 
-    fn file_for(&self, inner: &mut Inner, stream: u32) -> io::Result<(u32, Arc<dyn DiskFile>, u64)> {
-        if let Some((file, handle, length)) = inner.open.get(&stream)
+    /// Gives back what values took that were not stored, or each try on a full disk would take some more. Where that fails
+    /// too, the next start does it.
+    fn take_back(&self, touched: &Touched) {
+        for ((stream, file), (handle, length)) in touched {
+            let _ = match length {
+                0 => self.disk.remove(&path(*stream, *file)),
+                length => handle.set_len(*length),
+            };
+        }
+    }
+
+    fn file_for(&self, writing: &mut Writing, stream: u32) -> io::Result<(u32, Arc<dyn DiskFile>, u64)> {
+        if let Some((file, handle, length)) = writing.open.get(&stream)
             && *length < self.file_bytes_max
         {
             return Ok((*file, handle.clone(), *length));
         }
-        let next = inner.next_file.entry(stream).or_default();
+        let next = writing.next_file.entry(stream).or_default();
         let file = *next;
         *next += 1;
         let dir = dir_of(stream);
@@ -239,13 +290,15 @@ impl BlobFiles {
         self.disk.sync_dir(&dir)?;
         self.disk.sync_dir(DIR)?;
         self.disk.sync_dir("")?;
-        inner.open.insert(stream, (file, handle.clone(), 0));
+        writing.open.insert(stream, (file, handle.clone(), 0));
+        self.known().appending.insert(stream, file);
         Ok((file, handle, 0))
     }
 
     fn refer(&self, stream: u32, blob: &BlobRef, shard: ShardIndex, number: Number) -> super::frame::Control {
-        let mut inner = self.lock();
-        let extent = inner.extents.entry((stream, blob.file)).or_default();
+        self.unfolded.fetch_add(u64::from(blob.length), Ordering::Relaxed);
+        let mut known = self.known();
+        let extent = known.extents.entry((stream, blob.file)).or_default();
         extent.bytes = extent.bytes.max(blob.offset + u64::from(blob.length));
         extent.last.insert(shard, number);
         (super::schema::Table::Blobs, state::shard_key(stream, blob.file), Some(state::to_json(extent)))
@@ -264,9 +317,9 @@ impl BlobFiles {
 
     /// Files of a stream that nothing above the trim marks needs and that nobody appends to.
     pub fn unneeded(&self, stream: u32, oldest: impl Fn(ShardIndex) -> Number) -> Vec<u32> {
-        let inner = self.lock();
-        let appending = inner.open.get(&stream).map(|(file, _, _)| *file);
-        inner
+        let known = self.known();
+        let appending = known.appending.get(&stream).copied();
+        known
             .extents
             .range((stream, 0)..=(stream, u32::MAX))
             .filter(|((_, file), extent)| {
@@ -278,16 +331,18 @@ impl BlobFiles {
 
     /// Bytes of a stream's blob files.
     pub fn bytes(&self, stream: u32) -> u64 {
-        self.lock().extents.range((stream, 0)..=(stream, u32::MAX)).map(|(_, extent)| extent.bytes).sum()
+        self.known().extents.range((stream, 0)..=(stream, u32::MAX)).map(|(_, extent)| extent.bytes).sum()
     }
 
     /// Removes a file whose row is durably gone.
     pub fn remove(&self, stream: u32, file: u32) -> io::Result<()> {
-        let mut inner = self.lock();
-        inner.extents.remove(&(stream, file));
-        if inner.open.get(&stream).is_some_and(|(open, _, _)| *open == file) {
-            inner.open.remove(&stream);
+        let mut writing = self.writing();
+        self.known().extents.remove(&(stream, file));
+        if writing.open.get(&stream).is_some_and(|(open, _, _)| *open == file) {
+            writing.open.remove(&stream);
+            self.known().appending.remove(&stream);
         }
+        drop(writing);
         match self.disk.remove(&path(stream, file)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -296,7 +351,7 @@ impl BlobFiles {
     }
 
     pub fn files(&self, stream: u32) -> Vec<u32> {
-        self.lock().extents.range((stream, 0)..=(stream, u32::MAX)).map(|((_, file), _)| *file).collect()
+        self.known().extents.range((stream, 0)..=(stream, u32::MAX)).map(|((_, file), _)| *file).collect()
     }
 }
 

@@ -6,11 +6,11 @@
 
 use super::ack::{Ticket, Waiter};
 use super::batch::{Batch, Part, Placement};
-use super::blob::Blobs;
+use super::blob::{Blobs, WriteError};
 use super::error::AppendError;
 use super::frame::{ENTRIES_MAX, ENTRY_BYTES};
 use super::mutation::{Mutation, is_on};
-use super::producer::{self, Admission, Mark, Producers, Span};
+use super::producer::{self, Admission, Mark, Place, Producers, Span};
 use super::schema::Table;
 use super::shard::Shard;
 use super::state::State;
@@ -20,6 +20,7 @@ use super::{encode, frame, ledger};
 use crate::record::{Gap, Producer};
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -49,7 +50,7 @@ pub struct Group {
     /// Raw bytes, for the bound and for thin commits.
     pub bytes: usize,
     /// Producer marks as they were before, newest last.
-    undo: Vec<(u32, u128, Option<Mark>)>,
+    undo: Vec<(Place, u128, Option<Mark>)>,
 }
 
 impl Group {
@@ -157,12 +158,13 @@ impl Door {
         batch: &mut Batch,
         waiter: &Arc<Waiter>,
     ) -> Result<(Ticket, Vec<Placement>), AppendError> {
-        if !batch.large.is_empty() {
-            self.blobs.write(batch).await?;
-        }
+        self.write_large(batch).await?;
         self.split_oversized(batch);
+        // A change that goes with the records goes into their group. A batch that no group holds is the exception: there
+        // the change comes with the last of them, so that a crash in between repeats records and loses none.
+        let whole = !batch.on_places.is_empty() && self.fits_a_group(&batch.parts) && !is_on(Mutation::PartFromRecords);
         let order = std::mem::take(&mut batch.order);
-        let mut parts = std::mem::take(&mut batch.parts).into_iter().peekable();
+        let mut parts = std::mem::take(&mut batch.parts).into_iter();
         let mut numbered: Vec<Vec<Placement>> = Vec::with_capacity(parts.len());
         loop {
             let room = self.room.notified();
@@ -174,18 +176,52 @@ impl Door {
                 if waiter.has_failed() {
                     return Err(AppendError::Failed(gathering.last_error.clone()));
                 }
-                while let Some(part) = parts.next_if(|part| self.has_room(&gathering, part)) {
-                    numbered.push(self.admit(&mut gathering, part));
-                    gathering.join(waiter);
+                if !whole || self.has_room_for_all(&gathering, parts.as_slice()) {
+                    while parts.as_slice().first().is_some_and(|part| whole || self.has_room(&gathering, part))
+                        && let Some(part) = parts.next()
+                    {
+                        numbered.push(self.admit(&mut gathering, part));
+                        gathering.join(waiter);
+                    }
                 }
-                if parts.peek().is_none() {
-                    let ticket = gathering.finish(batch, waiter);
+                if parts.as_slice().is_empty() {
+                    let placements = in_push_order(&order, &numbered);
+                    let ticket = gathering.finish(batch, &placements, waiter);
                     self.work.notify_one();
-                    return Ok((ticket, in_push_order(&order, &numbered)));
+                    return Ok((ticket, placements));
+                }
+                // Groups that fail use numbers up, and what asked for more failed with them.
+                for part in parts.as_slice().iter().filter(|part| !Door::is_reserved(part)) {
+                    gathering.ask_for_numbers(part);
                 }
                 self.work.notify_one();
             }
             room.await;
+        }
+    }
+
+    /// Large values reach their files first. A stream that is full is not written to: what it refuses would take room too.
+    async fn write_large(&self, batch: &mut Batch) -> Result<(), AppendError> {
+        for part in batch.parts.iter_mut().filter(|part| part.has_blobs) {
+            part.refused = part.stream.refuses();
+        }
+        let Batch { large, parts, .. } = &mut *batch;
+        large.retain(|large| !parts[large.part].refused);
+        if large.is_empty() {
+            return Ok(());
+        }
+        match self.blobs.write(batch).await {
+            Ok(()) => Ok(()),
+            Err(WriteError::Closed) => Err(AppendError::Closed),
+            Err(WriteError::Io(error)) => {
+                let rejects = |part: &Part| part.stream.settings().on_full == OnFull::Reject;
+                if error.kind() != io::ErrorKind::StorageFull || !batch.parts.iter().all(rejects) {
+                    return Err(AppendError::Failed(format!("a large value could not be written: {error}")));
+                }
+                batch.parts.iter_mut().filter(|part| part.has_blobs).for_each(|part| part.refused = true);
+                batch.large.clear();
+                Ok(())
+            }
         }
     }
 
@@ -208,14 +244,30 @@ impl Door {
     fn has_room(&self, gathering: &Gathering, part: &Part) -> bool {
         let group = &gathering.group;
         let fits = group.parts.is_empty() || group.bytes + part.bytes.len() <= self.group_bytes_max;
-        let reserved = part.shard.assigned() + u64::from(part.count) <= part.shard.reserved();
-        fits && group.parts.len() < ENTRIES_MAX && reserved
+        fits && group.parts.len() < ENTRIES_MAX && Door::is_reserved(part)
+    }
+
+    fn fits_a_group(&self, parts: &[Part]) -> bool {
+        let bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();
+        bytes <= self.group_bytes_max && parts.len() <= ENTRIES_MAX
+    }
+
+    /// Each part is of another shard: it fits a group, so it was not split.
+    fn has_room_for_all(&self, gathering: &Gathering, parts: &[Part]) -> bool {
+        let group = &gathering.group;
+        let bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();
+        let fits = group.parts.is_empty() || group.bytes + bytes <= self.group_bytes_max;
+        fits && group.parts.len() + parts.len() <= ENTRIES_MAX && parts.iter().all(Door::is_reserved)
+    }
+
+    fn is_reserved(part: &Part) -> bool {
+        part.shard.assigned() + u64::from(part.count) <= part.shard.reserved()
     }
 
     /// Gives numbers to a part and puts it into the group. The placements are of its records, in order.
     fn admit(&self, gathering: &mut Gathering, mut part: Part) -> Vec<Placement> {
         let shard = part.shard.index;
-        if part.stream.full.load(Ordering::Relaxed) && part.stream.settings().on_full == OnFull::Reject {
+        if part.refused || part.stream.refuses() {
             return vec![Placement::Full { shard }; part.count as usize];
         }
         let mut highest = Vec::new();
@@ -348,11 +400,13 @@ impl Door {
     }
 
     /// A group failed, and with it what came in behind it: order would be lost if that went on alone. What both did to
-    /// the door is undone; the group behind is returned to be answered.
+    /// the door is undone, and their producers are told, all in one: one that was not told yet and hands in more would
+    /// come behind the failure with what follows, and be told afterwards that what it follows is lost.
     pub fn failed(&self, group: &Group, error: &str) -> Group {
         let mut gathering = self.lock();
+        error.clone_into(&mut gathering.last_error);
+        group.waiters.iter().for_each(|waiter| waiter.resolve(group.number, false));
         if is_on(Mutation::KeepGroupBehind) {
-            error.clone_into(&mut gathering.last_error);
             return Group::new(gathering.group.number);
         }
         let next = Group::new(gathering.group.number + 1);
@@ -363,11 +417,11 @@ impl Door {
         for of in [group, &behind] {
             gathering.group.gaps.take_in(&of.gaps);
         }
-        for (stream, id, before) in behind.undo.iter().rev().chain(group.undo.iter().rev()) {
-            gathering.producers.undo(*stream, *id, *before);
+        for (place, id, before) in behind.undo.iter().rev().chain(group.undo.iter().rev()) {
+            gathering.producers.undo(*place, *id, *before);
         }
         gathering.raising.clear();
-        error.clone_into(&mut gathering.last_error);
+        behind.waiters.iter().for_each(|waiter| waiter.resolve(behind.number, false));
         drop(gathering);
         self.room.notify_waiters();
         behind
@@ -406,8 +460,17 @@ impl Gathering {
         }
     }
 
-    fn finish(&mut self, batch: &mut Batch, waiter: &Arc<Waiter>) -> Ticket {
-        for (table, key, value) in batch.control.drain(..) {
+    fn finish(&mut self, batch: &mut Batch, placements: &[Placement], waiter: &Arc<Waiter>) -> Ticket {
+        let stored;
+        let placements = match is_on(Mutation::ForgetPlaces) {
+            false => placements,
+            true => {
+                stored = vec![Placement::Stored { shard: 0, number: 0 }; placements.len()];
+                &stored
+            }
+        };
+        let on_places = batch.on_places.drain(..).map(|(table, key, value)| (table, key, value(placements)));
+        for (table, key, value) in batch.control.drain(..).chain(on_places) {
             self.group.bytes += key.len() + value.as_ref().map_or(0, Bytes::len) + 8;
             self.group.control.push((table, key, value));
         }
@@ -421,11 +484,11 @@ impl Gathering {
         if part.producers.is_empty() {
             return None;
         }
-        let stream = part.stream.id;
-        if part.producers.iter().all(|span| span.rises && self.producers.is_new(stream, &span.first)) {
+        let place = (part.stream.id, if is_on(Mutation::OneMark) { 0 } else { part.shard.index });
+        if part.producers.iter().all(|span| span.rises && self.producers.is_new(place, &span.first)) {
             for Span { last, .. } in &part.producers {
-                if let Admission::New { before } = self.producers.admit(stream, last) {
-                    self.group.undo.push((stream, last.id, before));
+                if let Admission::New { before } = self.producers.admit(place, last) {
+                    self.group.undo.push((place, last.id, before));
                     highest.push(*last);
                 }
             }
@@ -436,9 +499,9 @@ impl Gathering {
         for kept in &mut kept {
             let length = encode::skip(rest).unwrap_or(rest.len());
             if let Some(producer) = encode::producer(&rest[..length]) {
-                match self.producers.admit(stream, &producer) {
+                match self.producers.admit(place, &producer) {
                     Admission::New { before } => {
-                        self.group.undo.push((stream, producer.id, before));
+                        self.group.undo.push((place, producer.id, before));
                         producer::note(highest, producer);
                     }
                     Admission::Duplicate => *kept = false,
@@ -501,8 +564,8 @@ fn cut(part: Part, bytes_max: usize) -> Vec<Part> {
         }
         let payload = part.payload * u64::from(count) / u64::from(part.count);
         let (stream, shard) = (part.stream.clone(), part.shard.clone());
-        let has_blobs = part.has_blobs;
-        pieces.push(Part { stream, shard, count, payload, bytes: rest.split_to(length), has_blobs, producers: own });
+        let (has_blobs, refused, bytes) = (part.has_blobs, part.refused, rest.split_to(length));
+        pieces.push(Part { stream, shard, count, payload, bytes, has_blobs, refused, producers: own });
         left -= count;
     }
     pieces

@@ -291,6 +291,19 @@ pub fn blob(record: &[u8]) -> Option<BlobRef> {
     })
 }
 
+/// Bytes of the large values that encoded records refer to.
+pub fn blob_bytes(records: &[u8]) -> u64 {
+    let (mut bytes, mut rest) = (0, records);
+    while let Ok(length) = skip(rest) {
+        bytes += blob(&rest[..length]).map_or(0, |blob| u64::from(blob.length));
+        rest = &rest[length..];
+        if rest.is_empty() {
+            break;
+        }
+    }
+    bytes
+}
+
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,

@@ -8,12 +8,13 @@ use super::disk::Disk;
 use super::frame::{Control, Encoder, Link, Section};
 use super::journal::Journal;
 use super::mutation::{Mutation, is_on};
+use super::rebuild;
 use super::schema::Table;
-use super::segment::SegmentError;
+use super::segment::{SegmentError, Verified};
 use super::stamp::Stamps;
 use super::state::{self, State};
 use super::state_db::StateDb;
-use super::store::Store;
+use super::store::{Entry, Store};
 use super::stream::Stream;
 use super::window::Run;
 use crate::metrics::{Metrics, ReasonLabel, StreamLabel};
@@ -232,12 +233,6 @@ impl Engine {
             self.door.put_gap(part.stream.id, &gap);
         }
         self.cursors.mark_all_unsaved();
-        for waiter in &group.waiters {
-            waiter.resolve(group.number, false);
-        }
-        for waiter in &behind.waiters {
-            waiter.resolve(behind.number, false);
-        }
     }
 
     pub fn stream_by_id(&self, id: u32) -> Option<Arc<Stream>> {
@@ -311,7 +306,9 @@ impl Engine {
                 self.store.close(stream.id, id);
                 self.store.open(stream.id, id, false)?.verify()
             });
-            if again.is_ok() {
+            // A tree that is damaged may simply not show what is there.
+            let whole = again.is_ok_and(|verified| self.holds_what_it_says(&stream, &entry, &verified));
+            if whole {
                 continue;
             }
             let why = SegmentError::Io(io::Error::other(why));
@@ -322,6 +319,16 @@ impl Engine {
                 }
             }
         }
+    }
+
+    fn holds_what_it_says(&self, stream: &Stream, entry: &Entry, verified: &Verified) -> bool {
+        let oldest = |shard| stream.shard(shard).map_or(0, |shard| shard.oldest());
+        let missing = rebuild::missing_of(&entry.extent, verified.good.iter(), oldest);
+        missing.iter().all(|gap| {
+            let damaged = |at: &(u32, u64)| at.0 == gap.shard && (gap.from..=gap.to).contains(&at.1);
+            verified.damaged.iter().any(damaged)
+                || self.state.unexplained(stream.id, gap.shard, gap.from, gap.to).is_empty()
+        })
     }
 
     /// Entries that give a new stream's shards their first numbers.

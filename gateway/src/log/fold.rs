@@ -10,7 +10,7 @@ use super::encode;
 use super::engine::{Committed, Engine, lock};
 use super::frame::Control;
 use super::mutation::{Mutation, is_on};
-use super::producer;
+use super::producer::{self, Place};
 use super::rebuild::StateCopy;
 use super::recover::shielded;
 use super::schema::Table;
@@ -43,20 +43,8 @@ pub struct Folding {
     ratio: BTreeMap<u32, f64>,
 }
 
-/// The last number of each producer, with the group it came in.
-type Marks = BTreeMap<(u32, u128), (u64, Producer)>;
-
-/// Shards are gone through one after the other, so a producer of several shards is met out of order.
-fn note_mark(marks: &mut Marks, stream: u32, group: u64, producer: &Producer) {
-    let known = marks.entry((stream, producer.id)).or_insert((group, *producer));
-    let later = match known.1.epoch == producer.epoch {
-        true => producer.sequence > known.1.sequence,
-        false => group > known.0,
-    };
-    if later {
-        *known = (group, *producer);
-    }
-}
+/// The last number of each producer in each shard.
+type Marks = BTreeMap<(Place, u128), Producer>;
 
 /// What one fold did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,6 +66,8 @@ pub enum FoldError {
 struct ShardFold {
     shard: Arc<Shard>,
     blocks: Vec<(block::Head, Vec<u8>)>,
+    /// Bytes of the large values that the blocks refer to.
+    blob_bytes: u64,
     /// Last number in the blocks.
     last: Number,
     /// The first group that stays, in part or whole.
@@ -115,12 +105,8 @@ impl Engine {
             let reserve = |shard: &Arc<Shard>| state::reserve_entry(stream.id, shard.index, shard.reserved());
             rows.extend(stream.shards().iter().map(reserve));
         }
-        for ((stream, _), (_, producer)) in &producers {
-            rows.push((
-                Table::Producers,
-                producer::mark_key(*stream, producer.id),
-                Some(producer::mark_to_bytes(producer)),
-            ));
+        for ((place, id), producer) in &producers {
+            rows.push((Table::Producers, producer::mark_key(*place, *id), Some(producer::mark_to_bytes(producer))));
         }
         let committed = self.committed_at(folded_group);
         self.write_state(rows, &committed, clean)?;
@@ -132,6 +118,7 @@ impl Engine {
             self.window_bytes.fetch_sub(freed, Ordering::Relaxed);
         }
         self.state.folded(committed.group);
+        self.blobs.folded();
         self.set_disk_full(false);
         let free_to = if is_on(Mutation::FreeRingEarly) { self.committed_at(target).head } else { committed.head };
         lock(&self.journal).free(free_to);
@@ -165,8 +152,9 @@ impl Engine {
             if runs.is_empty() {
                 continue;
             }
-            for run in &runs {
-                run.producers.iter().for_each(|producer| note_mark(producers, stream.id, run.group, producer));
+            // In the order they were stored in, so the last one stands.
+            for producer in runs.iter().flat_map(|run| run.producers.iter()) {
+                producers.insert(((stream.id, shard.index), producer.id), *producer);
             }
             folds.push(self.fold_shard(stream, shard, &runs, must, ratio, &mut zstd)?);
         }
@@ -182,26 +170,34 @@ impl Engine {
         ratio: &mut f64,
         zstd: &mut zstd::bulk::Compressor<'_>,
     ) -> Result<ShardFold, FoldError> {
-        let mut fold = ShardFold { shard: shard.clone(), blocks: Vec::new(), last: 0, stays: None };
+        let mut fold = ShardFold { shard: shard.clone(), blocks: Vec::new(), blob_bytes: 0, last: 0, stays: None };
         let mut builder = Builder::new(stream.id, shard.index);
         let folded = shard.window().folded;
         self.take_up_tail(stream, shard, runs[0].first.max(folded + 1), &mut builder)?;
         let taken_up = builder.raw_len();
         let mut oldest_in_builder = u64::MAX;
+        let has_blobs = !self.blobs.files(stream.id).is_empty();
+        let mut blob_bytes = 0;
         for run in runs {
             let mut first = run.first.max(folded + 1);
             let Some(mut rest) = cut_front(run, first) else { continue };
             while !rest.is_empty() {
                 if !builder.is_empty() && builder.next() != first {
                     fold.finish(&mut builder, zstd, ratio)?;
+                    fold.blob_bytes += std::mem::take(&mut blob_bytes);
                 }
                 let goal = raw_goal(*ratio);
                 let (count, length) = records_within(&rest, goal.saturating_sub(builder.raw_len()));
-                builder.push(first, count, run.stamp, &rest.split_to(length));
+                let records = rest.split_to(length);
+                if has_blobs {
+                    blob_bytes += encode::blob_bytes(&records);
+                }
+                builder.push(first, count, run.stamp, &records);
                 oldest_in_builder = oldest_in_builder.min(run.group);
                 first += u64::from(count);
                 if builder.raw_len() >= goal {
                     fold.finish(&mut builder, zstd, ratio)?;
+                    fold.blob_bytes += std::mem::take(&mut blob_bytes);
                     oldest_in_builder = u64::MAX;
                 }
             }
@@ -211,6 +207,7 @@ impl Engine {
         }
         if oldest_in_builder <= must {
             fold.finish(&mut builder, zstd, ratio)?;
+            fold.blob_bytes += blob_bytes;
         } else if builder.raw_len() > taken_up || !fold.blocks.is_empty() {
             fold.stays = Some(oldest_in_builder);
         }
@@ -250,7 +247,10 @@ impl Engine {
             .max_bytes
             .map_or(u64::MAX, |max| max.0 / 4)
             .clamp((1 << 20).min(self.sizes.segment), self.sizes.segment);
-        self.store.newest_to_write(stream.id).filter(|newest| newest.extent.bytes < bound)
+        // Records that refer to a blob file's worth of values have a segment of their own, so that those can go alone.
+        let blobs = bound.max(self.blobs.file_bytes_max());
+        let has_room = |newest: &Entry| newest.extent.bytes < bound && newest.extent.blob_bytes < blobs;
+        self.store.newest_to_write(stream.id).filter(has_room)
     }
 
     /// Writes the blocks; returns the row of the segment for the state.
@@ -269,6 +269,7 @@ impl Engine {
             extent.add(head);
             extent.bytes += block.len() as u64;
         }
+        extent.blob_bytes += folds.iter().map(|fold| fold.blob_bytes).sum::<u64>();
         let copy = begins.then(|| self.copy_of(stream));
         let written = shielded(|| {
             let segment = self.store.open(stream.id, id, begins)?;

@@ -270,6 +270,14 @@ fn head_checksum(head: &[u8]) -> u64 {
     hash.digest()
 }
 
+#[cfg(test)]
+pub fn set_version(frame: &mut [u8], version: u16) {
+    frame[4..6].copy_from_slice(&version.to_be_bytes());
+    let length = head_len(frame).expect("a header is there");
+    let checksum = head_checksum(&frame[..length]);
+    frame[CHECKSUM_AT..CHECKSUM_AT + 8].copy_from_slice(&checksum.to_be_bytes());
+}
+
 /// Bytes of header and table together, from the first bytes of a page; `None` if no header can be there.
 pub fn head_len(page: &[u8]) -> Option<usize> {
     let count = u32_at(page, 64)? as usize;

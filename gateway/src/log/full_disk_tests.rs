@@ -113,3 +113,122 @@ fn a_full_disk_stops_a_stream_that_rejects_until_there_is_room() {
     sim.set_capacity(1 << 40);
     assert!(rounds(&mut log, &stream, 100).len() > 1_000, "{:?}", log.trouble());
 }
+
+// The identifier of a QoS 2 message was durable although its record had been refused: a retransmission after a crash would
+// have been acknowledged, and the message stored nowhere.
+#[test]
+fn a_change_that_goes_with_records_knows_which_were_refused_and_is_in_their_group() {
+    let sim = SimDisk::new(1);
+    let mut log = open(&sim, 1);
+    let full = made(&log, OnFull::Reject);
+    let settings = StreamSettings { shards: 1, ..StreamSettings::default() };
+    let other = log.create_stream(&StreamName::new("t").unwrap(), settings).unwrap();
+    rounds(&mut log, &full, 50);
+    sim.set_capacity(sim.used_bytes());
+    rounds(&mut log, &full, 300);
+    sim.set_capacity(1 << 40);
+    log.fold_step(true).unwrap();
+    let mut appender = log.appender();
+    let batch = || {
+        let mut batch = Batch::new();
+        for stream in [&full, &other, &full] {
+            batch.push(stream, &NewRecord { key: b"k", data: &[7; 5_000], ..Default::default() }).unwrap();
+        }
+        batch.put_state_on_places(Table::Sessions, &b"c"[..], |places| {
+            let stored = places.iter().map(|place| u8::from(matches!(place, Placement::Stored { .. })));
+            Some(stored.collect::<Vec<_>>().into())
+        });
+        batch
+    };
+    let (_, places) = log.append(&mut appender, &mut batch()).unwrap().unwrap();
+    assert!(
+        matches!(places[..], [Placement::Full { .. }, Placement::Stored { .. }, Placement::Full { .. }]),
+        "{places:?}"
+    );
+    log.commit_step();
+    assert_eq!(log.state(Table::Sessions, b"c").as_deref(), Some(&[0, 1, 0][..]));
+
+    // A group that has no room for all of the batch takes none of it.
+    let mut filler = Batch::new();
+    let filling = [7; 4_000];
+    (0..6).for_each(|_| filler.push(&other, &NewRecord { key: b"k", data: &filling, ..Default::default() }).unwrap());
+    log.append(&mut appender, &mut filler).unwrap().unwrap();
+    let newest = other.shard(0).unwrap().assigned();
+    log.tick();
+    let mut second = log.appender();
+    assert!(log.append(&mut second, &mut batch()).unwrap().is_none());
+    assert_eq!(other.shard(0).unwrap().assigned(), newest);
+    log.commit_step();
+    let (ticket, _) = log.append(&mut second, &mut batch()).unwrap().unwrap();
+    log.commit_step();
+    assert_eq!(second.durable_now().unwrap(), ticket);
+}
+
+fn large(stream: &Arc<Stream>, bytes: usize) -> Batch {
+    let mut batch = Batch::new();
+    batch.push(stream, &NewRecord { key: b"k", data: &vec![7; bytes], ..Default::default() }).unwrap();
+    batch
+}
+
+/// Appends a large value and commits; what became of it.
+fn put_large(log: &SteppedLog, stream: &Arc<Stream>, bytes: usize) -> Result<Placement, AppendError> {
+    let (_, places) = log.append(&mut log.appender(), &mut large(stream, bytes))?.expect("there is room in the group");
+    log.commit_step();
+    Ok(places[0])
+}
+
+// Each value that a full stream refused had been written and synced before, and stayed until the next start.
+#[test]
+fn a_large_value_that_is_refused_takes_no_room() {
+    let sim = SimDisk::new(1);
+    let mut log = open(&sim, 1);
+    let stream = made(&log, OnFull::Reject);
+    assert!(matches!(put_large(&log, &stream, 100_000).unwrap(), Placement::Stored { .. }));
+    log.fold_step(true).unwrap();
+
+    // Before the log knows: what was begun is given back, and the sender is told as of any full stream.
+    sim.set_capacity(sim.used_bytes() + (64 << 10));
+    let used = sim.used_bytes();
+    for _ in 0..5 {
+        assert!(matches!(put_large(&log, &stream, 200_000).unwrap(), Placement::Full { .. }));
+        assert!(sim.used_bytes() <= used, "{} then {}", used, sim.used_bytes());
+    }
+    // And when it does: nothing is written at all.
+    rounds(&mut log, &stream, 300);
+    sim.set_capacity(1 << 40);
+    let used = sim.used_bytes();
+    assert!(stream.refuses());
+    assert!(matches!(put_large(&log, &stream, 200_000).unwrap(), Placement::Full { .. }));
+    assert_eq!(sim.used_bytes(), used);
+    log.fold_step(true).unwrap();
+    log.tick();
+    assert!(matches!(put_large(&log, &stream, 200_000).unwrap(), Placement::Stored { .. }));
+}
+
+// Segments knew of their blocks alone. All images of a stream lay behind the few kilobytes of one segment, so that at the
+// limit every one of them went at once; and a box that was full of them dropped the telemetry instead.
+#[test]
+fn large_values_go_a_file_at_a_time_and_from_the_stream_that_has_them() {
+    let sim = SimDisk::new(1);
+    let sizes = SimSizes { budget: 24 << 20, ..SIZES };
+    let mut log = SteppedLog::open(sim.mount(), Clock::manual(1, 1_800_000_000_000), 1, sizes).unwrap();
+    let telemetry = made(&log, OnFull::DropOldest);
+    let settings = StreamSettings { shards: 1, ..StreamSettings::default() };
+    let images = log.create_stream(&StreamName::new("images").unwrap(), settings).unwrap();
+    let stored = rounds(&mut log, &telemetry, 100).len() as u64;
+    assert!(stored > 0);
+    for n in 0..120 {
+        assert!(matches!(put_large(&log, &images, 200_000).unwrap(), Placement::Stored { .. }), "{n}");
+        if n % 2 == 0 {
+            log.fold_step(true).unwrap();
+        }
+        log.tick();
+        log.commit_step();
+        log.tick();
+        let shard = images.shard(0).unwrap();
+        let there = shard.newest() + 1 - shard.oldest();
+        assert!(there >= 15.min(n), "{there} of {n}: they go one file after the other");
+    }
+    assert_eq!(telemetry.shard(0).unwrap().oldest(), 1, "the telemetry is not what fills the disk");
+    assert!(images.shard(0).unwrap().oldest() > 50);
+}

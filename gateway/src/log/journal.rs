@@ -172,18 +172,20 @@ impl Journal {
         Ok(walk.scan)
     }
 
-    /// Where the oldest readable frame of the ring stands, for a start without a state database.
-    pub fn oldest(&self) -> Result<Option<Header>, ScanError> {
-        let mut oldest: Option<Header> = None;
+    /// The oldest readable frame of the ring, for a start without a state database: not one of an earlier lap that stands
+    /// where a later one left a file's end empty.
+    pub fn oldest(&self) -> Result<Option<(u64, Link)>, ScanError> {
+        let mut frames: Vec<(u64, Link)> = Vec::new();
+        let mut end = 0;
         for file in 0..FILES {
             self.search(file * self.file_bytes, (file + 1) * self.file_bytes, &mut 0, &mut |_, header| {
-                if oldest.as_ref().is_none_or(|known| header.pos < known.pos) {
-                    oldest = Some(header);
-                }
+                end = end.max(header.pos + header.frame_len());
+                frames.push((header.pos, header.prev));
                 false
             })?;
         }
-        Ok(oldest)
+        let of_this_lap = frames.into_iter().filter(|(pos, _)| pos + self.capacity() >= end);
+        Ok(of_this_lap.min_by_key(|(pos, _)| *pos))
     }
 
     /// Makes what a start found durable (crash rule 2). The last frame may be one whose sync failed before the process
@@ -400,19 +402,24 @@ impl Walk<'_> {
                 match self.behind(pos + PAGE as u64, limit)? {
                     Some(next) => pos = next,
                     None => {
-                        self.scan.torn |= self.is_strange(pos)?;
+                        self.scan.torn |= self.ends_strangely(pos, limit)?;
                         break;
                     }
                 }
                 continue;
             };
-            let end = frame.header.pos + frame.header.frame_len();
-            if frame.body.is_none() && self.behind(end, limit)?.is_none() {
+            // The length of a damaged frame says nothing: it may be a write that was cut short, over which a start wrote
+            // shorter frames, the first of which is not on the disk.
+            let next = match frame.body {
+                Some(_) => Some(frame.header.pos + frame.header.frame_len()),
+                None => self.behind(pos + PAGE as u64, limit)?,
+            };
+            let Some(next) = next else {
                 self.scan.torn = true;
                 break;
-            }
+            };
             self.meet(frame, visit);
-            pos = end;
+            pos = next;
         }
         if is_on(Mutation::DropTail) {
             self.waiting = None;
@@ -475,13 +482,21 @@ impl Walk<'_> {
         failed.map_or(Ok(next), Err)
     }
 
+    /// Whether something was written where the journal ends: there, or, if it did not fit there, at the start of the next
+    /// file.
+    fn ends_strangely(&self, pos: u64, limit: u64) -> Result<bool, ScanError> {
+        let next_file = pos.next_multiple_of(self.journal.file_bytes);
+        Ok(self.is_strange(pos)? || next_file < limit && self.is_strange(next_file)?)
+    }
+
     /// Whether the page at `pos` is unreadable, or neither empty nor the start of an older lap's frame.
     fn is_strange(&self, pos: u64) -> Result<bool, ScanError> {
         let mut page = vec![0; PAGE];
         self.journal.read_pages(pos, &mut page)?;
         let unreadable = self.journal.unreadable.borrow().contains(&(pos % self.journal.capacity()));
         let empty = page.iter().all(|byte| *byte == 0);
-        Ok(unreadable || !empty && self.journal.header_at(pos, &page)?.is_none())
+        let older = self.journal.header_at(pos, &page)?.is_some_and(|header| header.pos < pos);
+        Ok(unreadable || !empty && !older)
     }
 }
 

@@ -13,6 +13,8 @@ mod batch;
 mod blob;
 mod block;
 mod committer;
+#[cfg(test)]
+mod committer_tests;
 mod cursor;
 #[cfg(test)]
 mod damage_tests;
@@ -380,23 +382,21 @@ fn meta(name: &str, value: u64) -> frame::Control {
     (Table::Meta, Bytes::copy_from_slice(name.as_bytes()), Some(value.to_string().into()))
 }
 
-/// Tells this machine from another: the board's serial number, the firmware's id, or the addresses of its network cards.
-fn machine() -> u64 {
-    let read = |path: &str| {
+/// Hashes of what tells this machine from another: the board's serial number, the firmware's id, which only root may read,
+/// and the addresses of network cards that are built in. One in common is enough: cards are exchanged and appear late.
+fn machine() -> Vec<u64> {
+    let read = |path: &Path| {
         std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
     };
-    let cards = || -> Option<String> {
-        let mut found: Vec<String> = std::fs::read_dir("/sys/class/net")
-            .ok()?
-            .filter_map(|card| read(&card.ok()?.path().join("address").to_string_lossy()))
-            .filter(|address| address != "00:00:00:00:00:00")
-            .collect();
-        found.sort();
-        (!found.is_empty()).then(|| found.join(","))
+    // Of bridges, tunnels and what is plugged in come addresses that change, or that travel with a stick.
+    let is_built_in = |card: &Path| {
+        std::fs::canonicalize(card.join("device")).is_ok_and(|device| !device.to_string_lossy().contains("/usb"))
     };
-    let identity =
-        read("/proc/device-tree/serial-number").or_else(|| read("/sys/class/dmi/id/product_uuid")).or_else(cards);
-    identity.map_or(0, |identity| xxhash_rust::xxh3::xxh3_64(identity.as_bytes()))
+    let cards = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten().map(|card| card.path());
+    let addresses = cards.filter(|card| is_built_in(card)).filter_map(|card| read(&card.join("address")));
+    let board = ["/proc/device-tree/serial-number", "/sys/class/dmi/id/product_uuid"];
+    let board = board.into_iter().filter_map(|path| read(Path::new(path)));
+    board.chain(addresses).map(|mark| xxhash_rust::xxh3::xxh3_64(mark.as_bytes())).collect()
 }
 
 impl OpenError {

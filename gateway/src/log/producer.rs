@@ -1,15 +1,20 @@
 //! Producer numbers (promise P3): what was stored of each producer, so that nothing is stored twice.
 //!
+//! A mark is of a producer and a shard. Records of one hand-in for several shards get their places shard by shard, and may
+//! become durable in different groups: a mark over all of them would call the lower numbers of the later shard stored.
 //! A mark moves when its record gets a number, under the door's lock, and is durable because the record is: recovery and
 //! fold read the marks off the records themselves. The table is bounded; the mark that was silent longest goes first.
 
 use super::encode;
-use crate::record::Producer;
+use crate::record::{Producer, ShardIndex};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Producers remembered per gateway.
+/// Stream and shard.
+pub type Place = (u32, ShardIndex);
+
+/// Marks remembered per gateway.
 pub const PRODUCERS_MAX: usize = 64 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,15 +27,15 @@ pub struct Mark {
 
 #[derive(Default)]
 pub struct Producers {
-    marks: HashMap<(u32, u128), Mark>,
+    marks: HashMap<(Place, u128), Mark>,
     used: u64,
 }
 
 impl Producers {
     /// Whether the record is new; if so it is remembered. What stood there before is returned for an undo.
-    pub fn admit(&mut self, stream: u32, producer: &Producer) -> Admission {
+    pub fn admit(&mut self, place: Place, producer: &Producer) -> Admission {
         self.used += 1;
-        let key = (stream, producer.id);
+        let key = (place, producer.id);
         let before = self.marks.get(&key).copied();
         if let Some(mark) = before
             && mark.epoch == producer.epoch
@@ -38,44 +43,51 @@ impl Producers {
         {
             return Admission::Duplicate;
         }
-        self.remember(stream, producer);
+        self.remember(place, producer);
         Admission::New { before }
     }
 
     /// Whether [`Producers::admit`] would take the record.
-    pub fn is_new(&self, stream: u32, producer: &Producer) -> bool {
-        let mark = self.marks.get(&(stream, producer.id));
+    pub fn is_new(&self, place: Place, producer: &Producer) -> bool {
+        let mark = self.marks.get(&(place, producer.id));
         mark.is_none_or(|mark| mark.epoch != producer.epoch || producer.sequence > mark.sequence)
     }
 
     /// Recovery: a record with this producer number is in the log.
-    pub fn remember(&mut self, stream: u32, producer: &Producer) {
+    pub fn remember(&mut self, place: Place, producer: &Producer) {
         self.used += 1;
-        if let Some(mark) = self.marks.get(&(stream, producer.id))
+        if let Some(mark) = self.marks.get(&(place, producer.id))
             && mark.epoch == producer.epoch
             && mark.sequence >= producer.sequence
         {
             return;
         }
-        if self.marks.len() >= PRODUCERS_MAX && !self.marks.contains_key(&(stream, producer.id)) {
+        if self.marks.len() >= PRODUCERS_MAX && !self.marks.contains_key(&(place, producer.id)) {
             self.evict();
         }
         let mark = Mark { epoch: producer.epoch, sequence: producer.sequence, used: self.used };
-        self.marks.insert((stream, producer.id), mark);
+        self.marks.insert((place, producer.id), mark);
     }
 
-    pub fn undo(&mut self, stream: u32, id: u128, before: Option<Mark>) {
+    pub fn undo(&mut self, place: Place, id: u128, before: Option<Mark>) {
         match before {
-            Some(mark) => _ = self.marks.insert((stream, id), mark),
-            None => _ = self.marks.remove(&(stream, id)),
+            Some(mark) => _ = self.marks.insert((place, id), mark),
+            None => _ = self.marks.remove(&(place, id)),
         }
     }
 
     pub fn forget_stream(&mut self, stream: u32) {
-        self.marks.retain(|(of, _), _| *of != stream);
+        self.keep_streams(|of| of != stream);
     }
 
-    #[cfg(test)]
+    pub fn keep_streams(&mut self, keep: impl Fn(u32) -> bool) {
+        self.marks.retain(|((stream, _), _), _| keep(*stream));
+    }
+
+    pub fn knows(&self, place: Place, id: u128) -> bool {
+        self.marks.contains_key(&(place, id))
+    }
+
     pub fn len(&self) -> usize {
         self.marks.len()
     }
@@ -157,19 +169,21 @@ pub fn mark_to_bytes(producer: &Producer) -> Bytes {
     bytes.into()
 }
 
-pub fn mark_key(stream: u32, id: u128) -> Bytes {
-    let mut key = Vec::with_capacity(20);
+pub fn mark_key((stream, shard): Place, id: u128) -> Bytes {
+    let mut key = Vec::with_capacity(24);
     key.extend_from_slice(&stream.to_be_bytes());
+    key.extend_from_slice(&shard.to_be_bytes());
     key.extend_from_slice(&id.to_be_bytes());
     key.into()
 }
 
-pub fn mark_from_bytes(key: &[u8], value: &[u8]) -> Option<(u32, Producer)> {
+pub fn mark_from_bytes(key: &[u8], value: &[u8]) -> Option<(Place, Producer)> {
     let stream = u32::from_be_bytes(key.get(..4)?.try_into().ok()?);
-    let id = u128::from_be_bytes(key.get(4..20)?.try_into().ok()?);
+    let shard = u32::from_be_bytes(key.get(4..8)?.try_into().ok()?);
+    let id = u128::from_be_bytes(key.get(8..24)?.try_into().ok()?);
     let epoch = u32::from_be_bytes(value.get(..4)?.try_into().ok()?);
     let sequence = u64::from_be_bytes(value.get(4..12)?.try_into().ok()?);
-    Some((stream, Producer { id, epoch, sequence }))
+    Some(((stream, shard), Producer { id, epoch, sequence }))
 }
 
 #[cfg(test)]
@@ -183,31 +197,32 @@ mod tests {
     #[test]
     fn a_number_is_admitted_once() {
         let mut producers = Producers::default();
-        assert!(matches!(producers.admit(1, &numbered(5)), Admission::New { before: None }));
-        assert!(matches!(producers.admit(1, &numbered(5)), Admission::Duplicate));
-        assert!(matches!(producers.admit(1, &numbered(4)), Admission::Duplicate));
+        assert!(matches!(producers.admit((1, 0), &numbered(5)), Admission::New { before: None }));
+        assert!(matches!(producers.admit((1, 0), &numbered(5)), Admission::Duplicate));
+        assert!(matches!(producers.admit((1, 0), &numbered(4)), Admission::Duplicate));
         assert!(
-            matches!(producers.admit(2, &numbered(4)), Admission::New { .. }),
+            matches!(producers.admit((2, 0), &numbered(4)), Admission::New { .. }),
             "another stream knows nothing of it"
         );
-        assert!(matches!(producers.admit(1, &numbered(6)), Admission::New { before: Some(_) }));
+        assert!(matches!(producers.admit((1, 1), &numbered(4)), Admission::New { .. }), "nor another shard");
+        assert!(matches!(producers.admit((1, 0), &numbered(6)), Admission::New { before: Some(_) }));
     }
 
     #[test]
     fn a_new_epoch_starts_anew() {
         let mut producers = Producers::default();
-        producers.admit(1, &numbered(5));
-        assert!(matches!(producers.admit(1, &Producer { id: 1, epoch: 2, sequence: 1 }), Admission::New { .. }));
+        producers.admit((1, 0), &numbered(5));
+        assert!(matches!(producers.admit((1, 0), &Producer { id: 1, epoch: 2, sequence: 1 }), Admission::New { .. }));
     }
 
     #[test]
     fn the_table_is_bounded_and_keeps_who_spoke_last() {
         let mut producers = Producers::default();
         for id in 0..PRODUCERS_MAX as u128 + 10 {
-            producers.admit(1, &Producer { id, epoch: 1, sequence: 1 });
+            producers.admit((1, 0), &Producer { id, epoch: 1, sequence: 1 });
         }
         assert!(producers.len() <= PRODUCERS_MAX);
         let last = Producer { id: PRODUCERS_MAX as u128, epoch: 1, sequence: 1 };
-        assert!(matches!(producers.admit(1, &last), Admission::Duplicate));
+        assert!(matches!(producers.admit((1, 0), &last), Admission::Duplicate));
     }
 }

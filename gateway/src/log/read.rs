@@ -9,6 +9,7 @@ use super::error::ReadError;
 use super::relay::StoredBlock;
 use super::segment::{SegmentError, may_pass};
 use super::shard::Shard;
+use super::store;
 use super::stream::Stream;
 use super::window::{Run, cut_front};
 use crate::record::{Gap, GapReason, Number, Record, ShardIndex};
@@ -157,8 +158,7 @@ impl Reader {
             let stepped = self.step(&mut out);
             // A fold may have moved what was looked for, once or twice; more often, a segment does not hold what it says.
             stands_still = if before == (self.next, self.block.len()) { stands_still + 1 } else { 0 };
-            let stuck = || ReadError::Store(format!("number {} is not where it should be", self.next));
-            if let Err(error) = if stands_still > STILL_MAX { Err(stuck()) } else { stepped } {
+            if let Err(error) = if stands_still > STILL_MAX { Err(self.stuck()) } else { stepped } {
                 // What was read before it is delivered; the next call meets the error again.
                 if out.entries.is_empty() {
                     return Err(error);
@@ -229,7 +229,10 @@ impl Reader {
                 Ok(())
             }
             Ok(None) => {
-                if end >= self.next && self.next >= self.shard.oldest() && !self.moved_to_segment() {
+                let explained = self.engine.state.gaps(self.stream.id, self.shard.index, self.next, end);
+                if let Some(gap) = explained.first().filter(|gap| gap.from == self.next) {
+                    self.gap_up_to(gap.to, GapReason::Corrupt, out);
+                } else if end >= self.next && self.next >= self.shard.oldest() && self.segment_of_next().is_none() {
                     self.gap_up_to(end, GapReason::Corrupt, out);
                 }
                 Ok(())
@@ -248,16 +251,21 @@ impl Reader {
         }
     }
 
-    /// Whether a fold moved the next number out of the window between our two looks.
-    fn moved_to_segment(&self) -> bool {
-        let entries = self.engine.store.entries(self.stream.id);
-        entries.iter().any(|entry| {
-            entry
-                .extent
-                .shards
-                .get(&self.shard.index)
-                .is_some_and(|extent| (extent.first..=extent.last).contains(&self.next))
-        })
+    /// The segment that says that it holds the next number: a fold may have moved it there between our two looks.
+    fn segment_of_next(&self) -> Option<u32> {
+        let holds = |entry: &store::Entry| {
+            let extent = entry.extent.shards.get(&self.shard.index);
+            extent.is_some_and(|extent| (extent.first..=extent.last).contains(&self.next))
+        };
+        self.engine.store.entries(self.stream.id).into_iter().find(holds).map(|entry| entry.id)
+    }
+
+    fn stuck(&self) -> ReadError {
+        let says = SegmentError::Missing { shard: self.shard.index, number: self.next };
+        if let Some(segment) = self.segment_of_next() {
+            self.engine.suspect(&self.stream, segment, &says);
+        }
+        ReadError::Store(says.to_string())
     }
 
     fn read_run(&mut self, run: Run, out: &mut Out) -> Result<(), ReadError> {

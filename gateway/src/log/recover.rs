@@ -61,8 +61,8 @@ pub struct Setup {
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub entropy: fastrand::Rng,
-    /// Hash of what tells this machine from another: a card that was cloned gets a new gateway id.
-    pub machine: u64,
+    /// Hashes of what tells this machine from another, if anything does: a card that was cloned gets a new gateway id.
+    pub machine: Vec<u64>,
 }
 
 pub fn recover(setup: Setup, blobs: impl FnOnce(Arc<BlobFiles>) -> Blobs) -> Result<(Engine, Recovery), OpenError> {
@@ -77,6 +77,7 @@ pub(super) struct Recovering {
     pub(super) store: Store,
     pub(super) blobs: Arc<BlobFiles>,
     pub(super) producers: Producers,
+    marks_on_disk: usize,
     pub(super) position: Option<Position>,
     pub(super) streams: BTreeMap<u32, Arc<Stream>>,
     pub(super) cursors: Cursors,
@@ -108,6 +109,7 @@ struct Loaded {
     position: Option<Position>,
     state: State,
     producers: Producers,
+    marks_on_disk: usize,
     cursors: Cursors,
 }
 
@@ -115,10 +117,12 @@ impl Loaded {
     fn from(disk: &dyn Disk, store: &Store) -> Result<Loaded, SegmentError> {
         let (state, cursors, mut producers) = (State::default(), Cursors::default(), Producers::default());
         let state_db = StateDb::open(disk, store.written())?;
+        let mut marks_on_disk = 0;
         let position = state_db.load(|table, key, value| match table {
             Table::Producers => {
-                if let Some((stream, producer)) = producer::mark_from_bytes(&key, &value) {
-                    producers.remember(stream, &producer);
+                marks_on_disk += 1;
+                if let Some((place, producer)) = producer::mark_from_bytes(&key, &value) {
+                    producers.remember(place, &producer);
                 }
             }
             Table::Cursors => {
@@ -127,7 +131,7 @@ impl Loaded {
             }
             _ => state.load(table, key, value),
         })?;
-        Ok(Loaded { state_db, position, state, producers, cursors })
+        Ok(Loaded { state_db, position, state, producers, marks_on_disk, cursors })
     }
 }
 
@@ -149,7 +153,7 @@ impl Recovering {
                 Loaded::from(&*disk, &store).map_err(store_error)?
             }
         };
-        let Loaded { state_db, position, state, producers, cursors } = loaded;
+        let Loaded { state_db, position, state, producers, marks_on_disk, cursors } = loaded;
         if let Some(position) = position
             && position.format > FORMAT
         {
@@ -164,6 +168,7 @@ impl Recovering {
             store,
             blobs,
             producers,
+            marks_on_disk,
             position,
             streams: BTreeMap::new(),
             cursors,
@@ -207,6 +212,7 @@ impl Recovering {
         journal.resume(epoch, scan.head, tail, scan.prev);
         self.lose_missing();
         self.settle(&scan, journal.was_cut_short() && !self.report.clean);
+        self.forget_marks();
         let stamps = self.stamps();
         let ring_file = journal.file_bytes();
         let position = Position { format: FORMAT, clean: false, tail, link, ring_file, ..position };
@@ -252,6 +258,25 @@ impl Recovering {
         };
         let engine = Engine::new(parts).map_err(io_error("zstd"))?;
         Ok((engine, self.report))
+    }
+
+    /// Removes the rows of producers that had to make room for others, and of streams that are gone: what is on disk is
+    /// bounded by what is remembered.
+    fn forget_marks(&mut self) {
+        self.producers.keep_streams(|stream| self.streams.contains_key(&stream));
+        let Some(state_db) = self.state_db.as_ref().filter(|_| self.marks_on_disk > self.producers.len()) else {
+            return;
+        };
+        let mut forgotten = Vec::new();
+        // Read a moment ago, and whole: an error now leaves them for the next start.
+        let _ = state_db.load(|table, key, value| {
+            let mark = if table == Table::Producers { producer::mark_from_bytes(&key, &value) } else { None };
+            if mark.is_some_and(|(place, producer)| !self.producers.knows(place, producer.id)) {
+                forgotten.push((Table::Producers, key, None));
+            }
+        });
+        // What was found on the way here comes after, and may name one of them anew.
+        self.rows.splice(0..0, forgotten);
     }
 
     pub(super) fn row(&mut self, table: Table, key: Bytes, value: Bytes) {
@@ -441,9 +466,12 @@ impl Recovering {
         let text = |state: &State, name: &str| {
             state.get(Table::Meta, name.as_bytes()).and_then(|value| String::from_utf8(value.to_vec()).ok())
         };
-        let machine = format!("{:016x}", self.setup.machine);
-        let known =
-            text(&self.state, "gateway").filter(|_| text(&self.state, "machine").is_none_or(|of| of == machine));
+        let machine: Vec<String> = self.setup.machine.iter().map(|mark| format!("{mark:016x}")).collect();
+        let before = text(&self.state, "machine").unwrap_or_default();
+        let is_another = !before.is_empty()
+            && !machine.is_empty()
+            && !before.split(',').any(|mark| machine.iter().any(|own| own == mark));
+        let known = text(&self.state, "gateway").filter(|_| !is_another);
         let mut incarnation = text(&self.state, "incarnation").and_then(|text| text.parse().ok()).unwrap_or(1);
         let gateway = known.unwrap_or_else(|| {
             if text(&self.state, "gateway").is_some() {
@@ -457,6 +485,7 @@ impl Recovering {
             incarnation += 1;
         }
         self.row(Table::Meta, Bytes::from_static(b"gateway"), gateway.clone().into());
+        let machine = if machine.is_empty() { before } else { machine.join(",") };
         self.row(Table::Meta, Bytes::from_static(b"machine"), machine.into());
         self.row(Table::Meta, Bytes::from_static(b"incarnation"), incarnation.to_string().into());
         (self.gateway, self.incarnation) = (gateway, incarnation);

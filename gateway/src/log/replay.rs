@@ -29,7 +29,7 @@ impl Recovering {
     pub(super) fn journal_begin(&self, journal: &Journal) -> Result<Option<(u64, Link)>, OpenError> {
         Ok(match self.position {
             Some(position) => Some((position.tail, position.link)),
-            None => journal.oldest().map_err(scan_error)?.map(|oldest| (oldest.pos, oldest.prev)),
+            None => journal.oldest().map_err(scan_error)?,
         })
     }
 
@@ -123,8 +123,8 @@ impl Recovering {
             (Table::Segments, value) => self.replay_segment(key, value.is_none()),
             (Table::Cursors, Some(value)) => self.cursors.load(key, value),
             (Table::Producers, Some(value)) => {
-                if let Some((stream, producer)) = producer::mark_from_bytes(key, value) {
-                    self.producers.remember(stream, &producer);
+                if let Some((place, producer)) = producer::mark_from_bytes(key, value) {
+                    self.producers.remember(place, &producer);
                 }
             }
             (Table::Blobs, Some(value)) => {
@@ -159,7 +159,7 @@ impl Recovering {
     fn replay_run(&mut self, stream: u32, shard: u32, mut run: Run) {
         self.newest_boot = self.newest_boot.max(stamp::boot_of(run.stamp));
         for producer in run.producers.iter().filter(|_| !is_on(Mutation::ForgetMarks)) {
-            self.producers.remember(stream, producer);
+            self.producers.remember((stream, shard), producer);
         }
         let Some(of) = self.streams.get(&stream).cloned() else {
             self.orphans.entry(stream).or_default().push((shard, run));
@@ -172,8 +172,9 @@ impl Recovering {
         }
         if run.last() <= newest {
             // A fold that was cut short took it and did not come to write its marks, and no later fold meets it.
+            let place = (of.id, shard.index);
             let mark = |producer: &Producer| {
-                (Table::Producers, producer::mark_key(of.id, producer.id), Some(producer::mark_to_bytes(producer)))
+                (Table::Producers, producer::mark_key(place, producer.id), Some(producer::mark_to_bytes(producer)))
             };
             self.rows.extend(run.producers.iter().map(mark));
             return;
@@ -276,6 +277,9 @@ impl Recovering {
     /// place behind where they were found.
     fn enter_losses(&mut self) {
         for (stream, gap) in std::mem::take(&mut self.losses) {
+            if is_on(Mutation::LoseQuietly) {
+                continue;
+            }
             for (table, key, value) in self.state.new_gap_rows(stream, &gap) {
                 if let Some(value) = value {
                     self.row(table, key, value);

@@ -46,6 +46,7 @@ struct Dropping {
 #[derive(Clone, Debug)]
 pub struct Candidate {
     pub id: u32,
+    /// Of its file and of the large values its records refer to.
     pub bytes: u64,
     pub newest_wall_ms: u64,
     /// A required sink has not delivered all of it.
@@ -121,7 +122,7 @@ impl Engine {
             .filter(|entry| !retaining.is_dropping(stream.id, entry.id))
             .map(|entry| Candidate {
                 id: entry.id,
-                bytes: entry.file_bytes,
+                bytes: entry.file_bytes + entry.extent.blob_bytes,
                 newest_wall_ms: self.stamps.wall_ms(entry.extent.newest_stamp()),
                 held: held(entry),
             })
@@ -130,13 +131,16 @@ impl Engine {
 
     fn limits(&self, stream: &Stream) -> Limits {
         let settings = stream.settings();
-        let blobs = self.blobs.bytes(stream.id);
+        // Values that go with no segment: their records are not folded yet, or share a file with others.
+        let with_segments: u64 = self.store.entries(stream.id).iter().map(|entry| entry.extent.blob_bytes).sum();
+        let blobs = self.blobs.bytes(stream.id).saturating_sub(with_segments);
         let bytes = settings.max_bytes.map_or(u64::MAX, |max| max.0.saturating_sub(blobs));
         Limits { retention_ms: settings.retention.as_ms(), bytes, on_full: settings.on_full }
     }
 
     fn set_full(&self, stream: &Stream, limits: &Limits) {
-        let own = self.store.bytes(stream.id) >= limits.bytes;
+        let own = self.store.bytes(stream.id) + self.blobs.bytes(stream.id);
+        let own = stream.settings().max_bytes.is_some_and(|max| own >= max.0);
         let full = own || self.bytes_used() + SLACK > self.sizes.budget || self.disk_full.load(Ordering::Relaxed);
         stream.full.store(full && limits.on_full == OnFull::Reject, Ordering::Relaxed);
     }
@@ -281,7 +285,10 @@ impl Retaining {
     fn bytes_going(&self, engine: &Engine) -> u64 {
         let bytes = |drop: &Dropping| {
             let entries = engine.store.entries(drop.stream.id);
-            entries.iter().find(|entry| entry.id == drop.segment).map_or(0, |entry| entry.file_bytes)
+            entries
+                .iter()
+                .find(|entry| entry.id == drop.segment)
+                .map_or(0, |entry| entry.file_bytes + entry.extent.blob_bytes)
         };
         self.dropping.iter().map(bytes).sum()
     }

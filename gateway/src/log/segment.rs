@@ -53,6 +53,9 @@ pub struct Extent {
     pub shards: BTreeMap<ShardIndex, ShardExtent>,
     /// Bytes of the blocks.
     pub bytes: u64,
+    /// Bytes of the large values that its records refer to.
+    #[serde(default)]
+    pub blob_bytes: u64,
     pub records: u64,
     pub payload: u64,
 }
@@ -89,6 +92,8 @@ pub enum SegmentError {
     Block { shard: ShardIndex, from: Number, to: Number, source: BlockError },
     #[error("the segment has no readable extent")]
     NoExtent,
+    #[error("number {number} of shard {shard} is not in the segment that says so")]
+    Missing { shard: ShardIndex, number: Number },
 }
 
 /// How often a file is read before an error that may pass is taken for damage.
@@ -110,7 +115,7 @@ impl SegmentError {
                 redb::Error::PreviousIo => true,
                 _ => false,
             },
-            SegmentError::Block { .. } | SegmentError::NoExtent => false,
+            SegmentError::Block { .. } | SegmentError::NoExtent | SegmentError::Missing { .. } => false,
         }
     }
 
@@ -121,7 +126,7 @@ impl SegmentError {
                 redb::Error::Io(error) => Some(error.kind()),
                 _ => None,
             },
-            SegmentError::Block { .. } | SegmentError::NoExtent => None,
+            SegmentError::Block { .. } | SegmentError::NoExtent | SegmentError::Missing { .. } => None,
         }
     }
 

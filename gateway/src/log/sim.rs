@@ -28,7 +28,7 @@ pub struct SimSizes {
 }
 
 pub struct SteppedLog {
-    engine: Arc<Engine>,
+    pub(super) engine: Arc<Engine>,
     pub recovery: Recovery,
     saving: Option<Ticket>,
 }
@@ -41,7 +41,7 @@ impl SteppedLog {
             Sizes { budget, ring, segment, blob_file, fold_at: 64 << 10, window_max: 2 * ring as usize, group_max };
         let metrics = Metrics::new();
         let entropy = fastrand::Rng::with_seed(seed);
-        let setup = recover::Setup { disk, sizes, clock, metrics, entropy, machine: 1 };
+        let setup = recover::Setup { disk, sizes, clock, metrics, entropy, machine: vec![1] };
         let (engine, recovery) = recover::recover(setup, Blobs::inline)?;
         Ok(SteppedLog { engine: Arc::new(engine), recovery, saving: None })
     }

@@ -124,6 +124,11 @@ impl Stream {
         self.shards[at.min(self.shards.len() - 1)].clone()
     }
 
+    /// Whether it is full and takes nothing.
+    pub fn refuses(&self) -> bool {
+        self.full.load(Ordering::Relaxed) && self.settings().on_full == OnFull::Reject
+    }
+
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
     }

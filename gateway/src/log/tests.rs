@@ -312,3 +312,125 @@ fn a_reader_starts_at_a_time() {
     assert_eq!(at(u64::MAX), 11);
     log.close(STOP);
 }
+
+fn state_of(bench: &Bench) -> state_db::StateDb {
+    let disk = Arc::new(disk::RealDisk::open_root(bench.path()).unwrap());
+    state_db::StateDb::open(&*disk, store::Store::new(disk.clone()).written()).unwrap()
+}
+
+fn marks_on_disk(bench: &Bench) -> usize {
+    let mut marks = 0;
+    state_of(bench).load(|table, _, _| marks += usize::from(table == Table::Producers)).unwrap();
+    marks
+}
+
+fn refused_as_newer(bench: &Bench) {
+    let options = Options { max_bytes: bench.budget, ..Options::new(bench.path()) };
+    let refused = Log::open(options, bench.clock.clone(), Metrics::new());
+    assert!(matches!(refused, Err(OpenError::Newer { found: 2, known: 1, .. })), "{:?}", refused.map(drop));
+}
+
+// Crash rule 7.
+#[test]
+fn a_directory_of_a_newer_format_is_refused_and_left_as_it_is() {
+    let bench = Bench::roomy();
+    let log = bench.open();
+    let stream = log.create_stream(&name("s"), StreamSettings { shards: 1, ..Default::default() }).unwrap();
+    put(&log, &stream, 0..500, 100);
+    let unfolded = Bench::copy_of(&bench);
+    log.close(STOP);
+
+    let state = state_of(&bench);
+    let position = state.load(|_, _, _| {}).unwrap().unwrap();
+    state.write(&[], &state_db::Position { format: 2, ..position }).unwrap();
+    drop(state);
+    refused_as_newer(&bench);
+    state_of(&bench).write(&[], &position).unwrap();
+    let log = bench.open();
+    assert_eq!(numbers(&all(&log, &log.stream("s").unwrap())), (0..500).collect::<Vec<_>>());
+    log.close(STOP);
+
+    // A frame of the journal, which the state of an older start knows nothing of.
+    let path = unfolded.path().join("journal/0000");
+    let mut journal = std::fs::read(&path).unwrap();
+    let page = frame::PAGE;
+    let last = (0..journal.len() / page).rev().find(|at| frame::head_len(&journal[at * page..]).is_some()).unwrap();
+    frame::set_version(&mut journal[last * page..], 2);
+    std::fs::write(&path, &journal).unwrap();
+    refused_as_newer(&unfolded);
+    frame::set_version(&mut journal[last * page..], 1);
+    std::fs::write(&path, &journal).unwrap();
+    let log = unfolded.open();
+    assert_eq!(numbers(&all(&log, &log.stream("s").unwrap())), (0..500).collect::<Vec<_>>());
+    log.close(STOP);
+}
+
+// Crash rule 6: of two cards, one copied from the other, the second would give the same ids to other records.
+#[test]
+fn a_card_that_is_found_in_another_machine_gets_a_gateway_id_of_its_own() {
+    let bench = Bench::roomy();
+    let log = bench.open();
+    let stream = log.create_stream(&name("s"), StreamSettings::default()).unwrap();
+    put(&log, &stream, 0..100, 100);
+    let before = log.gateway_id().to_owned();
+    log.close(STOP);
+    let log = bench.open();
+    assert_eq!(log.gateway_id(), before);
+    log.close(STOP);
+    let found_on = |marks: String| {
+        let state = state_of(&bench);
+        let position = state.load(|_, _, _| {}).unwrap().unwrap();
+        state.write(&[(Table::Meta, Bytes::from_static(b"machine"), Some(marks.into()))], &position).unwrap();
+    };
+    let Some(own) = machine().first().copied() else {
+        return eprintln!("SKIP: nothing tells this machine from another");
+    };
+    found_on(format!("0000000000000bad,{own:016x}"));
+    let log = bench.open();
+    assert_eq!(log.gateway_id(), before, "a card that was taken out does not make another machine of it");
+    log.close(STOP);
+    found_on("0000000000000bad".to_owned());
+    let log = bench.open();
+    assert_ne!(log.gateway_id(), before);
+    assert!(log.recovery().told.iter().any(|says| says.contains("another machine")), "{:?}", log.recovery().told);
+    assert_eq!(numbers(&all(&log, &log.stream("s").unwrap())), (0..100).collect::<Vec<_>>());
+    let now = log.gateway_id().to_owned();
+    log.close(STOP);
+    let log = bench.open();
+    assert_eq!(log.gateway_id(), now, "and keeps it");
+    log.close(STOP);
+}
+
+#[test]
+fn numbers_of_more_producers_than_are_remembered_and_of_deleted_streams_do_not_fill_the_disk() {
+    let bench = Bench::roomy();
+    let log = bench.open();
+    let [lasting, gone] = ["lasting", "gone"].map(|of| {
+        let stream = log.create_stream(&name(of), StreamSettings { shards: 1, ..Default::default() }).unwrap();
+        let mut batch = Batch::new();
+        for id in 0..producer::PRODUCERS_MAX as u128 * 2 / 3 {
+            let producer = Some(Producer { id, epoch: 1, sequence: 1 });
+            batch.push(&stream, &NewRecord { key: b"k", producer, ..Default::default() }).unwrap();
+        }
+        log.appender().commit_blocking(&mut batch).unwrap();
+        stream
+    });
+    log.close(STOP);
+    let before = marks_on_disk(&bench);
+    assert!(before > producer::PRODUCERS_MAX, "{before}");
+    let log = bench.open();
+    log.delete_stream(&name("gone")).unwrap();
+    log.close(STOP);
+    let after_one = marks_on_disk(&bench);
+    assert!(after_one <= producer::PRODUCERS_MAX, "{after_one}");
+    let log = bench.open();
+    let mut batch = Batch::new();
+    let stream = log.stream("lasting").unwrap();
+    let producer = Some(Producer { id: 7, epoch: 1, sequence: 2 });
+    batch.push(&stream, &NewRecord { key: b"k", producer, ..Default::default() }).unwrap();
+    assert!(matches!(log.appender().commit_blocking(&mut batch).unwrap()[..], [Placement::Stored { .. }]));
+    log.close(STOP);
+    let after_two = marks_on_disk(&bench);
+    assert!(after_two <= producer::PRODUCERS_MAX * 2 / 3, "{after_two}, those of the deleted stream are gone");
+    drop((lasting, gone));
+}

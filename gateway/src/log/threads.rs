@@ -166,7 +166,9 @@ fn commit(engine: &Engine, signal: &Signal, pulse: &Pulse, thin: ThinPolicy) {
 
 fn is_fold_due(engine: &Engine) -> bool {
     let fill = lock(&engine.journal).fill();
-    engine.window_bytes.load(Ordering::Relaxed) >= engine.sizes.fold_at || fill.used * 2 > fill.capacity
+    engine.window_bytes.load(Ordering::Relaxed) >= engine.sizes.fold_at
+        || fill.used * 2 > fill.capacity
+        || engine.blobs.is_fold_due()
 }
 
 fn fold_and_retain(engine: &Engine, signal: &Signal) {

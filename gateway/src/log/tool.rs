@@ -256,6 +256,8 @@ impl Engine {
         match salvaged.extent {
             Some(extent) => {
                 let file_bytes = self.store.open(stream.id, entry.id, false)?.file_bytes();
+                let row = state::shard_key(stream.id, entry.id);
+                self.door.put_state([(super::schema::Table::Segments, row, Some(state::to_json(&extent)))]);
                 self.store.put(stream.id, Entry { id: entry.id, extent, file_bytes });
             }
             None => {

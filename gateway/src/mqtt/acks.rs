@@ -33,6 +33,16 @@ pub enum Outcome {
     Settled(Reason),
 }
 
+/// For each record that was pushed, in order: the QoS 2 identifier that is taken with it.
+pub fn placed_ids(items: &[Item]) -> Vec<Option<PacketId>> {
+    let placed = items.iter().filter(|item| item.outcome == Outcome::Placed);
+    let id = |item: &Item| match item.answer {
+        Answer::PubRec(id) => Some(id),
+        _ => None,
+    };
+    placed.map(id).collect()
+}
+
 /// What came of a batch, beside the answers that are held.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Held {

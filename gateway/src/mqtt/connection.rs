@@ -9,15 +9,15 @@
 mod serving;
 mod subscribers;
 
-use super::acks::Acks;
+use super::acks::{Acks, placed_ids};
 use super::buffers::{Input, Output};
-use super::codec::{Reason, Version, write};
+use super::codec::{PacketId, Reason, Version, write};
 use super::handshake::{Welcome, handshake};
 use super::inlet::Inlet;
 use super::memory::{Burden, Holding, LIGHT_BYTES, Wanting};
 use super::session::{Kept, Session};
 use super::shared::Shared;
-use crate::log::{Appender, Table};
+use crate::log::{Appender, Placement, Table};
 use serving::End;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -190,7 +190,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         self.close(Some(reason));
     }
 
-    /// Puts the QoS 2 identifiers into the batch of the records they belong to.
+    /// Puts the QoS 2 identifiers into the batch of the records they belong to. Those whose records are refused for want of
+    /// room are not among them: a retransmission after a crash would be acknowledged and stored nowhere.
     fn put_session(&mut self) {
         if !std::mem::take(&mut self.disk.changed) || !self.disk.wanted {
             return;
@@ -199,21 +200,36 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         if !(self.disk.present || any && self.claim_place()) {
             return;
         }
-        let value = any.then(|| {
-            Kept {
-                subscribed: !self.session.subscriptions.is_empty(),
-                owner: self.disk.owner,
-                changed_ms: self.shared.clock.now().wall_ms,
-                ids: self.session.inbound.taken().collect(),
+        let mut kept = Kept {
+            subscribed: !self.session.subscriptions.is_empty(),
+            owner: self.disk.owner,
+            changed_ms: self.shared.clock.now().wall_ms,
+            ids: self.session.inbound.taken().collect(),
+        };
+        self.note_kept(any);
+        let placed = placed_ids(&self.inlet.items);
+        let key = self.client_id().as_bytes().to_vec();
+        self.inlet.batch.put_state_on_places(Table::Sessions, key, move |placements| {
+            let mut refused: Vec<PacketId> = Vec::new();
+            for (id, placement) in placed.into_iter().zip(placements) {
+                let Some(id) = id else { continue };
+                // The last message of an identifier is the one that has it.
+                refused.retain(|other| *other != id);
+                if matches!(placement, Placement::Full { .. }) {
+                    refused.push(id);
+                }
             }
-            .encode()
+            kept.ids.retain(|id| !refused.contains(id));
+            (!kept.ids.is_empty()).then(|| kept.encode())
         });
-        self.disk.present = any;
-        if !any {
+    }
+
+    /// Whether identifiers of this client are on disk from now on.
+    fn note_kept(&mut self, any: bool) {
+        if self.disk.present && !any {
             self.shared.kept_clients.fetch_sub(1, Ordering::Relaxed);
         }
-        let key = self.client_id().as_bytes().to_vec();
-        self.inlet.batch.put_state(Table::Sessions, key, value);
+        self.disk.present = any;
     }
 
     /// A place among the clients whose identifiers are kept; without one they live as long as the connection.

@@ -50,6 +50,28 @@ fn p3_a_device_that_rebooted_counts_from_one_in_a_new_epoch() {
     assert_eq!(kept(&gateway), first.chain((1..=5).map(|n| format!("a/2/{n}"))).collect::<Vec<_>>());
 }
 
+// The last number was remembered of the device, not of the device and the shard: what went to the second shard of a
+// hand-in had lower numbers than what went to the first, was taken for stored, acknowledged, and was nowhere.
+#[test]
+fn p3_a_device_numbers_across_shards_and_nothing_is_taken_for_stored() {
+    let route = "[[stream]]\nname = \"default\"\nshards = 4\n[[route]]\ntopics = [\"#\"]\nstream = \"default\"\nkey = \"{topic}\"\n";
+    let mut gateway = Setup::new(route).start();
+    let topic = |n: u64| format!("dev/{}", n % 16);
+    let send = |gateway: &Gateway, numbers: std::ops::RangeInclusive<u64>| {
+        let mut client = Client::connect(gateway.mqtt, "a", Version::V5).unwrap();
+        for n in numbers.clone() {
+            client.send_numbered(&topic(n), n.to_string().as_bytes(), (1, n), false).unwrap();
+        }
+        numbers.for_each(|_| assert!(client.read().unwrap().reason() < 0x80));
+    };
+    send(&gateway, 1..=200);
+    gateway.restart();
+    send(&gateway, 150..=300);
+    let mut there: Vec<u64> = kept(&gateway).iter().map(|n| n.parse().unwrap()).collect();
+    there.sort_unstable();
+    assert_eq!(there, (1..=300).collect::<Vec<_>>());
+}
+
 #[test]
 fn p3_devices_do_not_share_numbers() {
     let gateway = Setup::new("[[stream]]\nname = \"default\"\nshards = 1\n").start();

@@ -17,6 +17,12 @@ pub enum Operation {
         key: u8,
     },
     Commit,
+    /// While the group is on its way to the disk, a device hands in more.
+    CommitMeanwhile {
+        device: usize,
+        records: u32,
+        fails: Option<Fault>,
+    },
     /// `all`: nothing stays in the window.
     Fold {
         all: bool,
@@ -156,7 +162,7 @@ impl Operation {
         match self {
             Operation::CutPower { .. } | Operation::Crash { .. } => profile.crashes,
             Operation::CutIn { .. } => profile.crashes,
-            Operation::IoError(_) => profile.io_errors,
+            Operation::IoError(_) | Operation::CommitMeanwhile { fails: Some(_), .. } => profile.io_errors,
             Operation::LostSync { .. } => profile.io_errors && profile.crashes,
             Operation::Damage { .. } => profile.damage,
             Operation::DiskFull { .. } => profile.full_disk,
@@ -172,7 +178,15 @@ fn any(rng: &mut Rng) -> Operation {
         362..370 => Operation::Refuse { shard: rng.u32(..), number: rng.u64(..) },
         370..380 => Operation::Damage { file: rng.usize(..), how: damage(rng) },
         380..400 => Operation::PutState { key: rng.u8(0..8) },
-        400..640 => Operation::Commit,
+        400..610 => Operation::Commit,
+        610..640 => Operation::CommitMeanwhile {
+            device: rng.usize(..),
+            records: rng.u32(1..12),
+            fails: rng.bool().then(|| match rng.bool() {
+                true => Fault::FailSync { after: 0 },
+                false => Fault::Fail { after: 0 },
+            }),
+        },
         640..710 => Operation::Fold { all: rng.bool() },
         710..760 => Operation::Tick,
         760..780 => Operation::Read,

@@ -52,6 +52,8 @@ pub struct Oracle {
     numbered: BTreeSet<u32>,
     /// Handed in and never placed: may be anywhere.
     unanswered: BTreeSet<Message>,
+    /// Handed in with a row that is durable with them or not at all.
+    with_row: BTreeSet<Message>,
     pub acknowledged: u64,
     pub refused: u64,
     /// Rows of state: what was acknowledged, then what may be there besides.
@@ -92,6 +94,32 @@ impl Oracle {
 
     pub fn unanswered(&mut self, message: Message) {
         self.unanswered.insert(message);
+    }
+
+    pub fn goes_with_a_row(&mut self, message: Message) {
+        self.with_row.insert(message);
+    }
+
+    /// After a start, and after everything was read: a device's row names a message that was stored, and none that was
+    /// stored with a row is above it.
+    pub fn judge_row(&self, device: u32, row: Option<u64>) -> Verdict {
+        let row = row.unwrap_or(0);
+        let of = |messages: &BTreeMap<Number, Message>| -> Vec<Message> {
+            messages.values().filter(|message| message.device == device).copied().collect()
+        };
+        let (mut seen, mut given) = (Vec::new(), Vec::new());
+        for book in self.books.values() {
+            seen.extend(of(&book.seen));
+            given.extend(of(&book.given));
+        }
+        let known = |message: &Message| message.sequence == row;
+        judge!(
+            row == 0 || seen.iter().chain(&given).any(known),
+            "the row of device {device} names message {row}, which was stored nowhere"
+        );
+        let above = seen.iter().find(|message| message.sequence > row && self.with_row.contains(message));
+        judge!(above.is_none(), "{above:?} is stored and the row that goes with it names message {row}");
+        Ok(())
     }
 
     /// After a start: a number above the newest was named to nobody who could count on it, and may be given again.
@@ -148,10 +176,10 @@ impl Oracle {
         let Oracle { books, numbered, unanswered, .. } = self;
         let book = books.entry((pass.stream, pass.shard)).or_default();
         let result = judge_numbers(pass)
-            .and_then(|()| judge_ledger(pass, allowed))
             .and_then(|()| book.judge_records(pass, numbered, unanswered, allowed))
             .and_then(|()| book.judge_acknowledged(pass, unanswered, allowed))
-            .and_then(|()| if allowed.corrupt { Ok(()) } else { book.judge_order(pass) });
+            .and_then(|()| judge_ledger(pass, allowed))
+            .and_then(|()| if allowed.corrupt { Ok(()) } else { book.judge_order(pass, unanswered, allowed) });
         result.map_err(|says| format!("{place}: {says}"))
     }
 }
@@ -207,7 +235,7 @@ fn judge_ledger(pass: &Pass<'_>, allowed: Allowed) -> Verdict {
             GapReason::Corrupt => allowed.corrupt,
             GapReason::Expired | GapReason::Rejected | GapReason::Unused => true,
         };
-        judge!(may, "the ledger names a reason that cannot be: {gap:?}");
+        judge!(may, "the ledger names a reason that cannot be: {}", tell(gap));
     }
     for record in pass.records {
         let gone = explained(pass.ledger, record.number);
@@ -215,8 +243,9 @@ fn judge_ledger(pass: &Pass<'_>, allowed: Allowed) -> Verdict {
         let going = gone.is_some_and(|gap| matches!(gap.reason, GapReason::Evicted | GapReason::Expired));
         judge!(
             gone.is_none() || (going && pass.live),
-            "number {} can be read and is in the ledger as {gone:?}",
-            record.number
+            "number {} can be read and is in the ledger: {}",
+            record.number,
+            gone.map_or(String::new(), tell)
         );
     }
     Ok(())
@@ -227,12 +256,22 @@ fn explained(ledger: &[Gap], number: Number) -> Option<&Gap> {
     ledger.iter().find(|gap| gap.reason != GapReason::Rejected && (gap.from..=gap.to).contains(&number))
 }
 
-fn was_dropped(ledger: &[Gap], number: Number) -> bool {
-    explained(ledger, number).is_some_and(is_dropped)
+fn tell(gap: &Gap) -> String {
+    format!("{} to {} {}", gap.from, gap.to, gap.reason.as_str())
 }
 
-fn is_dropped(gap: &Gap) -> bool {
-    matches!(gap.reason, GapReason::Evicted | GapReason::Expired | GapReason::Corrupt)
+impl Allowed {
+    fn was_dropped(self, ledger: &[Gap], number: Number) -> bool {
+        explained(ledger, number).is_some_and(|gap| self.is_dropped(gap))
+    }
+
+    fn is_dropped(self, gap: &Gap) -> bool {
+        match gap.reason {
+            GapReason::Evicted | GapReason::Expired => true,
+            GapReason::Corrupt => self.corrupt,
+            GapReason::Rejected | GapReason::Unused => false,
+        }
+    }
 }
 
 impl Book {
@@ -249,11 +288,7 @@ impl Book {
             let message =
                 Message::parse(&record.data).ok_or_else(|| format!("number {number} holds what nobody sent"))?;
             judge!(record.data == message.data(), "number {number}: the bytes of {message:?} are not what was sent");
-            judge!(
-                record.key == Message::key(message.device),
-                "number {number}: {message:?} has the key {:?}",
-                record.key
-            );
+            judge!(record.key == message.key(), "number {number}: {message:?} has the key {:?}", record.key);
             let given = self.given.get(&number);
             let placed = given == Some(&message) || (given.is_none() && unanswered.contains(&message));
             judge!(placed, "number {number} holds {message:?} and was given to {given:?}");
@@ -271,9 +306,10 @@ impl Book {
     fn judge_acknowledged(&self, pass: &Pass<'_>, unanswered: &BTreeSet<Message>, allowed: Allowed) -> Verdict {
         let there: BTreeSet<Number> = pass.records.iter().map(|record| record.number).collect();
         for (number, message) in &self.acknowledged {
-            let kept = there.contains(number) || was_dropped(pass.ledger, *number) || self.excused.contains(number);
-            let why = explained(pass.ledger, *number);
-            judge!(kept, "{message:?} was acknowledged as number {number} and is lost (ledger: {why:?})");
+            let kept =
+                there.contains(number) || allowed.was_dropped(pass.ledger, *number) || self.excused.contains(number);
+            let why = explained(pass.ledger, *number).map_or("nothing".to_owned(), tell);
+            judge!(kept, "{message:?} was acknowledged as number {number} and is lost; the ledger says {why}");
             let stands = self.seen.get(number);
             judge!(
                 stands.is_none_or(|s| s == message),
@@ -281,7 +317,8 @@ impl Book {
             );
         }
         for (number, message) in &self.seen {
-            let kept = there.contains(number) || was_dropped(pass.ledger, *number) || self.excused.contains(number);
+            let kept =
+                there.contains(number) || allowed.was_dropped(pass.ledger, *number) || self.excused.contains(number);
             judge!(kept, "{message:?} was read at number {number} and is gone: what readers see is durable");
         }
         if allowed.corrupt {
@@ -291,16 +328,18 @@ impl Book {
         for (device, sequence) in &self.duplicates {
             let is_it = |message: &&Message| (message.device, message.sequence) == (*device, *sequence);
             let places = self.given.iter().chain(&self.seen).filter(|(_, message)| is_it(message));
-            let kept = { places }.any(|(number, _)| there.contains(number) || was_dropped(pass.ledger, *number));
+            let kept =
+                { places }.any(|(number, _)| there.contains(number) || allowed.was_dropped(pass.ledger, *number));
             // An attempt that was never placed may have been stored and dropped before anyone saw it.
-            let unseen = unanswered.iter().any(|message| is_it(&message)) && pass.ledger.iter().any(is_dropped);
+            let unseen = unanswered.iter().any(|message| is_it(&message))
+                && pass.ledger.iter().any(|gap| allowed.is_dropped(gap));
             judge!(kept || unseen, "device {device} message {sequence} was acknowledged as a duplicate and is nowhere");
         }
         Ok(())
     }
 
     /// Promise P2: the first occurrences of a device's messages stand in the order it sent them.
-    fn judge_order(&self, pass: &Pass<'_>) -> Verdict {
+    fn judge_order(&self, pass: &Pass<'_>, unanswered: &BTreeSet<Message>, allowed: Allowed) -> Verdict {
         let mut highest: BTreeMap<u32, (u64, Number)> = BTreeMap::new();
         let mut met: BTreeSet<(u32, u64)> = BTreeSet::new();
         for record in pass.records {
@@ -315,9 +354,21 @@ impl Book {
             }
             // An earlier attempt may have stood in front and be gone by now.
             let earlier = self.given.range(..known.1).any(|(number, m)| {
-                (m.device, m.sequence) == (message.device, message.sequence) && was_dropped(pass.ledger, *number)
+                (m.device, m.sequence) == (message.device, message.sequence)
+                    && allowed.was_dropped(pass.ledger, *number)
             });
-            judge!(earlier, "{message:?} at {} comes after message {} at {}", record.number, known.0, known.1);
+            // One that the log took only a part of was placed without being told where.
+            let untold = unanswered
+                .iter()
+                .any(|m| (m.device, m.sequence) == (message.device, message.sequence) && m.attempt < message.attempt)
+                && pass.ledger.iter().any(|gap| allowed.is_dropped(gap) && gap.from < known.1);
+            judge!(
+                earlier || untold,
+                "{message:?} at {} comes after message {} at {}",
+                record.number,
+                known.0,
+                known.1
+            );
         }
         Ok(())
     }

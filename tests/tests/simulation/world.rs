@@ -1,6 +1,6 @@
 //! The log on its simulated disk, the devices and sinks around it, and what each operation does to them.
 
-use super::device::Device;
+use super::device::{Device, row_of};
 use super::operation::{Damage, Operation, Profile, Step};
 use super::oracle::{Allowed, Oracle, Pass, Verdict};
 use bytes::Bytes;
@@ -48,6 +48,8 @@ pub struct World {
 /// Everybody who is told that something is stored. Behind a lock, because they look for answers while the disk works.
 struct Crowd {
     devices: Vec<Device>,
+    /// What a device hands in at the next look at the disk: which one, how many records, into what.
+    meanwhile: Option<(usize, u32, Arc<Stream>)>,
     clerk: Clerk,
     oracle: Oracle,
 }
@@ -66,10 +68,23 @@ impl Crowd {
         }
         self.clerk.poll(&mut self.oracle);
     }
+
+    fn go_on(&mut self) {
+        if let Some((device, records, stream)) = self.meanwhile.take() {
+            self.devices[device].send_on(&stream, records, &mut self.oracle);
+        }
+    }
 }
 
 fn lock(crowd: &Mutex<Crowd>) -> MutexGuard<'_, Crowd> {
     crowd.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Answers reach nobody once the power is cut.
+fn take_answers(crowd: &Mutex<Crowd>, sim: &SimDisk) {
+    if !sim.power_is_cut() {
+        lock(crowd).take_answers();
+    }
 }
 
 /// Stores rows of state, one value after the other.
@@ -78,6 +93,13 @@ struct Clerk {
     appender: Option<Appender>,
     next: u64,
     pending: VecDeque<(Ticket, u8, u64)>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // The observer has the disk in hand, and the disk the observer.
+        self.sim.observe(|| {});
+    }
 }
 
 impl World {
@@ -93,12 +115,15 @@ impl World {
             })
             .collect();
         let sim = SimDisk::new(seed);
-        let crowd = Arc::new(Mutex::new(Crowd { devices, clerk: Clerk::default(), oracle }));
-        let watching = crowd.clone();
+        let crowd = Arc::new(Mutex::new(Crowd { devices, meanwhile: None, clerk: Clerk::default(), oracle }));
+        let (watching, disk) = (crowd.clone(), sim.clone());
         sim.observe(move || {
-            // While a device hands something in, nobody else is listening.
-            if let Ok(mut crowd) = watching.try_lock() {
+            // While a device hands something in, nobody else is listening; without power, nobody hears anything.
+            if let Ok(mut crowd) = watching.try_lock()
+                && !disk.power_is_cut()
+            {
                 crowd.take_answers();
+                crowd.go_on();
             }
         });
         World {
@@ -143,7 +168,18 @@ impl World {
                     // A fold that fails leaves things as they are; the next step tries again.
                     let _ = log.fold_step(true);
                 }
-                lock(&self.crowd).take_answers();
+                take_answers(&self.crowd, &self.sim);
+            }
+            Operation::CommitMeanwhile { device, records, fails } => {
+                let device = device % DEVICES as usize;
+                lock(&self.crowd).send(log, device, records);
+                let stream = lock(&self.crowd).devices[device].stream;
+                let stream = log.stream(STREAMS[stream].0);
+                lock(&self.crowd).meanwhile = stream.map(|stream| (device, records, stream));
+                fails.into_iter().for_each(|fault| self.sim.arm(fault));
+                log.commit_step();
+                lock(&self.crowd).meanwhile = None;
+                take_answers(&self.crowd, &self.sim);
             }
             Operation::Fold { all } => _ = log.fold_step(all),
             Operation::Tick => log.tick(),
@@ -192,7 +228,7 @@ impl World {
                 lock(&self.crowd).send(log, device, 4);
             }
             let step = log.commit_step();
-            lock(&self.crowd).take_answers();
+            take_answers(&self.crowd, &self.sim);
             if step != SimStep::Committed {
                 break;
             }
@@ -234,7 +270,7 @@ impl World {
 
     /// What was acknowledged up to this moment is a promise; then the process is no more.
     fn end(&mut self, how: fn(&SimDisk)) -> Verdict {
-        lock(&self.crowd).take_answers();
+        take_answers(&self.crowd, &self.sim);
         // A machine without power does not go on after its process has ended.
         if self.sim.power_is_cut() {
             self.sim.crash()
@@ -320,7 +356,7 @@ impl World {
         if let Some(log) = self.log.take() {
             // What it could not fold is in the journal.
             let _ = log.close();
-            lock(&self.crowd).take_answers();
+            take_answers(&self.crowd, &self.sim);
         }
         if self.sim.power_is_cut() {
             return self.crash(None);
@@ -333,7 +369,7 @@ impl World {
     fn drop_log(&mut self) {
         {
             let mut crowd = lock(&self.crowd);
-            crowd.devices.iter_mut().for_each(Device::disconnect);
+            crowd.devices.iter_mut().for_each(Device::lose_log);
             crowd.clerk.hang_up();
         }
         self.log = None;
@@ -410,7 +446,7 @@ impl World {
             }
             log.tick();
         }
-        let (first_look, mut live, mut refusals) = (!live, live, 0);
+        let (first_look, mut live, mut refusals, mut rows) = (!live, live, 0, Vec::new());
         for (index, (name, _, on_full)) in STREAMS.iter().enumerate() {
             let Some(stream) = log.stream(name) else { return Err(format!("the stream {name} is gone")) };
             let evicted = *on_full == OnFull::DropOldest && (self.profile.tight || self.profile.full_disk);
@@ -428,16 +464,20 @@ impl World {
                         if refusals > REFUSALS_MAX { Err(error) } else { Ok(()) }
                     })?,
                 };
+                let (oldest, newest) = (shard.oldest(), shard.newest());
                 let own = |log: &SteppedLog| -> Vec<Gap> {
                     log.gaps(&stream).into_iter().filter(|gap| gap.shard == shard.index).collect()
                 };
                 // What a reader was told is in the ledger with the next commit.
-                if met.iter().any(|gap| !own(log).iter().any(|known| known.from <= gap.from && gap.to <= known.to)) {
+                let explains = |known: &Gap, gap: &Gap| {
+                    known.reason != GapReason::Rejected && known.from <= gap.from && gap.to <= known.to
+                };
+                if met.iter().any(|gap| !own(log).iter().any(|known| explains(known, gap))) {
                     if log.commit_step() == SimStep::NoRoom {
                         let _ = log.fold_step(true);
                         log.commit_step();
                     }
-                    lock(&self.crowd).take_answers();
+                    take_answers(&self.crowd, &self.sim);
                     if self.sim.power_is_cut() {
                         return Ok(());
                     }
@@ -447,8 +487,8 @@ impl World {
                     stream: index,
                     shard: shard.index,
                     first_number: shard.first_number(),
-                    oldest: shard.oldest(),
-                    newest: shard.newest(),
+                    oldest,
+                    newest,
                     records: &records,
                     met: &met,
                     live,
@@ -462,6 +502,10 @@ impl World {
                 judge_cursors(log, &stream, index, shard.index, shard.newest(), &self.moved)?;
             }
         }
+        for device in lock(&self.crowd).devices.iter().filter(|device| device.keeps_row && !self.profile.damage) {
+            rows.push((device.id, row_of(log, device.id)));
+        }
+        rows.into_iter().try_for_each(|(device, row)| lock(&self.crowd).oracle.judge_row(device, row))?;
         for key in 0..8 {
             let row = log.state(Table::Uplink, &[key]);
             let value = row.map(|row| u64::from_be_bytes(row.as_ref().try_into().unwrap_or_default()));

@@ -21,13 +21,26 @@ pub struct LockFile {
 
 /// Takes the lock of a data directory, making the directory when it is not there. `None` while another process has it.
 pub fn lock(dir: &Path) -> io::Result<Option<LockFile>> {
-    fs::create_dir_all(dir)?;
+    make_durably(dir)?;
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join(LOCK_NAME))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(LockFile { _file: file })),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Makes a directory and its parents, and their names durable: a data directory that a power cut takes back takes
+/// everything in it along.
+fn make_durably(dir: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> =
+        dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    fs::create_dir_all(dir)?;
+    for made in missing {
+        let parent = made.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 #[derive(Clone, Debug)]
@@ -38,7 +51,7 @@ pub struct RealDisk {
 impl RealDisk {
     /// The disk whose paths are relative to `dir`, which is made when it is not there.
     pub fn open_root(dir: &Path) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
+        make_durably(dir)?;
         Ok(RealDisk { root: dir.to_owned() })
     }
 

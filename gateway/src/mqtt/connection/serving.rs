@@ -232,7 +232,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let live = self.inlet.take_live();
         let held = self.acks.hold(self.version(), ticket, &self.inlet.items, &placements, live);
         self.inlet.end_turn();
-        self.settle_full(held).await
+        self.settle_full(held);
+        Ok(())
     }
 
     /// While the log makes us wait, nothing is read: that is the back pressure.
@@ -247,26 +248,18 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
     }
 
-    /// A full stream has refused records: count them, and free the QoS 2 identifiers that were to be taken for them,
-    /// on disk too before anybody is told.
-    async fn settle_full(&mut self, held: Held) -> Result<(), AppendError> {
+    /// A full stream has refused records: count them, and free the QoS 2 identifiers that were to be taken for them. On
+    /// disk they never were.
+    fn settle_full(&mut self, held: Held) {
         for _ in 0..held.full {
             self.shared.reject_as("stream_full", self.client_id(), "the stream is full and its policy is to reject");
         }
-        let mut freed = false;
         for id in held.refused {
-            freed |= self.session.inbound.release(id);
+            self.session.inbound.release(id);
         }
-        if !freed {
-            return Ok(());
+        if self.disk.present && self.session.inbound.taken().len() == 0 {
+            self.note_kept(false);
         }
-        self.disk.changed = true;
-        self.put_session();
-        if !self.inlet.batch.is_empty() {
-            let (ticket, _) = self.append().await?;
-            self.acks.hold(self.version(), Some(ticket), &[], &[], Vec::new());
-        }
-        Ok(())
     }
 
     fn let_go(&mut self, durable: Option<Ticket>) {
