@@ -233,7 +233,7 @@ pub fn put_text(into: &mut Vec<u8>, text: &str) {
     into.extend_from_slice(text.as_bytes());
 }
 
-fn put_length(into: &mut Vec<u8>, mut length: usize) {
+pub fn put_length(into: &mut Vec<u8>, mut length: usize) {
     loop {
         let byte = (length % 128) as u8;
         length /= 128;

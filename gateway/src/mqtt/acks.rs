@@ -67,6 +67,8 @@ pub struct Released {
 pub struct Acks<T = Ticket> {
     bytes: VecDeque<u8>,
     groups: VecDeque<Group<T>>,
+    /// Bytes of live messages and groups that wait.
+    waiting: usize,
 }
 
 #[derive(Debug)]
@@ -77,17 +79,23 @@ struct Group<T> {
     answered: u32,
     close: Option<Reason>,
     live: Vec<LiveMessage>,
+    weight: usize,
 }
 
 impl<T> Default for Acks<T> {
     fn default() -> Self {
-        Acks { bytes: VecDeque::new(), groups: VecDeque::new() }
+        Acks { bytes: VecDeque::new(), groups: VecDeque::new(), waiting: 0 }
     }
 }
 
 impl<T: Copy + Ord> Acks<T> {
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty()
+    }
+
+    /// Bytes held here until the disk has the records, QoS 0 and live messages included: they have no window of their own.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting
     }
 
     /// The ticket to wait for next.
@@ -138,7 +146,9 @@ impl<T: Copy + Ord> Acks<T> {
             encode(&mut encoded, item.answer, reason);
         }
         self.bytes.extend(&encoded);
-        self.groups.push_back(Group { ticket, bytes: encoded.len(), answered, close, live });
+        let weight = live.iter().map(LiveMessage::weight).sum::<usize>() + encoded.len() + size_of::<Group<T>>();
+        self.waiting += weight;
+        self.groups.push_back(Group { ticket, bytes: encoded.len(), answered, close, live, weight });
         held
     }
 
@@ -152,6 +162,7 @@ impl<T: Copy + Ord> Acks<T> {
             }
             let Some(group) = self.groups.pop_front() else { break };
             bytes += group.bytes;
+            self.waiting -= group.weight;
             released.answered += group.answered;
             released.live.extend(group.live);
             if group.close.is_some() {
@@ -220,6 +231,23 @@ mod tests {
         let released = acks.release(Some(1), &mut out);
         assert_eq!((released.answered, released.close), (1, Some(Reason::QuotaExceeded)));
         assert_eq!(out, [0x40, 2, 0, 1]);
+    }
+
+    #[test]
+    fn what_waits_is_weighed_and_what_was_let_go_is_not() {
+        let (mut acks, mut out) = (Acks::<u64>::default(), Vec::new());
+        let message = LiveMessage {
+            topic: "a".into(),
+            payload: vec![0; 5_000].into(),
+            headers: Vec::new(),
+            stored: false,
+            from: 1,
+        };
+        acks.hold(Version::V5, Some(1), &[placed(Answer::None)], &[STORED], vec![message.clone()]);
+        acks.hold(Version::V5, None, &[], &[], vec![message; 2]);
+        assert!((15_000..17_000).contains(&acks.waiting_bytes()), "{}", acks.waiting_bytes());
+        assert_eq!(acks.release(Some(1), &mut out).live.len(), 3);
+        assert_eq!(acks.waiting_bytes(), 0);
     }
 
     #[test]

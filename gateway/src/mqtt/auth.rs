@@ -115,8 +115,11 @@ impl Users {
         if remembered.is_some_and(|right| right == digest.as_ref()) {
             return Ok(name.to_owned());
         }
-        let _waiting = self.waiting.try_acquire().map_err(|_| Reason::ServerBusy)?;
-        if self.derive(name, password).await? {
+        let waiting = self.waiting.try_acquire().map_err(|_| Reason::ServerBusy)?;
+        let is_right = self.derive(name, password).await?;
+        // Who is wrong waits on, but in nobody's way.
+        drop(waiting);
+        if is_right {
             let mut right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
             right.insert(name.to_owned(), digest.as_ref().to_vec());
             return Ok(name.to_owned());
@@ -172,6 +175,20 @@ mod tests {
         assert_eq!(users.verify(Some("pump"), Some(b"wrong")).await, Err(Reason::BadUserNameOrPassword));
         assert_eq!(users.verify(Some("nobody"), Some(b"s3:cret")).await, Err(Reason::BadUserNameOrPassword));
         assert_eq!(users.verify(None, None).await, Err(Reason::NotAuthorized));
+    }
+
+    #[tokio::test]
+    async fn a_crowd_that_guesses_does_not_keep_others_out() {
+        let users = Arc::new(users(&format!("pump:{}\n", hash_line(b"right", b"saltsaltsaltsalt", 10))).unwrap());
+        let mut guesses = tokio::task::JoinSet::new();
+        for _ in 0..2 * WAITING_MAX {
+            let users = users.clone();
+            guesses.spawn(async move { users.verify(Some("nobody"), Some(b"guess")).await });
+        }
+        // All of them have been told no in silence, and wait for it.
+        tokio::time::sleep(FAILURE_DELAY / 4).await;
+        assert_eq!(users.verify(Some("pump"), Some(b"right")).await.as_deref(), Ok("pump"));
+        assert!(guesses.join_all().await.iter().all(|told| *told == Err(Reason::BadUserNameOrPassword)));
     }
 
     #[test]

@@ -14,21 +14,28 @@ use super::buffers::{Input, Output};
 use super::codec::{PacketId, Reason, Version, write};
 use super::handshake::{Welcome, handshake};
 use super::inlet::Inlet;
+use super::memory::{Burden, Holding, LIGHT_BYTES, Wanting};
 use super::session::{Kept, Session};
 use super::shared::Shared;
 use crate::log::{Appender, Placement, Table};
 use serving::End;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use subscribers::Sources;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::watch;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, watch};
 
 /// What is waiting to be written before the socket is read no further, in bytes.
 const OUTPUT_HIGH_BYTES: usize = 128 << 10;
+/// What may wait for the disk beside the window of QoS 1 and 2, in bytes.
+const WAITING_BYTES_MAX: usize = 256 << 10;
 /// A packet that has begun must be whole after this, plus a second for each KiB of it.
 const PACKET_WITHIN_MS: u64 = 30_000;
+/// The same for a packet that holds room which others wait for: five seconds, and four for each MiB.
+const WANTED_WITHIN_MS: u64 = 5_000;
+const WANTED_BYTES_PER_MS: u64 = 256;
 /// An append that waits longer than this says that the log is behind.
 const BEHIND_AFTER: Duration = Duration::from_millis(20);
 /// How long a connection that is gone holds its client id for what it has handed to the log.
@@ -42,7 +49,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
     mut stopping: watch::Receiver<bool>,
 ) {
     let serial = shared.next_serial();
-    let mut input = Input::new();
+    let mut input = Input::new(shared.memory.hello.clone());
     let welcome = tokio::select! {
         biased;
         _ = stopping.wait_for(|stop| *stop) => return,
@@ -54,6 +61,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
     };
     shared.metrics.mqtt_connects.inc();
     shared.metrics.mqtt_connections.inc();
+    input.set_budget(shared.memory.busy.clone());
     let (reader, writer) = tokio::io::split(stream);
     let mut connection = Connection::new(shared.clone(), reader, writer, input, welcome, serial);
     let end = connection.run(&mut stopping).await;
@@ -79,7 +87,21 @@ struct Connection<S> {
     partial_since_ms: Option<u64>,
     /// When the client last took something, or there was nothing to take.
     took_ms: u64,
+    /// What waits to be taken.
+    burden: Burden,
+    /// The packet at the front waits for room that others have.
+    growing: Option<Growing>,
+    /// Filters have changed since the sources were told.
+    resubscribed: bool,
+    holding: Holding,
     closing: Option<Closing>,
+}
+
+/// Waits in line for room for a large packet.
+struct Growing {
+    room: Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>,
+    since_ms: u64,
+    _wanting: Wanting,
 }
 
 /// The connection takes nothing more: what is on its way is answered, then it ends.
@@ -129,9 +151,21 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             disk: OnDisk { wanted: keeps, present: on_disk, changed: false, owner },
             partial_since_ms: None,
             took_ms: now_ms,
+            burden: Burden::default(),
+            growing: None,
+            resubscribed: false,
+            holding: Holding::new(shared.memory.clone()),
             closing: None,
             shared,
         }
+    }
+
+    /// Tells what is held for this client to those who look after all.
+    fn count_held(&mut self, now_ms: u64) {
+        let held = self.output.len() + self.acks.waiting_bytes() + self.inlet.live_bytes();
+        // The little that every connection holds now and then is not worth counting.
+        self.holding.set(held.saturating_sub(LIGHT_BYTES));
+        self.burden.hold(self.output.len() + self.sources.held_bytes(), now_ms);
     }
 
     fn version(&self) -> Version {
@@ -146,6 +180,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     fn close(&mut self, reason: Option<Reason>) {
         let since_ms = self.shared.now_ms();
         self.closing.get_or_insert(Closing { reason, since_ms });
+        self.growing = None;
+        self.sources.stop();
     }
 
     /// Counts and logs what the client did, and closes.
@@ -213,6 +249,12 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     async fn leave(mut self, end: End) {
         self.shared.metrics.mqtt_subscriptions.dec_by(self.session.subscriptions.len() as i64);
         self.sources.stop();
+        // It may be long until the log has taken the last of it.
+        drop(self.input);
+        if end == End::Gone {
+            self.output = Output::default();
+            self.holding.set(0);
+        }
         if end == End::Answered {
             let _ = tokio::time::timeout(Duration::from_secs(1), self.writer.shutdown()).await;
         }

@@ -3,10 +3,12 @@
 use super::access::Who;
 use super::buffers::Input;
 use super::codec::{Connect, DecodeError, Packet, PacketId, Reason, Version, decode, frame, write};
+use super::memory::Memory;
 use super::registry::Seat;
 use super::session::{Accepted, accept};
 use super::shared::Shared;
 use crate::log::Table;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -70,9 +72,9 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Answers the CONNECT of a client that there is no place for. Whoever does not send one at once is not answered.
-pub async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, reason: Reason) {
+pub async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, reason: Reason, memory: Arc<Memory>) {
     let told = async {
-        let mut input = Input::new();
+        let mut input = Input::new(memory.hello.clone());
         let (body, end) = read_first(&mut stream, &mut input).await.ok()?;
         let Ok(Packet::Connect(connect)) = decode(Version::V4, input.filled()[0], &input.filled()[body..end]) else {
             return None;
@@ -133,7 +135,7 @@ async fn read_first<S: AsyncRead + Unpin>(stream: &mut S, input: &mut Input) -> 
             Err(error) => return Err(Refusal::silent(error.reason().label(), "the first packet is not a CONNECT")),
         }
         if input.prepare().is_none() {
-            return Err(Refusal::silent("too_large", "CONNECT is too large"));
+            return Err(Refusal::silent("busy", "too many large CONNECT packets at once"));
         }
         match stream.read(input.space()).await {
             Ok(0) | Err(_) => return Err(Refusal::silent("connect_left", "it left before its CONNECT")),

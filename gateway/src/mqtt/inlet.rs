@@ -18,7 +18,17 @@ use std::sync::Arc;
 pub const NUMBER_PROPERTY: &str = "headwater-number";
 /// Topics remembered per connection, and their bytes; beyond, it starts afresh.
 const TOPICS_MAX: usize = 256;
-const TOPICS_BYTES_MAX: usize = 64 << 10;
+const TOPICS_BYTES_MAX: usize = 16 << 10;
+/// What one turn may gather for each byte there is to read from, and beside it: short messages are longer as records.
+const GATHERED_PER_BYTE: usize = 4;
+const GATHERED_BYTES: usize = 4 << 10;
+const GATHERED_BYTES_MAX: usize = 256 << 10;
+/// Room for answers that is kept from turn to turn.
+const ITEMS_KEPT: usize = 1_024;
+/// Of a message, beside its key, topic and payload, in bytes.
+const MESSAGE_BYTES: usize = 64;
+/// Headers of one record that come from MQTT: two less than the wire between gateways carries, for what they add.
+const HEADERS_MAX: usize = crate::wire::HEADERS_MAX - 2;
 
 /// What the inlet looks things up in.
 #[derive(Clone, Copy)]
@@ -34,19 +44,22 @@ pub struct Inlet {
     producer_id: u128,
     connection: u64,
     topics: Vec<Topic>,
-    by_name: HashMap<Box<str>, usize>,
+    by_name: HashMap<Bytes, usize>,
     topics_bytes: usize,
     last: usize,
     /// What this turn of reading has gathered.
     pub batch: Batch,
     pub items: Vec<Item>,
-    pub live: Vec<LiveMessage>,
+    live: Vec<LiveMessage>,
+    live_bytes: usize,
+    gathered_bytes: usize,
     key: Vec<u8>,
     headers: Vec<Header>,
 }
 
 struct Topic {
-    name: Box<str>,
+    /// Shares its memory with the key of the cache and the header of its records.
+    name: Bytes,
     verdict: Verdict,
     /// Whether somebody listens live, as of this generation of the bus.
     wanted: bool,
@@ -56,7 +69,7 @@ struct Topic {
 enum Verdict {
     Refuse(Reason),
     Store { stream: Arc<Stream>, headers: [Header; 1], key: Key },
-    Live { header: Bytes },
+    Live,
 }
 
 enum Key {
@@ -78,6 +91,8 @@ impl Inlet {
             batch: Batch::new(),
             items: Vec::new(),
             live: Vec::new(),
+            live_bytes: 0,
+            gathered_bytes: 0,
             key: Vec::new(),
             headers: Vec::new(),
         }
@@ -87,6 +102,33 @@ impl Inlet {
         &self.who
     }
 
+    /// Whether this turn may gather more, before it is handed in; `input_bytes` is what there is to read from.
+    #[inline]
+    pub fn has_room(&self, input_bytes: usize) -> bool {
+        self.gathered_bytes < (GATHERED_BYTES + GATHERED_PER_BYTE * input_bytes).min(GATHERED_BYTES_MAX)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.live.is_empty()
+    }
+
+    /// Bytes of messages that are to go to live listeners.
+    pub fn live_bytes(&self) -> usize {
+        self.live_bytes
+    }
+
+    pub fn take_live(&mut self) -> Vec<LiveMessage> {
+        self.live_bytes = 0;
+        std::mem::take(&mut self.live)
+    }
+
+    /// What was gathered is handed in.
+    pub fn end_turn(&mut self) {
+        self.items.clear();
+        self.items.shrink_to(ITEMS_KEPT);
+        self.gathered_bytes = 0;
+    }
+
     /// Takes a message into the batch, or says why not.
     #[inline]
     pub fn take(&mut self, publish: &Publish<'_>, around: Around<'_>) -> Result<(), Reason> {
@@ -94,7 +136,7 @@ impl Inlet {
         let answer = answer_of(publish.qos, publish.id);
         let stored = match &self.topics[at].verdict {
             Verdict::Refuse(reason) => return Err(*reason),
-            Verdict::Live { .. } => false,
+            Verdict::Live => false,
             Verdict::Store { .. } => {
                 match self.push(at, publish, around.routes) {
                     Err(Refused::Deleted) => self.push_again(publish, around)?,
@@ -114,6 +156,7 @@ impl Inlet {
 
     /// An answer that needs no record of its own.
     pub fn settle(&mut self, answer: Answer, reason: Reason) {
+        self.gathered_bytes += size_of::<Item>();
         self.items.push(Item { answer, outcome: Outcome::Settled(reason) });
     }
 
@@ -124,10 +167,10 @@ impl Inlet {
 
     #[inline]
     fn find(&mut self, name: &str, around: Around<'_>) -> usize {
-        if self.topics.get(self.last).is_some_and(|topic| *topic.name == *name) {
+        if self.topics.get(self.last).is_some_and(|topic| topic.name == name.as_bytes()) {
             return self.last;
         }
-        self.last = match self.by_name.get(name) {
+        self.last = match self.by_name.get(name.as_bytes()) {
             Some(at) => *at,
             None => self.learn(name, around),
         };
@@ -139,10 +182,11 @@ impl Inlet {
         if self.topics.len() >= TOPICS_MAX || self.topics_bytes + name.len() > TOPICS_BYTES_MAX {
             self.forget_topics();
         }
-        let verdict = judge(name, &self.who, around);
-        self.topics_bytes += name.len();
-        self.by_name.insert(name.into(), self.topics.len());
-        self.topics.push(Topic { name: name.into(), verdict, wanted: false, generation: 0 });
+        let bytes = Bytes::copy_from_slice(name.as_bytes());
+        let verdict = judge(name, &bytes, &self.who, around);
+        self.topics_bytes += name.len() + verdict.key_bytes();
+        self.by_name.insert(bytes.clone(), self.topics.len());
+        self.topics.push(Topic { name: bytes, verdict, wanted: false, generation: 0 });
         self.topics.len() - 1
     }
 
@@ -167,12 +211,23 @@ impl Inlet {
 
     #[inline]
     fn push(&mut self, at: usize, publish: &Publish<'_>, routes: &Routes) -> Result<(), Refused> {
-        let Inlet { topics, batch, headers, key, who, producer_id, .. } = self;
+        let pushed = self.push_record(at, publish, routes);
+        // What a long one has needed is not kept for the next.
+        self.headers.clear();
+        if self.key.capacity() > PARTITION_KEY_BYTES_MAX {
+            self.key = Vec::new();
+        }
+        pushed
+    }
+
+    #[inline]
+    fn push_record(&mut self, at: usize, publish: &Publish<'_>, routes: &Routes) -> Result<(), Refused> {
+        let Inlet { topics, batch, headers, key, who, producer_id, gathered_bytes, .. } = self;
         let topic = &topics[at];
         let (stream, topic_header, fixed) = match &topic.verdict {
             Verdict::Store { stream, headers, key } => (stream, headers, key),
             Verdict::Refuse(reason) => return Err(Refused::For(*reason)),
-            Verdict::Live { .. } => return Err(Refused::Deleted),
+            Verdict::Live => return Err(Refused::Deleted),
         };
         let usual = publish.qos == Qos::AtLeastOnce && publish.properties.is_empty();
         let (headers, producer) = match usual {
@@ -193,6 +248,7 @@ impl Inlet {
                 (&key[..], HashKey::of(key))
             }
         };
+        *gathered_bytes += key.len() + publish.topic.len() + publish.payload.len() + MESSAGE_BYTES;
         let record = NewRecord { key, explicit_hash: None, producer, headers, data: publish.payload };
         batch.push_hashed(stream, hash, &record).map_err(|refused| match refused {
             PushError::Deleted => Refused::Deleted,
@@ -210,26 +266,36 @@ impl Inlet {
         let Some(topic) = self.topics.get_mut(at) else { return };
         if topic.generation != generation {
             topic.generation = generation;
-            topic.wanted = bus.wants(&topic.name);
+            topic.wanted = bus.wants(publish.topic);
         }
         if !topic.wanted {
             return;
         }
-        let name = match &topic.verdict {
-            Verdict::Store { headers, .. } => headers[0].value.clone(),
-            Verdict::Live { header } => header.clone(),
-            Verdict::Refuse(_) => return,
-        };
+        if matches!(topic.verdict, Verdict::Refuse(_)) || bus.gives_way() {
+            return;
+        }
         let mut headers = Vec::new();
         // A property that was refused has refused the message before.
         let _ = read_properties(publish.properties, &mut headers);
-        self.live.push(LiveMessage {
-            topic: name,
+        let message = LiveMessage {
+            topic: topic.name.clone(),
             payload: Bytes::copy_from_slice(publish.payload),
             headers,
             stored,
             from: self.connection,
-        });
+        };
+        self.live_bytes += message.weight();
+        self.gathered_bytes += message.weight();
+        self.live.push(message);
+    }
+}
+
+impl Verdict {
+    fn key_bytes(&self) -> usize {
+        match self {
+            Verdict::Store { key: Key::Fixed(key, _), .. } => key.len(),
+            _ => 0,
+        }
     }
 }
 
@@ -246,14 +312,13 @@ fn answer_of(qos: Qos, id: Option<PacketId>) -> Answer {
     }
 }
 
-fn judge(name: &str, who: &Who, around: Around<'_>) -> Verdict {
+fn judge(name: &str, bytes: &Bytes, who: &Who, around: Around<'_>) -> Verdict {
     if !around.access.may_publish(who, name) {
         return Verdict::Refuse(Reason::NotAuthorized);
     }
     let Some(route) = around.routes.find(name) else { return Verdict::Refuse(Reason::TopicNameInvalid) };
-    let header = Bytes::copy_from_slice(name.as_bytes());
     let stream = match &route.target {
-        Target::Live => return Verdict::Live { header },
+        Target::Live => return Verdict::Live,
         Target::Stream(stream) => around.log.stream(stream.as_str()),
     };
     let Some(stream) = stream else { return Verdict::Refuse(Reason::TopicNameInvalid) };
@@ -269,7 +334,7 @@ fn judge(name: &str, who: &Who, around: Around<'_>) -> Verdict {
             Key::Fixed(key.into(), hash)
         }
     };
-    Verdict::Store { stream, headers: [Header::new(HeaderId::Topic, header)], key }
+    Verdict::Store { stream, headers: [Header::new(HeaderId::Topic, bytes.clone())], key }
 }
 
 /// What a record remembers of its QoS, so that a subscriber gets no more than was published [MQTT-3.8.4-8].
@@ -309,6 +374,9 @@ fn read_properties(properties: Properties<'_>, headers: &mut Vec<Header>) -> Res
             (PropertyId::UserProperty, Value::Pair(name, text)) => Header::user(name, text),
             _ => continue,
         };
+        if headers.len() >= HEADERS_MAX {
+            return Err(Reason::QuotaExceeded);
+        }
         headers.push(header);
     }
     Ok(number)

@@ -4,6 +4,7 @@
 use super::codec::Reason;
 use super::connection::serve;
 use super::handshake::turn_away;
+use super::memory::Memory;
 use super::places::{Place, Places};
 use super::shared::Shared;
 use super::tls;
@@ -74,10 +75,10 @@ impl Room {
 
     /// Tells a client of a plain listener why it is turned away, unless many are being told already. Over TLS it would
     /// cost a handshake, which is what the limit is to spare.
-    fn turn_away(&self, stream: TcpStream, reason: Reason) {
+    fn turn_away(&self, stream: TcpStream, reason: Reason, memory: Arc<Memory>) {
         if let Ok(telling) = self.telling.clone().try_acquire_owned() {
             tokio::spawn(async move {
-                turn_away(stream, reason).await;
+                turn_away(stream, reason, memory).await;
                 drop(telling);
             });
         }
@@ -154,7 +155,7 @@ pub async fn accept(
             Err(no) => {
                 shared.reject_as(no.label, "", &no.says);
                 if tls.is_none() {
-                    room.turn_away(stream, no.reason);
+                    room.turn_away(stream, no.reason, shared.memory.clone());
                 }
                 continue;
             }

@@ -18,6 +18,7 @@ mod handshake;
 mod inlet;
 mod json;
 mod listener;
+mod memory;
 mod places;
 mod registry;
 mod route;

@@ -7,6 +7,7 @@ use super::bus::Bus;
 use super::codec::Reason;
 use super::config::MqttConfig;
 use super::inlet::Around;
+use super::memory::Memory;
 use super::registry::Registry;
 use super::route::Routes;
 use super::session::{Kept, Limits, kept};
@@ -16,10 +17,6 @@ use crate::metrics::Metrics;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::Semaphore;
-
-/// Memory for packets that do not fit a read buffer, over all connections, in KiB.
-const LARGE_KIB: usize = 64 << 10;
 
 pub struct Shared {
     pub log: Log,
@@ -33,8 +30,7 @@ pub struct Shared {
     pub write_within: Duration,
     pub registry: Arc<Registry>,
     pub bus: Bus,
-    /// One permit a KiB of packet buffers beyond the ordinary.
-    pub large: Arc<Semaphore>,
+    pub memory: Arc<Memory>,
     /// Connections that wait for the log right now: while there are any, QoS 0 gives way.
     pub behind: AtomicUsize,
     /// Clients whose QoS 2 identifiers are on disk.
@@ -63,11 +59,13 @@ impl Shared {
             subscriptions_max: config.subscriptions_max,
             session_expiry_max_s: (kept::KEPT_MS / 1000) as u32,
         };
+        let memory = Arc::new(Memory::default());
         Shared {
             kept_clients: AtomicUsize::new(0),
             log,
             clock,
-            bus: Bus::new(metrics.clone()),
+            bus: Bus::new(metrics.clone(), memory.clone()),
+            memory,
             metrics,
             routes,
             access,
@@ -76,7 +74,6 @@ impl Shared {
             connect_within: config.connect_within.0,
             write_within: config.write_within.0,
             registry: Arc::default(),
-            large: Arc::new(Semaphore::new(LARGE_KIB)),
             behind: AtomicUsize::new(0),
             bursts: Mutex::default(),
             serial: AtomicU64::new(1),

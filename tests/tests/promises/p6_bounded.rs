@@ -4,7 +4,7 @@
 use crate::disk::SmallDisk;
 use headwater_tests::audit::{Fleet, Verdict, audit};
 use headwater_tests::gateway::{Gateway, Setup};
-use headwater_tests::mqtt::{Client, Version, kind};
+use headwater_tests::mqtt::{Client, Version, kind, packet, publish, put_length};
 use headwater_tests::{aws, need, tools};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -111,6 +111,89 @@ fn p6_memory_stays_bounded_while_subscribers_never_read() {
         }
     }
     assert!(most < 128_000_000, "{most} bytes resident after 60 MB for a hundred subscribers that never read");
+}
+
+/// Once each of these took hundreds of megabytes or more: a buffer was as large as the packet that was announced, a filter
+/// was held three times whatever its length, the list of a message's headers kept the room of the longest there was, and
+/// each subscriber that never read held sixty-four large records of its own.
+#[test]
+fn p6_memory_stays_bounded_whatever_a_crowd_announces_asks_for_or_does_not_take() {
+    let gateway = Gateway::plain();
+    let mut most = 0;
+    let mut look = |what: &str| {
+        let now = gateway.resident();
+        eprintln!("{what}: {now} bytes resident");
+        most = most.max(now);
+    };
+    // Strangers who announce a CONNECT of 60,000 bytes and send ten.
+    let mut strangers = Vec::new();
+    for _ in 0..1_000 {
+        let mut client = Client::open(gateway.mqtt, Version::V5).unwrap();
+        client.send_raw(b"\x10\xe0\xd4\x03\0\x04MQTT").unwrap();
+        strangers.push(client);
+    }
+    look("strangers");
+    let connect = |name: &str, n: usize| Client::connect(gateway.mqtt, &format!("{name}-{n}"), Version::V5).unwrap();
+    // Filters of 60,000 bytes each, as many as there may be subscriptions.
+    let mut greedy: Vec<_> = (0..20).map(|n| connect("filters", n)).collect();
+    for client in &mut greedy {
+        for n in 0..128 {
+            client.subscribe(&format!("{n}/{}", "x".repeat(60_000)), 1).unwrap();
+        }
+    }
+    look("filters");
+    // Messages with two hundred thousand properties.
+    let mut body = vec![0, 1, b't', 0, 1];
+    put_length(&mut body, 5 * 200_000);
+    body.extend([0x26, 0, 0, 0, 0].repeat(200_000));
+    let many = packet(kind::PUBLISH << 4 | 2, &body);
+    // And with few, but as long as they may be.
+    let mut body = vec![0, 1, b't', 0, 1];
+    put_length(&mut body, 15 * 60_005);
+    body.extend([&[0x26, 0, 0, 0xea, 0x60][..], &vec![b'x'; 60_000]].concat().repeat(15));
+    let long = packet(kind::PUBLISH << 4 | 2, &body);
+    let mut lists: Vec<_> = (0..200).map(|n| connect("properties", n)).collect();
+    for (n, client) in lists.iter_mut().enumerate() {
+        client.send_raw(if n < 40 { &many } else { &long }).unwrap();
+        assert_eq!(client.read().unwrap().reason(), QUOTA_EXCEEDED);
+    }
+    look("properties");
+    // Packets that are never whole.
+    let mut unfinished: Vec<_> = (0..1_000).map(|n| connect("unfinished", n)).collect();
+    let message = publish(Version::V5, "t", &vec![0; 60_000], 1, 1, false, None);
+    for client in &mut unfinished {
+        client.send_raw(&message[..50_000]).unwrap();
+    }
+    look("unfinished");
+    // Subscribers that never read, and messages as large as they may be.
+    let mut deaf: Vec<_> = (0..100).map(|n| connect("deaf", n)).collect();
+    for (n, client) in deaf.iter_mut().enumerate() {
+        client.subscribe("#", (n % 2) as u8).unwrap();
+    }
+    let mut talker = connect("talker", 0);
+    // The unfinished packets hold all the room there is for large ones; it is theirs only until somebody wants it.
+    for n in 0..tools::rounds(200, 60) {
+        assert!(talker.publish("t", &noise(900_000)).unwrap() < 0x80);
+        if n % 10 == 0 {
+            look("deaf");
+        }
+    }
+    assert!(most < 160_000_000, "{most} bytes resident");
+}
+
+/// Once the process grew by each large message: the heap cut what is small and stays out of where it had lain.
+#[test]
+fn p6_memory_does_not_grow_with_the_number_of_large_messages() {
+    let gateway = Gateway::plain();
+    let mut client = Client::connect(gateway.mqtt, "large", Version::V5).unwrap();
+    let payload = noise(400_000);
+    for n in 0..tools::rounds(500, 200) {
+        assert!(client.publish("t", &payload).unwrap() < 0x80);
+        if n % 50 == 0 {
+            let now = gateway.resident();
+            assert!(now < 60_000_000, "{now} bytes resident after {n} messages");
+        }
+    }
 }
 
 #[test]

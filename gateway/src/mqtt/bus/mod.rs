@@ -8,6 +8,7 @@
 mod frame;
 mod router;
 
+use super::memory::{Holding, Memory};
 use super::topic;
 use crate::metrics::Metrics;
 use crate::record::Header;
@@ -24,7 +25,12 @@ const QUEUE_BYTES_MAX: usize = 8 << 20;
 /// Messages that wait for one listener.
 const TAP_MESSAGES: usize = 1_024;
 /// Bytes that wait for one listener.
-const TAP_BYTES_MAX: usize = 2 << 20;
+const TAP_BYTES_MAX: usize = 1 << 20;
+/// The same while memory is tight: live messages are what gives way first.
+const TIGHT_TAP_BYTES_MAX: usize = 16 << 10;
+
+#[cfg(test)]
+pub(super) use router::DEADLY_TOPIC;
 
 /// A committed message, or one of a route that stores nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +45,7 @@ pub struct LiveMessage {
 }
 
 impl LiveMessage {
-    fn weight(&self) -> usize {
+    pub fn weight(&self) -> usize {
         self.topic.len() + self.payload.len() + self.headers.iter().map(|h| h.value.len() + 8).sum::<usize>() + 64
     }
 
@@ -57,6 +63,7 @@ pub struct Bus {
 
 struct Inner {
     metrics: Arc<Metrics>,
+    memory: Arc<Memory>,
     /// Changes whenever who listens to what does; [`Bus::NOBODY`] while nobody does.
     generation: AtomicU64,
     next: AtomicU64,
@@ -68,25 +75,34 @@ struct Inner {
 
 struct Listener {
     filters: Vec<String>,
-    sender: mpsc::Sender<LiveMessage>,
+    sender: mpsc::Sender<Arc<Heard>>,
     waiting_bytes: Arc<AtomicUsize>,
+}
+
+/// A message that one listener or several have not taken yet: they share its memory, and it is counted once until the
+/// last of them has it.
+struct Heard {
+    message: LiveMessage,
+    weight: usize,
+    _holding: Holding,
 }
 
 /// One listener's end.
 pub struct Tap {
     bus: Bus,
     id: u64,
-    receiver: mpsc::Receiver<LiveMessage>,
+    receiver: mpsc::Receiver<Arc<Heard>>,
     waiting_bytes: Arc<AtomicUsize>,
 }
 
 impl Bus {
     pub const NOBODY: u64 = 0;
 
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    pub fn new(metrics: Arc<Metrics>, memory: Arc<Memory>) -> Self {
         Bus {
             inner: Arc::new(Inner {
                 metrics,
+                memory,
                 generation: AtomicU64::new(Self::NOBODY),
                 next: AtomicU64::new(1),
                 taps: RwLock::default(),
@@ -105,6 +121,15 @@ impl Bus {
     pub fn wants(&self, topic_name: &str) -> bool {
         let taps = self.inner.taps.read().unwrap_or_else(PoisonError::into_inner);
         taps.values().any(|tap| tap.hears(topic_name))
+    }
+
+    /// Whether there is no memory for one more message; it is counted as dropped then.
+    pub fn gives_way(&self) -> bool {
+        let full = self.inner.memory.is_full();
+        if full {
+            self.inner.dropped(1);
+        }
+        full
     }
 
     /// Hands in what is committed. Never waits: what finds no room is dropped and counted.
@@ -154,10 +179,18 @@ impl Inner {
     /// To everyone whose filters match.
     fn fan_out(&self, message: &LiveMessage) {
         let taps = self.taps.read().unwrap_or_else(PoisonError::into_inner);
+        let weight = message.weight();
+        let mut heard = None;
         for tap in taps.values().filter(|tap| tap.hears(message.topic())) {
-            let weight = message.weight();
+            let most = if self.memory.is_tight() { TIGHT_TAP_BYTES_MAX } else { TAP_BYTES_MAX };
+            let heard = heard.get_or_insert_with(|| {
+                let mut holding = Holding::new(self.memory.clone());
+                holding.set(weight);
+                Arc::new(Heard { message: message.clone(), weight, _holding: holding })
+            });
+            // One message always fits, however large.
             let waiting = tap.waiting_bytes.fetch_add(weight, Ordering::AcqRel);
-            if waiting > TAP_BYTES_MAX || tap.sender.try_send(message.clone()).is_err() {
+            if waiting > most || tap.sender.try_send(heard.clone()).is_err() {
                 tap.waiting_bytes.fetch_sub(weight, Ordering::AcqRel);
                 self.dropped(1);
             }
@@ -191,9 +224,14 @@ impl Tap {
 
     /// The next message. Cancel-safe.
     pub async fn next(&mut self) -> Option<LiveMessage> {
-        let message = self.receiver.recv().await?;
-        self.waiting_bytes.fetch_sub(message.weight(), Ordering::AcqRel);
-        Some(message)
+        let heard = self.receiver.recv().await?;
+        self.waiting_bytes.fetch_sub(heard.weight, Ordering::AcqRel);
+        Some(heard.message.clone())
+    }
+
+    /// Bytes that wait for this listener.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -228,7 +266,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_listener_gets_what_it_listens_to_in_order_through_the_router() {
-        let bus = Bus::new(Metrics::new());
+        let bus = Bus::new(Metrics::new(), Arc::default());
         assert_eq!(bus.generation(), Bus::NOBODY);
         let mut tap = bus.tap();
         tap.listen(vec!["a/#".into()]);
@@ -242,7 +280,7 @@ mod tests {
 
     #[tokio::test]
     async fn topics_that_panic_the_router_pass_in_their_frame() {
-        let bus = Bus::new(Metrics::new());
+        let bus = Bus::new(Metrics::new(), Arc::default());
         let mut tap = bus.tap();
         tap.listen(vec!["#".into(), "$SYS/#".into()]);
         for topic in ["é/b", "日本", "$SYS/x", "a//b", "/"] {
@@ -251,10 +289,31 @@ mod tests {
         }
     }
 
+    /// Once a message counted for each listener as its share of all who heard it, and the last one held a gigabyte that
+    /// counted for a megabyte.
+    #[tokio::test]
+    async fn what_the_last_listener_holds_counts_whole_however_many_have_heard_it() {
+        let (metrics, memory) = (Metrics::new(), Arc::<Memory>::default());
+        let bus = Bus::new(metrics.clone(), memory.clone());
+        let deaf = bus.tap();
+        let mut others: Vec<_> = (0..20).map(|_| bus.tap()).collect();
+        others.iter().chain([&deaf]).for_each(|tap| tap.listen(vec!["#".into()]));
+        for _ in 0..16 {
+            bus.send(vec![message("a", &"x".repeat(1_000_000))]);
+            for tap in &mut others {
+                assert_eq!(next(tap).await.unwrap().payload.len(), 1_000_000);
+            }
+        }
+        assert!((1_000_000..=2 * TAP_BYTES_MAX).contains(&deaf.waiting_bytes()), "{}", deaf.waiting_bytes());
+        assert!(!memory.is_tight());
+        drop(deaf);
+        assert_eq!(memory.outgoing_bytes(), 0);
+    }
+
     #[tokio::test]
     async fn a_listener_that_never_looks_costs_a_bounded_queue_and_others_nothing() {
         let metrics = Metrics::new();
-        let bus = Bus::new(metrics.clone());
+        let bus = Bus::new(metrics.clone(), Arc::default());
         let deaf = bus.tap();
         deaf.listen(vec!["#".into()]);
         let mut tap = bus.tap();

@@ -8,6 +8,8 @@
 
 mod connect;
 mod error;
+#[cfg(test)]
+pub(in crate::mqtt) mod fuzz;
 mod properties;
 mod publish;
 mod read;

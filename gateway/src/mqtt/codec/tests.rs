@@ -185,7 +185,7 @@ proptest! {
         };
         let id = PacketId::new(id);
         let mut out = Vec::new();
-        prop_assert!(write::publish(&mut out, Version::V5, Qos::AtLeastOnce, id, &message, MAX));
+        prop_assert!(publish(&mut out, Version::V5, Qos::AtLeastOnce, id, &message, MAX));
         let mut bytes = BytesMut::from(&out[..]);
         let oracle5::Packet::Publish(read) = oracle5::Packet::read(&mut bytes, Some(1 << 20)).unwrap() else { panic!() };
         prop_assert_eq!((&read.topic[..], &read.payload[..]), (topic.as_bytes(), &payload[..]));
@@ -195,11 +195,11 @@ proptest! {
         prop_assert_eq!(properties.user_properties, vec![("k".to_owned(), text.clone())]);
 
         let mut out = Vec::new();
-        prop_assert!(write::publish(&mut out, Version::V4, Qos::ExactlyOnce, id, &message, MAX));
+        prop_assert!(publish(&mut out, Version::V4, Qos::ExactlyOnce, id, &message, MAX));
         let mut bytes = BytesMut::from(&out[..]);
         let oracle4::Packet::Publish(read) = oracle4::Packet::read(&mut bytes, MAX).unwrap() else { panic!() };
         prop_assert_eq!((&read.topic[..], &read.payload[..]), (&topic[..], &payload[..]));
-        prop_assert!(!write::publish(&mut out, Version::V4, Qos::ExactlyOnce, id, &message, payload.len()));
+        prop_assert!(!publish(&mut out, Version::V4, Qos::ExactlyOnce, id, &message, payload.len()));
     }
 
     #[test]
@@ -264,6 +264,22 @@ proptest! {
             prop_assert_eq!(ours.id.map_or(0, |id| id.get()), theirs.pkid);
         }
     }
+}
+
+/// A whole PUBLISH, as a connection puts it together.
+fn publish(
+    out: &mut Vec<u8>,
+    version: Version,
+    qos: Qos,
+    id: Option<PacketId>,
+    message: &write::Message<'_>,
+    most: usize,
+) -> bool {
+    let fits = write::publish_head(out, version, qos, id, message, most);
+    if fits {
+        out.extend_from_slice(message.payload);
+    }
+    fits
 }
 
 /// Walks everything that is lazily read.

@@ -126,8 +126,9 @@ pub struct Message<'a> {
     pub subscription_ids: &'a [u32],
 }
 
-/// Appends a PUBLISH, unless it would be larger than `packet_bytes_max` [MQTT-3.1.2-24]; says whether it did.
-pub fn publish(
+/// Appends a PUBLISH up to its payload, which the caller puts behind it, unless the packet would be larger than
+/// `packet_bytes_max` [MQTT-3.1.2-24]; says whether it did.
+pub fn publish_head(
     out: &mut Vec<u8>,
     version: Version,
     qos: Qos,
@@ -157,7 +158,6 @@ pub fn publish(
         varint(out, properties.len());
         out.extend_from_slice(&properties);
     }
-    out.extend_from_slice(message.payload);
     true
 }
 

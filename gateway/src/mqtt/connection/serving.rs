@@ -1,7 +1,10 @@
 //! The loop of a connection: take what came in, let go what is durable, wait for whatever is next.
 
 use super::subscribers::Next;
-use super::{BEHIND_AFTER, Closing, Connection, OUTPUT_HIGH_BYTES, PACKET_WITHIN_MS};
+use super::{
+    BEHIND_AFTER, Closing, Connection, Growing, PACKET_WITHIN_MS, WAITING_BYTES_MAX, WANTED_BYTES_PER_MS,
+    WANTED_WITHIN_MS,
+};
 use crate::log::{AppendError, Placement, Ticket};
 use crate::mqtt::acks::{Answer, Held};
 use crate::mqtt::codec::{Frame, Publish, Qos, Reason, Version, decode, frame, frame_bytes, write};
@@ -9,7 +12,7 @@ use crate::mqtt::session::{Action, Reply, Violation};
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 /// What a client that is being replaced gets to take its last bytes.
@@ -29,6 +32,7 @@ enum Event {
     Durable(Result<(), AppendError>),
     Wrote(io::Result<usize>),
     Read(io::Result<usize>),
+    Room(OwnedSemaphorePermit),
     Deliver(Next),
     Leave,
     Stop,
@@ -51,7 +55,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             if self.output.is_empty() {
                 self.took_ms = now_ms;
             }
-            self.take_packets(now_ms);
+            let more = self.take_packets(now_ms);
+            if std::mem::take(&mut self.resubscribed) && self.closing.is_none() {
+                // Before anything of it is written, the SUBACK among it.
+                self.sources.update(&self.session.subscriptions, &self.shared);
+            }
             if let Err(error) = self.hand_in().await {
                 return self.log_failed(&error);
             }
@@ -64,6 +72,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             {
                 return self.say_goodbye(closing).await;
             }
+            self.count_held(now_ms);
+            if more && self.closing.is_none() && self.has_room() {
+                // What lies here already needs no event to go on.
+                continue;
+            }
             let deadline_ms = self.deadline_ms(now_ms);
             if deadline_ms < armed_ms {
                 armed_ms = deadline_ms;
@@ -74,6 +87,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 Event::Durable(Err(error)) => return self.log_failed(&error),
                 Event::Wrote(Ok(count)) if count > 0 => {
                     self.output.wrote(count);
+                    self.burden.took(count);
                     self.took_ms = self.shared.now_ms();
                 }
                 Event::Wrote(_) => return End::Gone,
@@ -81,6 +95,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 // The client may have closed its half only: it gets its answers.
                 Event::Read(Ok(_)) => self.close(None),
                 Event::Read(Err(_)) => return End::Gone,
+                Event::Room(room) => self.grow(room),
                 Event::Deliver(Next::Owed(owed)) => self.deliver_owed(owed),
                 Event::Deliver(Next::Live(message)) => self.deliver_live(&message),
                 Event::Leave => self.close(Some(Reason::SessionTakenOver)),
@@ -95,19 +110,29 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
     }
 
-    /// Decodes and handles every packet that is whole.
-    fn take_packets(&mut self, now_ms: u64) {
-        while self.closing.is_none() && self.has_room() {
+    /// Decodes and handles every packet that is whole, as far as there is room; true if that ended before they did.
+    fn take_packets(&mut self, now_ms: u64) -> bool {
+        while self.closing.is_none() {
+            if !(self.has_room() && self.inlet.has_room(self.input.capacity())) {
+                if !self.log_has_room() {
+                    // Time in which we wait for the disk does not count against the packet.
+                    self.partial_since_ms = None;
+                }
+                return true;
+            }
             let frame = match frame(self.input.filled(), self.shared.limits.packet_bytes_max) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
-                Err(error) => return self.violated(error.into()),
+                Err(error) => {
+                    self.violated(error.into());
+                    break;
+                }
             };
             self.partial_since_ms = None;
             match self.take_packet(frame, now_ms) {
                 Ok(Step::Go) => self.input.consume(frame.end),
-                Ok(Step::Closed) => return,
-                Err(violation) => return self.violated(violation),
+                Ok(Step::Closed) => break,
+                Err(violation) => self.violated(violation),
             }
         }
         if self.input.is_empty() {
@@ -115,10 +140,15 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         } else if self.partial_since_ms.is_none() {
             self.partial_since_ms = Some(now_ms);
         }
+        false
     }
 
     fn has_room(&self) -> bool {
-        self.session.inbound.has_room() && self.output.len() < OUTPUT_HIGH_BYTES
+        self.log_has_room() && self.output_has_room()
+    }
+
+    fn log_has_room(&self) -> bool {
+        self.session.inbound.has_room() && self.acks.waiting_bytes() < WAITING_BYTES_MAX
     }
 
     #[inline]
@@ -165,14 +195,14 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 let may = |filter: &str| self.shared.access.may_subscribe(self.inlet.who(), filter);
                 let before = self.session.subscriptions.len();
                 let codes = self.session.subscriptions.subscribe(version, &packet, may);
-                self.sources.update(&self.session.subscriptions, &self.shared);
+                self.resubscribed = true;
                 self.shared.metrics.mqtt_subscriptions.inc_by((self.session.subscriptions.len() - before) as i64);
                 write::suback(&mut self.output.bytes, version, packet.id, &codes);
             }
             Action::Unsubscribe(packet) => {
                 let before = self.session.subscriptions.len();
                 let codes = self.session.subscriptions.unsubscribe(&packet);
-                self.sources.update(&self.session.subscriptions, &self.shared);
+                self.resubscribed = true;
                 self.shared.metrics.mqtt_subscriptions.dec_by((before - self.session.subscriptions.len()) as i64);
                 write::unsuback(&mut self.output.bytes, version, packet.id, &codes);
             }
@@ -182,10 +212,15 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
 
     /// Hands what was gathered to the log, and holds its answers.
     async fn hand_in(&mut self) -> Result<(), AppendError> {
-        if self.inlet.items.is_empty() && self.inlet.live.is_empty() {
+        if self.inlet.is_empty() {
+            self.inlet.end_turn();
             return Ok(());
         }
         self.put_session();
+        if self.inlet.live_bytes() > 0 {
+            // Others are to know of it while the log makes this one wait.
+            self.count_held(self.shared.now_ms());
+        }
         let (ticket, placements) = match self.inlet.batch.is_empty() {
             true => (None, Vec::new()),
             false => {
@@ -194,9 +229,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 (Some(ticket), placements)
             }
         };
-        let live = std::mem::take(&mut self.inlet.live);
+        let live = self.inlet.take_live();
         let held = self.acks.hold(self.version(), ticket, &self.inlet.items, &placements, live);
-        self.inlet.items.clear();
+        self.inlet.end_turn();
         self.settle_full(held);
         Ok(())
     }
@@ -247,15 +282,19 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         timer: std::pin::Pin<&mut tokio::time::Sleep>,
     ) -> Event {
         let open = self.closing.is_none();
-        let can_read = open && self.has_room() && self.make_space().await;
-        if open && self.closing.is_some() {
-            return Event::Timer;
-        }
-        let can_send = self.output.len() < OUTPUT_HIGH_BYTES && open;
+        let can_read = open && self.has_room() && self.has_space();
+        let can_send = self.output_has_room() && open;
         let can_owe = can_send && self.session.outbound.has_room();
         let ticket = self.acks.next_ticket();
         let (acks_wait, output_waits) = (ticket.is_some(), !self.output.is_empty());
-        let (appender, seat, sources) = (&mut self.appender, &mut self.seat, &mut self.sources);
+        let (appender, seat, sources, growing) =
+            (&mut self.appender, &mut self.seat, &mut self.sources, &mut self.growing);
+        let room = async {
+            match growing {
+                Some(Growing { room, .. }) => room.as_mut().await,
+                None => std::future::pending().await,
+            }
+        };
         let durable = async {
             match ticket {
                 Some(ticket) => appender.durable(ticket).await,
@@ -271,21 +310,32 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             wrote = self.writer.write(self.output.pending()), if output_waits => Event::Wrote(wrote),
             done = durable, if acks_wait => Event::Durable(done),
             count = self.reader.read(self.input.space()), if can_read => Event::Read(count),
+            Ok(room) = room => Event::Room(room),
             next = sources.next(can_owe), if can_send => Event::Deliver(next),
         }
     }
 
-    /// False if a large packet found no room; the connection is closing then.
-    async fn make_space(&mut self) -> bool {
-        if self.input.prepare().is_some() {
+    /// Whether there is where to read to; if not, it waits for room as the last of those that do.
+    fn has_space(&mut self) -> bool {
+        if self.growing.is_none() && self.input.prepare().is_some() {
             return true;
         }
-        let grown = tokio::time::timeout(self.shared.connect_within, self.input.grow(&self.shared.large)).await;
-        if !matches!(grown, Ok(Ok(()))) {
-            self.refuse(Reason::QuotaExceeded, "too many large packets at once");
-            return false;
-        }
-        true
+        let memory = &self.shared.memory;
+        self.growing.get_or_insert_with(|| Growing {
+            room: Box::pin(self.input.room(&memory.large)),
+            since_ms: self.shared.now_ms(),
+            _wanting: memory.want(),
+        });
+        false
+    }
+
+    /// There is room for the packet at the front. The wait for it does not count against the client.
+    fn grow(&mut self, room: OwnedSemaphorePermit) {
+        let Some(growing) = self.growing.take() else { return };
+        self.input.grow(room);
+        let now_ms = self.shared.now_ms();
+        self.session.excuse(now_ms);
+        self.partial_since_ms = self.partial_since_ms.map(|since| since + now_ms.saturating_sub(growing.since_ms));
     }
 
     fn violated(&mut self, violation: Violation) {
@@ -317,13 +367,36 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             Some(Reason::SessionTakenOver) => GOODBYE_WITHIN,
             _ => self.shared.write_within,
         };
-        let flushed = tokio::time::timeout(within, self.writer.write_all(self.output.pending())).await;
-        if matches!(flushed, Ok(Ok(()))) { End::Answered } else { End::Gone }
+        let until = Instant::now() + within;
+        while !self.output.is_empty() {
+            let look = until.min(Instant::now() + Duration::from_secs(1));
+            let wrote = tokio::time::timeout_at(look, self.writer.write(self.output.pending())).await;
+            match wrote {
+                Ok(Ok(count)) if count > 0 => {
+                    self.output.wrote(count);
+                    self.burden.took(count);
+                }
+                Ok(_) => return End::Gone,
+                Err(_) => {}
+            }
+            let now_ms = self.shared.now_ms();
+            self.count_held(now_ms);
+            if Instant::now() >= until || self.burden.is_overdue(now_ms, &self.shared.memory) {
+                return End::Gone;
+            }
+        }
+        End::Answered
     }
 
     /// When the timer has to look again.
     fn deadline_ms(&self, now_ms: u64) -> u64 {
-        [self.keep_alive_due_ms(), self.packet_due_ms(), self.write_due_ms(), self.close_due_ms()]
+        // Memory may become tight at any time, so whoever holds much looks every second.
+        let holds_much = self.burden.is_any() || self.wanted_due_ms().is_some();
+        // What is read for a client that has no window for it wakes nobody.
+        let unseen = self.sources.is_any() && !(self.output_has_room() && self.session.outbound.has_room());
+        let look_ms = (holds_much || unseen).then_some(now_ms + 1_000);
+        let (packet_ms, room_ms) = (self.packet_due_ms(), self.room_due_ms());
+        [self.keep_alive_due_ms(), packet_ms, room_ms, self.write_due_ms(), self.close_due_ms(), look_ms]
             .into_iter()
             .flatten()
             .min()
@@ -332,14 +405,28 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
 
     fn keep_alive_due_ms(&self) -> Option<u64> {
         // While we do not read, silence is our doing.
-        let listening = self.closing.is_none() && self.has_room();
+        let listening = self.closing.is_none() && self.has_room() && self.growing.is_none();
         self.session.overdue_at_ms().filter(|_| listening)
     }
 
+    /// A client that does not take its answers has no more time for it.
     fn packet_due_ms(&self) -> Option<u64> {
-        let since = self.partial_since_ms.filter(|_| self.closing.is_none() && self.has_room())?;
+        let listening = self.closing.is_none() && self.log_has_room() && self.growing.is_none();
+        let since = self.partial_since_ms.filter(|_| listening)?;
         let size = frame_bytes(self.input.filled()).unwrap_or(0) as u64;
         Some(since + PACKET_WITHIN_MS + size * 1000 / 1024)
+    }
+
+    /// When a packet that is not whole has to give its room to others who want it.
+    fn wanted_due_ms(&self) -> Option<u64> {
+        let since = self.partial_since_ms.filter(|_| self.input.is_large() && self.packet_due_ms().is_some())?;
+        let size = frame_bytes(self.input.filled()).unwrap_or(0) as u64;
+        Some(since + WANTED_WITHIN_MS + size / WANTED_BYTES_PER_MS)
+    }
+
+    /// When a packet has waited too long for room.
+    fn room_due_ms(&self) -> Option<u64> {
+        Some(self.growing.as_ref()?.since_ms + self.shared.connect_within.as_millis() as u64)
     }
 
     fn write_due_ms(&self) -> Option<u64> {
@@ -361,7 +448,24 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         if passed(self.close_due_ms()) {
             return Some(End::Gone);
         }
-        if passed(self.packet_due_ms()) {
+        if self.burden.is_overdue(now_ms, &self.shared.memory) {
+            self.shared.reject_as(
+                "reads_slowly",
+                self.client_id(),
+                "it takes what it is sent too slowly for a full house",
+            );
+            return Some(End::Gone);
+        }
+        if passed(self.room_due_ms()) {
+            self.refuse(Reason::QuotaExceeded, "too many large packets at once");
+        } else if self.shared.memory.is_wanted() && passed(self.wanted_due_ms()) {
+            self.shared.reject_as(
+                "slow_packet",
+                self.client_id(),
+                "a packet takes too long while others want its room",
+            );
+            self.close(Some(Reason::QuotaExceeded));
+        } else if passed(self.packet_due_ms()) {
             self.shared.reject_as("slow_packet", self.client_id(), "a packet takes too long to come in");
             self.close(Some(Reason::KeepAliveTimeout));
         } else if passed(self.keep_alive_due_ms()) {

@@ -4,11 +4,13 @@ use super::{Connection, OUTPUT_HIGH_BYTES};
 use crate::mqtt::bus::{LiveMessage, Tap};
 use crate::mqtt::codec::write::{self, Message};
 use crate::mqtt::codec::{PacketId, Qos};
+use crate::mqtt::memory::LIGHT_BYTES;
 use crate::mqtt::session::Subscriptions;
 use crate::mqtt::session::subscriptions::Delivery;
 use crate::mqtt::shared::Shared;
 use crate::mqtt::tail::{Owed, Tail};
-use crate::record::{Header, HeaderId};
+use crate::record::Header;
+use bytes::Bytes;
 use std::collections::BTreeSet;
 
 /// A message for the client.
@@ -51,7 +53,7 @@ impl Sources {
             self.tail = None;
             return;
         }
-        let tail = self.tail.get_or_insert_with(Tail::new);
+        let tail = self.tail.get_or_insert_with(|| Tail::new(shared.memory.clone()));
         tail.set_filters(subscriptions);
         for stream in names.into_iter().filter_map(|name| shared.log.stream(name.as_str())) {
             if !tail.follow(&shared.log, &stream) {
@@ -62,6 +64,15 @@ impl Sources {
 
     pub fn stop(&mut self) {
         (self.tail, self.tap) = (None, None);
+    }
+
+    pub fn is_any(&self) -> bool {
+        self.tail.is_some() || self.tap.is_some()
+    }
+
+    /// Bytes that wait here for the client.
+    pub fn held_bytes(&self) -> usize {
+        self.tail.as_ref().map_or(0, Tail::held_bytes) + self.tap.as_ref().map_or(0, Tap::waiting_bytes)
     }
 
     /// The next message, from the log only if the client's window is open. Cancel-safe; never without a subscription.
@@ -92,25 +103,31 @@ impl Sources {
 }
 
 impl<S> Connection<S> {
+    pub(super) fn output_has_room(&self) -> bool {
+        let tight = self.shared.memory.is_tight();
+        self.output.len() < if tight { LIGHT_BYTES } else { OUTPUT_HIGH_BYTES }
+    }
+
     /// Sends what is owed, as far as it lies ready and the client's window is open.
     pub(super) fn deliver_owed(&mut self, first: Owed) {
         let mut next = Some(first);
-        while let Some(Owed { record, delivery }) = next {
-            let topic = record.header(HeaderId::Topic).cloned().unwrap_or_default();
+        while let Some(Owed { topic, payload, headers, delivery, weight }) = next {
+            self.burden.took(weight);
             if delivery.qos == Qos::AtMostOnce {
-                self.send_message(&topic, &record.data, &record.headers, &delivery, None);
+                self.send_message(&topic, &payload, &headers, &delivery, None);
             } else if let Some(id) = self.session.outbound.open(delivery.qos) {
-                let sent = self.send_message(&topic, &record.data, &record.headers, &delivery, Some(id));
+                let sent = self.send_message(&topic, &payload, &headers, &delivery, Some(id));
                 if !sent {
                     self.session.outbound.give_back(id);
                 }
             }
-            let room = self.session.outbound.has_room() && self.output.len() < OUTPUT_HIGH_BYTES;
+            let room = self.session.outbound.has_room() && self.output_has_room();
             next = if room { self.sources.owed_now() } else { None };
         }
     }
 
     pub(super) fn deliver_live(&mut self, message: &LiveMessage) {
+        self.burden.took(message.weight());
         let own = message.from == self.sources.serial;
         let found = self.session.subscriptions.live(message.topic(), message.stored, own);
         if let Some(delivery) = found {
@@ -122,7 +139,7 @@ impl<S> Connection<S> {
     fn send_message(
         &mut self,
         topic: &[u8],
-        payload: &[u8],
+        payload: &Bytes,
         headers: &[Header],
         delivery: &Delivery,
         id: Option<PacketId>,
@@ -130,8 +147,9 @@ impl<S> Connection<S> {
         let message = Message { topic, payload, headers, subscription_ids: &delivery.ids };
         let version = self.session.version();
         let most = self.client_packet_bytes_max;
-        let sent = write::publish(&mut self.output.bytes, version, delivery.qos, id, &message, most);
+        let sent = write::publish_head(&mut self.output.bytes, version, delivery.qos, id, &message, most);
         if sent {
+            self.output.put_payload(payload);
             self.shared.metrics.mqtt_delivered.inc();
         } else {
             self.shared.metrics.reject("mqtt", "subscriber_too_small");

@@ -5,6 +5,10 @@
 
 use crate::mqtt::codec::{PropertyId, Qos, Reason, Subscribe, Unsubscribe, Version};
 use crate::mqtt::topic;
+use std::collections::HashSet;
+
+/// Filters of one connection together, in bytes: they are held in several copies and matched against every message.
+const FILTERS_BYTES_MAX: usize = 32 << 10;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
@@ -47,10 +51,15 @@ impl Subscriptions {
     pub fn subscribe(&mut self, version: Version, packet: &Subscribe<'_>, may: impl Fn(&str) -> bool) -> Vec<u8> {
         let id = packet.properties.number(PropertyId::SubscriptionId);
         let mut codes = Vec::new();
-        for wanted in packet.filters.iter() {
+        for (nth, wanted) in packet.filters.iter().enumerate() {
             let subscription =
-                Subscription { filter: wanted.filter.to_owned(), qos: wanted.qos, id, no_local: wanted.no_local };
-            codes.push(match self.subscribe_one(subscription, &may) {
+                || Subscription { filter: wanted.filter.to_owned(), qos: wanted.qos, id, no_local: wanted.no_local };
+            // A packet can hold a quarter of a million; what cannot fit is not looked at.
+            let taken = match nth < 4 * self.most {
+                true => self.subscribe_one(subscription(), &may),
+                false => Err(Reason::QuotaExceeded),
+            };
+            codes.push(match taken {
                 Ok(qos) => qos as u8,
                 // 3.1.1 has one code for every failure.
                 Err(_) if version == Version::V4 => Reason::Unspecified as u8,
@@ -68,10 +77,11 @@ impl Subscriptions {
             return Err(Reason::NotAuthorized);
         }
         let qos = wanted.qos;
+        let bytes = self.list.iter().map(|s| s.filter.len()).sum::<usize>() + wanted.filter.len();
         // [MQTT-3.8.4-3] the same filter again replaces the subscription.
         match self.list.iter().position(|s| s.filter == wanted.filter) {
             Some(same) => self.list[same] = wanted,
-            None if self.list.len() >= self.most => return Err(Reason::QuotaExceeded),
+            None if self.list.len() >= self.most || bytes > FILTERS_BYTES_MAX => return Err(Reason::QuotaExceeded),
             None => self.list.push(wanted),
         }
         Ok(qos)
@@ -79,13 +89,12 @@ impl Subscriptions {
 
     /// One code a filter for UNSUBACK [MQTT-3.11.3-1].
     pub fn unsubscribe(&mut self, packet: &Unsubscribe<'_>) -> Vec<u8> {
-        let mut codes = Vec::new();
-        for gone in packet.filters.iter() {
-            let before = self.list.len();
-            self.list.retain(|s| s.filter != gone.filter);
-            let found = self.list.len() < before;
-            codes.push(if found { Reason::Success } else { Reason::NoSubscriptionExisted } as u8);
-        }
+        let mut kept: HashSet<&str> = self.list.iter().map(|s| s.filter.as_str()).collect();
+        let found = |filter| if kept.remove(filter) { Reason::Success } else { Reason::NoSubscriptionExisted };
+        let codes = packet.filters.iter().map(|gone| gone.filter).map(found).map(|reason| reason as u8).collect();
+        let kept: Vec<bool> = self.list.iter().map(|s| kept.contains(s.filter.as_str())).collect();
+        let mut kept = kept.into_iter();
+        self.list.retain(|_| kept.next().unwrap_or(true));
         codes
     }
 

@@ -183,6 +183,37 @@ fn subscriptions_are_granted_or_refused_one_by_one() {
 }
 
 #[test]
+fn filters_are_bounded_in_number_and_in_bytes_and_a_packet_of_many_costs_little() {
+    let limits = Limits { subscriptions_max: 10, ..LIMITS };
+    let accepted = accept(&connect(Version::V5), &limits, String::new).unwrap();
+    let mut s = Session::new(&accepted, &limits, &[], 0).subscriptions;
+    let packet = |first: u8, filters: &[String], options: &[u8]| {
+        let mut body = vec![0, 1, 0];
+        for filter in filters {
+            body.extend((filter.len() as u16).to_be_bytes());
+            body.extend(filter.as_bytes());
+            body.extend(options);
+        }
+        (first, body)
+    };
+    let subscribe = |s: &mut Subscriptions, filters: &[String]| {
+        let (first, body) = packet(0x82, filters, &[1]);
+        let Ok(Packet::Subscribe(packet)) = decode(Version::V5, first, &body) else { panic!() };
+        s.subscribe(Version::V5, &packet, |_| true)
+    };
+    let long = |n: usize| format!("{n}/{}", "x".repeat(20_000));
+    assert_eq!(subscribe(&mut s, &[long(1), long(2), long(1)]), [1, 0x97, 1]);
+    let many: Vec<_> = (0..100_000).map(|n| n.to_string()).collect();
+    let codes = subscribe(&mut s, &many);
+    assert_eq!((codes.iter().filter(|code| **code == 1).count(), s.len()), (9, 10));
+    let (first, body) = packet(0xa2, &[&many[..], &[long(1), long(1), long(2)]].concat(), &[]);
+    let Ok(Packet::Unsubscribe(unsubscribe)) = decode(Version::V5, first, &body) else { panic!() };
+    let codes = s.unsubscribe(&unsubscribe);
+    assert_eq!((codes.iter().filter(|code| **code == 0).count(), s.len()), (10, 0));
+    assert_eq!(codes[codes.len() - 3..], [0, 0x11, 0x11]);
+}
+
+#[test]
 fn a_message_goes_at_the_lesser_of_published_and_granted() {
     use Qos::*;
     let mut s = session(Version::V5, &[]).subscriptions;
@@ -217,4 +248,51 @@ fn connect_is_judged() {
     let persistent = judge(Connect { clean: false, ..connect(Version::V4) }).unwrap();
     assert!(persistent.is_persistent());
     assert!(!judge(Connect { clean: false, ..connect(Version::V5) }).unwrap().is_persistent());
+}
+
+/// Conversations of mutated packets with one session after another: nothing panics, and nothing grows past its bound.
+#[test]
+fn no_conversation_panics_or_outgrows_its_bounds() {
+    use crate::mqtt::codec::fuzz::{good_packets, mutate};
+    let mut random = fastrand::Rng::with_seed(0x5e55);
+    let good = good_packets();
+    let (mut actions, mut violations) = (0usize, 0usize);
+    for round in 0..2_000 {
+        let version = if round % 2 == 0 { Version::V4 } else { Version::V5 };
+        let mut s = session(version, &[id(1), id(7)]);
+        for now_ms in 0..100 {
+            let mut bytes = good[random.usize(3..good.len())].clone();
+            if random.bool() {
+                mutate(&mut random, &mut bytes, &good);
+            }
+            let Ok(Some(found)) = frame(&bytes, 1 << 20) else { continue };
+            let Ok(packet) = decode(version, found.first, &bytes[found.body..found.end]) else { continue };
+            // The connection takes no packet while there is no room.
+            if !s.inbound.has_room() {
+                s.inbound.answered(random.u32(1..3));
+            }
+            match s.handle(packet, now_ms) {
+                Ok(Action::Subscribe(packet)) => {
+                    let codes = s.subscriptions.subscribe(version, &packet, |filter| filter.len() % 7 != 0);
+                    assert_eq!(codes.len(), packet.filters.iter().count());
+                }
+                Ok(Action::Unsubscribe(packet)) => {
+                    let codes = s.subscriptions.unsubscribe(&packet);
+                    assert_eq!(codes.len(), packet.filters.iter().count());
+                }
+                Ok(_) => actions += 1,
+                Err(violation) => {
+                    assert!(violation.reason as u8 >= 0x80);
+                    violations += 1;
+                    break;
+                }
+            }
+            if random.bool() {
+                let _ = s.outbound.open([Qos::AtLeastOnce, Qos::ExactlyOnce][random.usize(..2)]);
+            }
+            assert!(s.inbound.taken().len() <= usize::from(LIMITS.receive_maximum) + 2, "kept ones among them");
+            assert!(s.subscriptions.len() <= LIMITS.subscriptions_max as usize);
+        }
+    }
+    assert!(actions > 2_000 && violations > 200, "{actions} actions, {violations} violations");
 }

@@ -180,3 +180,29 @@ async fn a_thousand_connects_do_not_stop_a_publisher() {
     }
     drop(storm.await);
 }
+
+/// 3.1.1 cannot be told: it is closed behind the acknowledgements of what came before, and nothing of the packet is read.
+#[tokio::test]
+async fn a_publish_over_the_maximum_packet_size_is_refused_by_its_length_alone() {
+    let config = MqttConfig { packet_size_max: crate::units::ByteSize(2_048), ..Default::default() };
+    let gateway = Gateway::with(config, &[], &[]).await;
+    for (level, told) in [(4, None), (5, Some(vec![0xe0, 2, 0x95, 0]))] {
+        let mut client = gateway.connected(level, "large").await;
+        let properties = if level == 5 { vec![0] } else { vec![] };
+        let of = |id: u8, bytes: usize| {
+            // One byte of type, two of length, three of topic, two of identifier.
+            let payload = vec![b'x'; bytes - 8 - properties.len()];
+            packet(0x32, &[&text("a")[..], &[0, id], &properties, &payload].concat())
+        };
+        let (fits, over) = (of(1, 2_048), of(2, 2_049));
+        assert_eq!((fits.len(), over.len()), (2_048, 2_049));
+        client.send(&[&fits[..], &over[..3]].concat()).await;
+        client.expect(&[0x40, 2, 0, 1]).await;
+        if let Some(told) = told {
+            client.expect(&told).await;
+        }
+        client.expect_end().await;
+    }
+    assert_eq!(gateway.rejects("too_large"), 2);
+    assert_eq!(gateway.records("default").len(), 2);
+}

@@ -4,6 +4,7 @@ mod abuse;
 mod bench;
 mod durability;
 mod harness;
+mod memory;
 mod protocol;
 mod subscribers;
 mod with_rumqttc;

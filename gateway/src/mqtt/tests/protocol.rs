@@ -261,3 +261,22 @@ async fn a_start_without_its_stream_is_refused_with_what_to_write() {
     let told = started.await.err().unwrap().to_string();
     assert!(told.contains("add a [[stream]] with name = \"nowhere\""), "{told}");
 }
+
+/// What has more headers than the wire between gateways carries would be stuck on its way upstream for ever.
+#[tokio::test]
+async fn a_message_with_too_many_properties_is_refused_and_the_next_is_taken() {
+    let gateway = Gateway::start().await;
+    let mut client = gateway.connected(5, "c").await;
+    let property = user_property("a", "b");
+    let publish = |id: u16, count: usize| {
+        let list = property.repeat(count);
+        let length = [list.len() as u8 | 0x80, (list.len() >> 7) as u8];
+        packet(0x32, &[&text("t")[..], &id.to_be_bytes(), &length, &list, b"x"].concat())
+    };
+    client.send(&publish(1, 62)).await;
+    client.expect(&[0x40, 3, 0, 1, 0x97]).await;
+    client.send(&publish(2, 61)).await;
+    client.expect(&[0x40, 2, 0, 2]).await;
+    let records = gateway.records("default");
+    assert_eq!((records.len(), records[0].headers.len()), (1, crate::wire::HEADERS_MAX - 2));
+}

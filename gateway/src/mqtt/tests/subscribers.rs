@@ -165,3 +165,90 @@ async fn a_subscriber_that_never_reads_does_not_hold_up_anyone() {
         assert_eq!(subscriber.packet().await[0], 0x30);
     }
 }
+
+/// A record that is larger than a client takes is as if it had been sent [MQTT-3.1.2-25]: it holds no place in the window.
+#[tokio::test]
+async fn a_message_over_the_clients_maximum_packet_size_is_left_out_and_the_next_comes() {
+    let gateway = Gateway::start().await;
+    let mut small = gateway.client().await;
+    // Receive Maximum 1, Maximum Packet Size 64.
+    small.send(&connect_with(5, true, "small", b"\x21\0\x01\x27\0\0\0\x40")).await;
+    assert_eq!(small.packet().await[3], 0);
+    for (id, filter, qos) in [(1, "owed", 1), (2, "live", 0)] {
+        small.send(&subscribe(5, id, filter, qos)).await;
+        small.expect(&[0x90, 4, 0, id as u8, 0, qos]).await;
+    }
+    let mut publisher = gateway.connected(5, "p").await;
+    let mut id = 0;
+    // Of the 64 bytes two are header, six topic and one the length of no properties; an identifier takes two more.
+    for (topic, qos, most) in [("owed", 1, 53), ("live", 0, 55)] {
+        for size in [most + 1, most, 1_000, 3] {
+            id += 1;
+            publisher.send(&publish5(1, id, topic, &[], &"x".repeat(size))).await;
+            publisher.expect(&[0x40, 2, 0, id as u8]).await;
+        }
+        for (nth, size) in [(2, most), (4, 3)] {
+            let id = if qos == 1 { vec![0, nth] } else { vec![] };
+            let body = [text(topic), id.clone(), vec![0], vec![b'x'; size]].concat();
+            small.expect(&packet(0x30 | qos << 1, &body)).await;
+            if qos == 1 {
+                small.send(&packet(0x40, &id)).await;
+            }
+        }
+    }
+    assert_eq!(gateway.rejects("subscriber_too_small"), 4);
+}
+
+#[tokio::test]
+async fn qos_0_messages_give_way_to_a_slow_subscriber_and_are_counted() {
+    let gateway = Gateway::start().await;
+    let mut slow = gateway.connected(4, "slow").await;
+    slow.send(&subscribe(4, 1, "#", 0)).await;
+    slow.expect(&[0x90, 3, 0, 1, 0]).await;
+    let mut publisher = gateway.connected(4, "p").await;
+    let payload = "x".repeat(100_000);
+    let mut sent = 0u16;
+    while gateway.rejects("live_overflow") < 20 {
+        sent += 1;
+        assert!(sent < 1_000, "nothing has given way");
+        publisher.send(&publish(1, sent, "a", &payload)).await;
+        publisher.expect(&packet(0x40, &sent.to_be_bytes())).await;
+    }
+    // Once it reads it gets what was not dropped, in order, and what comes next.
+    publisher.send(&publish(1, 9_999, "last", "x")).await;
+    publisher.expect(&packet(0x40, &9_999u16.to_be_bytes())).await;
+    let mut got = 0;
+    loop {
+        let message = tokio::time::timeout(std::time::Duration::from_millis(500), slow.packet()).await;
+        let Ok(message) = message else { break };
+        assert_eq!(message[0], 0x30);
+        got += 1;
+    }
+    assert_eq!(got + gateway.rejects("live_overflow"), u64::from(sent) + 1, "delivered or counted");
+}
+
+/// The bus stands off the acknowledgement path: nothing a publisher is owed waits for it.
+#[tokio::test]
+async fn the_death_of_the_buss_router_does_not_stop_ingest_and_listeners_hear_again() {
+    let gateway = Gateway::start().await;
+    let mut subscriber = gateway.connected(4, "s").await;
+    subscriber.send(&subscribe(4, 1, "#", 0)).await;
+    subscriber.expect(&[0x90, 3, 0, 1, 0]).await;
+    let mut publisher = gateway.connected(4, "p").await;
+    publisher.send(&publish(1, 1, "a", "before")).await;
+    publisher.expect(&[0x40, 2, 0, 1]).await;
+    subscriber.expect(&packet(0x30, &[text("a"), b"before".to_vec()].concat())).await;
+    publisher.send(&publish(1, 2, crate::mqtt::bus::DEADLY_TOPIC, "x")).await;
+    publisher.expect(&[0x40, 2, 0, 2]).await;
+    for id in 3..500u16 {
+        publisher.send(&publish(1, id, "a", "after")).await;
+        publisher.expect(&packet(0x40, &id.to_be_bytes())).await;
+        let heard = tokio::time::timeout(std::time::Duration::from_millis(10), subscriber.packet()).await;
+        if heard.is_ok_and(|packet| packet.ends_with(b"after")) {
+            assert_eq!(gateway.payloads("default").len(), usize::from(id));
+            assert!(gateway.rejects("live_overflow") > 0, "what died with it is counted");
+            return;
+        }
+    }
+    panic!("nothing is heard any more");
+}
