@@ -58,7 +58,7 @@ pub use cursor::CursorState;
 pub use error::{AppendError, CreateError, DeleteError, OpenError, ReadError};
 pub use read::{Entry, Position, Reader};
 pub use recover::Recovery;
-pub use relay::{RelayError, Relaying, StoredBlock};
+pub use relay::{BlocksWeight, RelayError, RelayLimits, Relaying, StoredBlock};
 pub use schema::Table;
 pub use shard::Shard;
 pub use stream::{OnFull, SHARDS_MAX, Stream, StreamSettings};
