@@ -565,6 +565,35 @@ async fn a_batch_of_another_headwater_is_stored_once_and_answered_in_place() {
     assert!(answer.text().contains("SerializationException"), "{}", answer.text());
 }
 
+/// Fault: an answer of 10,000 records without data could hold 640 MB of headers. Cause: only data and key counted.
+/// Fix: headers count, asked for or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn p6_headers_count_in_what_an_answer_may_hold() {
+    let gateway = Gateway::start().await;
+    let mut client = gateway.client().await;
+    client.create("s", 1).await;
+    let (log, stream) = (gateway.log.clone(), gateway.log.stream("s").unwrap());
+    let put = move || {
+        let headers = [Header::user("name", &"v".repeat(60_000))];
+        let mut batch = Batch::new();
+        for _ in 0..200 {
+            batch.push(&stream, &NewRecord { key: b"k", headers: &headers, ..NewRecord::default() }).unwrap();
+        }
+        log.appender().commit_blocking(&mut batch).unwrap();
+    };
+    tokio::task::spawn_blocking(put).await.unwrap();
+    for asked in [false, true] {
+        if asked {
+            client.headers.insert("x-headwater-headers", "1".parse().unwrap());
+        }
+        let iterator = client.iterator(oldest("s", 0)).await;
+        let page = client.read(&iterator).await;
+        assert_eq!(page["Records"].as_array().unwrap().len(), (10 << 20) / 60_015);
+        let rest = client.read(page["NextShardIterator"].as_str().unwrap()).await;
+        assert_eq!(rest["Records"].as_array().unwrap().len(), 200 - (10 << 20) / 60_015);
+    }
+}
+
 /// Fault: what another Headwater sends was charged with twelve times its length, and became hundreds of times as much.
 /// Cause: twelve is what compression makes of telemetry, not what it may make. Fix: charged with what is in it.
 #[tokio::test(flavor = "multi_thread")]

@@ -295,6 +295,25 @@ async fn a_reader_follows_the_tail() {
     tokio::task::spawn_blocking(move || log.close(STOP)).await.unwrap();
 }
 
+/// Fault: a chunk of 256 KiB could be 4,096 records of 64 KiB of user properties and no payload: 268 MB.
+/// Cause: only the payload counted. Fix: key and headers count too.
+#[test]
+fn p6_a_read_is_bounded_by_keys_headers_and_values() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let stream = log.create_stream(&name("s"), StreamSettings { shards: 1, ..Default::default() }).unwrap();
+    let headers = [Header::user("name", &"v".repeat(10_000))];
+    let mut batch = Batch::new();
+    for _ in 0..40 {
+        batch.push(&stream, &NewRecord { key: &[b'k'; 1000], headers: &headers, ..Default::default() }).unwrap();
+    }
+    log.appender().commit_blocking(&mut batch).unwrap();
+    let mut reader = log.reader(&stream, 0, Position::Oldest).unwrap();
+    assert_eq!(reader.next_blocking(1000, 55_000).unwrap().len(), 5);
+    assert_eq!(reader.next_blocking(1000, 1 << 20).unwrap().len(), 35);
+    log.close(STOP);
+}
+
 #[test]
 fn a_reader_starts_at_a_time() {
     let bench = Bench::new();

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use std::sync::Arc;
 
 const RECORDS_MAX: i32 = 10_000;
-/// Data of one answer, in bytes.
+/// Keys, headers and data of one answer, in bytes: headers take memory also where nobody asked for them.
 const ANSWER_BYTES_MAX: usize = 10 << 20;
 /// Read in one step; an answer takes several, each within the budget of the door.
 const STEP_BYTES: usize = 1 << 20;
@@ -166,7 +166,7 @@ async fn read(call: &Call<'_>, reader: &mut Reader, charge: &mut Charge, most: u
         }
         for entry in entries {
             let Entry::Record(record) = entry else { continue };
-            bytes += record.data.len() + record.key.len();
+            bytes += record.weight();
             // The last step may read one record that is larger than what was left.
             if bytes > ANSWER_BYTES_MAX && !records.is_empty() {
                 return Ok(Page { next: record.number, records });
