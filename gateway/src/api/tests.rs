@@ -594,6 +594,30 @@ async fn p6_headers_count_in_what_an_answer_may_hold() {
     }
 }
 
+/// Fault: a member of another type was echoed whole, 15 MiB of it. Cause: serde's own words. Fix: ours, and few of either.
+#[tokio::test(flavor = "multi_thread")]
+async fn p6_what_is_refused_is_not_echoed_at_length() {
+    let gateway = Gateway::start().await;
+    let mut client = gateway.client().await;
+    client.create("s", 1).await;
+    let long = "\u{1}".repeat(1 << 20);
+    for extra in [
+        json!({"Epoch": &long}),
+        json!({"Sequence": &long}),
+        json!({"Headers": [[&long, ""]]}),
+        json!({"Headers": [&long]}),
+        json!({"Headers": &long}),
+        json!({"Producer": &long}),
+    ] {
+        let request = json!({"StreamName": "s", "PartitionKey": "k", "Data": "", "Headwater": extra});
+        let answer = client.post("PutRecord", request.to_string()).await;
+        assert_eq!(answer.status, 400);
+        assert!(answer.body.len() < 2048, "{} bytes", answer.body.len());
+    }
+    let request = json!({"StreamName": &long, "PartitionKey": "k", "Data": &long, "ExplicitHashKey": &long});
+    assert!(client.post("PutRecord", request.to_string()).await.body.len() < 32 << 10);
+}
+
 /// Fault: what another Headwater sends was charged with twelve times its length, and became hundreds of times as much.
 /// Cause: twelve is what compression makes of telemetry, not what it may make. Fix: charged with what is in it.
 #[tokio::test(flavor = "multi_thread")]
