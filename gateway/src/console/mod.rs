@@ -26,7 +26,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use token::Token;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 /// Pages that walk over all streams, made at once.
 const PAGES_AT_ONCE: usize = 2;
@@ -56,7 +56,8 @@ impl Console {
         ready: watch::Receiver<bool>,
     ) -> Result<Console, ConsoleStartError> {
         let token = config.token_file.as_deref().map(Token::load).transpose()?;
-        let desk = Arc::new(Desk { log, metrics, card, ready, token, pages: Semaphore::new(PAGES_AT_ONCE) });
+        let (pages, scrape) = (Semaphore::new(PAGES_AT_ONCE), Mutex::default());
+        let desk = Arc::new(Desk { log, metrics, card, ready, token, pages, scrape });
         let listen = config.listen.address().ok_or(ConsoleStartError::Off)?;
         let server = Server::start(listen, config.limits(), desk).await;
         let server = server.map_err(|source| ConsoleStartError::Listen { listen, source })?;
@@ -79,6 +80,8 @@ struct Desk {
     ready: watch::Receiver<bool>,
     token: Option<Token>,
     pages: Semaphore,
+    /// Some figures are set when they are asked for: one at a time.
+    scrape: Mutex<()>,
 }
 
 impl Handler for Desk {
@@ -131,7 +134,10 @@ impl Desk {
             return Page::text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping\n");
         };
         match path {
-            "/metrics" => pages::metrics(&self.log, &self.metrics, &self.card),
+            "/metrics" => {
+                let _alone = self.scrape.lock().await;
+                pages::metrics(&self.log, &self.metrics, &self.card)
+            }
             "/status" => pages::status(&self.log, *self.ready.borrow()),
             _ => Page::text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz and /status\n"),
         }
