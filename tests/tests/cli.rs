@@ -216,8 +216,7 @@ fn a_tail_of_no_records_is_a_mistake() {
 /// Fault: `headwater completions bash | head` panicked. Fix: a reader that went away ends it quietly.
 #[test]
 fn completions_for_a_reader_that_went_away_end_quietly() {
-    let mut child =
-        headwater(&["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = headwater(&["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let did: Did = child.wait_with_output().unwrap().into();
     assert_eq!((did.code, did.err.as_str()), (Some(0), ""));

@@ -11,7 +11,9 @@
 //! ([`lane_of`]) towards the receiver's shard; its sequence is its number. So what was sent by one operation is known when
 //! it comes again by the other.
 
-use super::{Input, LANES_MAX, ORIGIN_BYTES_MAX, Status, WireError, decode_answer, encode_answer, put_bytes, put_varint};
+use super::{
+    Input, LANES_MAX, ORIGIN_BYTES_MAX, Status, WireError, decode_answer, encode_answer, put_bytes, put_varint,
+};
 use crate::record::{HashKey, StreamName};
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
