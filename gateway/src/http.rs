@@ -38,9 +38,8 @@ const H1_BUFFER_BYTES_MAX: usize = 128 << 10;
 const WRITTEN_BYTES_MIN: u64 = 16 << 10;
 /// How many times its bound of a body that is too large is read and thrown away, to answer it.
 const DISCARD_TIMES: usize = 4;
-/// Large answers have one part in so many of the budget: who reads slowly leaves the rest to those who send, the largest
-/// request with them.
-const ANSWERS_PART: u64 = 3;
+/// Large answers have one part in so many of the budget: who reads slowly leaves the rest to those who send.
+const ANSWERS_PART: u64 = 2;
 /// How long a body or an answer waits for room in the budget before its sender is told to come again.
 const BUDGET_WAIT: Duration = Duration::from_secs(1);
 
@@ -299,6 +298,7 @@ impl Metered {
 pub struct Budget {
     all: Arc<Semaphore>,
     answers: Arc<Semaphore>,
+    answers_kib: usize,
 }
 
 /// A part of a [`Budget`], given back when dropped.
@@ -318,8 +318,10 @@ pub struct OverBudget;
 
 impl Budget {
     pub fn new(bytes: u64) -> Self {
-        let kib = |bytes: u64| Arc::new(Semaphore::new((bytes >> 10).clamp(1, u64::from(u32::MAX)) as usize));
-        Budget { all: kib(bytes), answers: kib(bytes / ANSWERS_PART) }
+        let kib = |bytes: u64| (bytes >> 10).clamp(1, u64::from(u32::MAX)) as usize;
+        let part = |kib: usize| Arc::new(Semaphore::new(kib));
+        let (all_kib, answers_kib) = (kib(bytes), kib(bytes / ANSWERS_PART));
+        Budget { all: part(all_kib), answers: part(answers_kib), answers_kib }
     }
 
     /// Raises a charge to `bytes`, waiting a moment for room.
@@ -338,8 +340,13 @@ impl Budget {
         charge.answer.raise(&self.answers, bytes).await
     }
 
-    /// The same without waiting.
+    /// The same for an answer that could do with less: without waiting, and a quarter of the part stays for the answers
+    /// that have nothing yet.
     pub fn try_raise_answer(&self, charge: &mut Charge, bytes: usize) -> Result<(), OverBudget> {
+        let wanted = charge.answer.wanted(bytes)?.unwrap_or(0) as usize;
+        if self.answers.available_permits() < wanted + self.answers_kib / 4 {
+            return Err(OverBudget);
+        }
         charge.answer.try_raise(&self.answers, bytes)
     }
 }

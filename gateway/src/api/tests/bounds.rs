@@ -61,7 +61,7 @@ async fn p8_slow_readers_of_large_answers_stop_nobody() {
         assert_eq!(answer.status(), 200);
         unread.push((slow, answer));
     }
-    let data = "x".repeat(9 << 20);
+    let data = "x".repeat(6 << 20);
     assert!(client.put("s", "k", &data).await["SequenceNumber"].is_string());
     let page = client.read(&iterator).await;
     assert!(!page["Records"].as_array().unwrap().is_empty(), "and who reads at once is answered too");
