@@ -38,6 +38,8 @@ const H1_BUFFER_BYTES_MAX: usize = 128 << 10;
 const WRITTEN_BYTES_MIN: u64 = 16 << 10;
 /// How many times its bound of a body that is too large is read and thrown away, to answer it.
 const DISCARD_TIMES: usize = 4;
+/// Large answers have one part in so many of the budget: who reads slowly leaves the rest to those who send.
+const ANSWERS_PART: u64 = 2;
 /// How long a body or an answer waits for room in the budget before its sender is told to come again.
 const BUDGET_WAIT: Duration = Duration::from_secs(1);
 
@@ -290,13 +292,25 @@ impl Metered {
     }
 }
 
-/// Memory that all requests and answers of a server share, in KiB.
+/// Memory that all requests and answers of a server share, in KiB. A client may take its time to read an answer, so large
+/// answers have a part of it alone, and whoever sends goes on.
 #[derive(Clone)]
-pub struct Budget(Arc<Semaphore>);
+pub struct Budget {
+    all: Arc<Semaphore>,
+    answers: Arc<Semaphore>,
+    answers_kib: usize,
+}
 
 /// A part of a [`Budget`], given back when dropped.
 #[derive(Default)]
-pub struct Charge(Option<OwnedSemaphorePermit>);
+pub struct Charge {
+    all: Held,
+    answer: Held,
+}
+
+/// Permits of one semaphore.
+#[derive(Default)]
+struct Held(Option<OwnedSemaphorePermit>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too much is in flight")]
@@ -304,33 +318,61 @@ pub struct OverBudget;
 
 impl Budget {
     pub fn new(bytes: u64) -> Self {
-        Budget(Arc::new(Semaphore::new((bytes >> 10).clamp(1, u64::from(u32::MAX)) as usize)))
+        let kib = |bytes: u64| (bytes >> 10).clamp(1, u64::from(u32::MAX)) as usize;
+        let part = |kib: usize| Arc::new(Semaphore::new(kib));
+        let (all_kib, answers_kib) = (kib(bytes), kib(bytes / ANSWERS_PART));
+        Budget { all: part(all_kib), answers: part(answers_kib), answers_kib }
     }
 
     /// Raises a charge to `bytes`, waiting a moment for room.
     pub async fn raise(&self, charge: &mut Charge, bytes: usize) -> Result<(), OverBudget> {
-        let wanted = bytes.div_ceil(1 << 10).saturating_sub(charge.kib());
-        if wanted == 0 {
-            return Ok(());
-        }
-        let wanted = u32::try_from(wanted).map_err(|_| OverBudget)?;
-        let more = timeout(BUDGET_WAIT, self.0.clone().acquire_many_owned(wanted)).await;
-        charge.add(more.map_err(|_| OverBudget)?.map_err(|_| OverBudget)?);
-        Ok(())
+        charge.all.raise(&self.all, bytes).await
     }
 
     /// The same without waiting.
     pub fn try_raise(&self, charge: &mut Charge, bytes: usize) -> Result<(), OverBudget> {
-        let wanted = bytes.div_ceil(1 << 10).saturating_sub(charge.kib());
-        if wanted > 0 {
-            let wanted = u32::try_from(wanted).map_err(|_| OverBudget)?;
-            charge.add(self.0.clone().try_acquire_many_owned(wanted).map_err(|_| OverBudget)?);
+        charge.all.try_raise(&self.all, bytes)
+    }
+
+    /// Takes room for a large answer of `bytes`, beside the memory it is charged with: the part that answers may take of
+    /// it until they are sent.
+    pub async fn raise_answer(&self, charge: &mut Charge, bytes: usize) -> Result<(), OverBudget> {
+        charge.answer.raise(&self.answers, bytes).await
+    }
+
+    /// The same for an answer that could do with less: without waiting, and a quarter of the part stays for the answers
+    /// that have nothing yet.
+    pub fn try_raise_answer(&self, charge: &mut Charge, bytes: usize) -> Result<(), OverBudget> {
+        let wanted = charge.answer.wanted(bytes)?.unwrap_or(0) as usize;
+        if self.answers.available_permits() < wanted + self.answers_kib / 4 {
+            return Err(OverBudget);
         }
-        Ok(())
+        charge.answer.try_raise(&self.answers, bytes)
     }
 }
 
-impl Charge {
+impl Held {
+    async fn raise(&mut self, of: &Arc<Semaphore>, bytes: usize) -> Result<(), OverBudget> {
+        if let Some(wanted) = self.wanted(bytes)? {
+            let more = timeout(BUDGET_WAIT, of.clone().acquire_many_owned(wanted)).await;
+            self.add(more.map_err(|_| OverBudget)?.map_err(|_| OverBudget)?);
+        }
+        Ok(())
+    }
+
+    fn try_raise(&mut self, of: &Arc<Semaphore>, bytes: usize) -> Result<(), OverBudget> {
+        if let Some(wanted) = self.wanted(bytes)? {
+            self.add(of.clone().try_acquire_many_owned(wanted).map_err(|_| OverBudget)?);
+        }
+        Ok(())
+    }
+
+    /// What is missing to `bytes`, in KiB.
+    fn wanted(&self, bytes: usize) -> Result<Option<u32>, OverBudget> {
+        let wanted = bytes.div_ceil(1 << 10).saturating_sub(self.kib());
+        (wanted > 0).then(|| u32::try_from(wanted).map_err(|_| OverBudget)).transpose()
+    }
+
     fn add(&mut self, more: OwnedSemaphorePermit) {
         match &mut self.0 {
             Some(held) => held.merge(more),
@@ -342,25 +384,32 @@ impl Charge {
         self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }
 
-    /// Gives back what is over `bytes`.
-    pub fn lower(&mut self, bytes: usize) {
+    fn lower(&mut self, bytes: usize) {
         let over = self.kib().saturating_sub(bytes.div_ceil(1 << 10));
         if let Some(held) = &mut self.0 {
             drop(held.split(over));
         }
     }
+}
+
+impl Charge {
+    /// Gives back what is over `bytes`.
+    pub fn lower(&mut self, bytes: usize) {
+        self.all.lower(bytes);
+        self.answer.lower(bytes);
+    }
 
     /// Bytes that hold their charge until the last of them is sent.
     pub fn hold(self, bytes: Vec<u8>) -> Bytes {
-        struct Held(Vec<u8>, #[expect(dead_code, reason = "held, not read")] Charge);
-        impl AsRef<[u8]> for Held {
+        struct Sent(Vec<u8>, #[expect(dead_code, reason = "held, not read")] Charge);
+        impl AsRef<[u8]> for Sent {
             fn as_ref(&self) -> &[u8] {
                 &self.0
             }
         }
-        match self.0 {
+        match self.all.0 {
             None => bytes.into(),
-            Some(_) => Bytes::from_owner(Held(bytes, self)),
+            Some(_) => Bytes::from_owner(Sent(bytes, self)),
         }
     }
 }

@@ -191,6 +191,11 @@ impl Record {
     pub fn topic(&self) -> Option<&str> {
         std::str::from_utf8(self.header(HeaderId::Topic)?).ok()
     }
+
+    /// Bytes of key, headers and value: a record without a value may still carry [`HEADERS_BYTES_MAX`].
+    pub fn weight(&self) -> usize {
+        self.key.len() + self.data.len() + self.headers.iter().map(|h| h.value.len() + 8).sum::<usize>()
+    }
 }
 
 /// The name of a record that stays the same everywhere it travels: (gateway, incarnation, stream, shard, number).

@@ -41,8 +41,11 @@ pub const BATCH_BYTES_MAX: usize = 4 << 20;
 pub const BODY_BYTES_MAX: usize = BATCH_BYTES_MAX + (64 << 10);
 /// Most headers of one record. A record with more goes by `PutRecords`.
 pub const HEADERS_MAX: usize = 64;
-/// Longest origin of a lane, in bytes.
-pub const ORIGIN_BYTES_MAX: usize = 1024;
+/// Longest origin of a lane, in bytes: each of its records will have it.
+pub const ORIGIN_BYTES_MAX: usize = 256;
+/// What a record may be longer in the log than in a batch, its origin not counted, in bytes: the producer and the origin's
+/// digits stand in full.
+const RECORD_MORE_BYTES: usize = 64;
 
 const REQUEST_MAGIC: &[u8; 4] = b"HWB1";
 const ANSWER_MAGIC: &[u8; 4] = b"HWA1";
@@ -62,13 +65,7 @@ pub enum WireError {
     Malformed(&'static str),
 }
 
-/// A batch as it was read. The records share one piece of memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WireBatch {
-    pub stream: StreamName,
-    pub records: Vec<WireRecord>,
-}
-
+/// A record of a batch as it was read; it shares the batch's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WireRecord {
     pub key: Bytes,
@@ -207,26 +204,75 @@ impl BatchWriter {
     }
 }
 
-/// Reads a request body; bounded in memory whatever it claims.
-pub fn decode(body: &[u8]) -> Result<WireBatch, WireError> {
-    let whole = decompress(body)?;
-    let mut from = Input { bytes: &whole, at: 0 };
-    if from.take(4)? != REQUEST_MAGIC {
-        return Err(WireError::Malformed("it does not begin with HWB1"));
+/// A request body unpacked, if it is not longer than `bytes_max`.
+pub fn inflate(body: &[u8], bytes_max: usize) -> Result<Bytes, WireError> {
+    let decoder = zstd::stream::Decoder::with_buffer(body).map_err(|_| WireError::Frame)?;
+    // One byte more than allowed tells a batch that is too large from one that just fits.
+    let mut whole = Vec::with_capacity(bytes_max + 1);
+    decoder.take(bytes_max as u64 + 1).read_to_end(&mut whole).map_err(|_| WireError::Frame)?;
+    if whole.len() > bytes_max {
+        return Err(WireError::Frame);
     }
-    let name = std::str::from_utf8(from.length_and_bytes(128)?).map_err(|_| WireError::Malformed("stream name"))?;
-    let stream = StreamName::new(name).map_err(|_| WireError::Malformed("stream name"))?;
-    let lanes = (0..from.count(LANES_MAX)?).map(|_| Lane::read(&mut from)).collect::<Result<Vec<_>, _>>()?;
-    let count = from.count(RECORDS_MAX)?;
-    let mut origins = BytesMut::new();
-    let mut records = Vec::with_capacity(count);
-    for _ in 0..count {
-        records.push(read_record(&mut from, &lanes, &mut origins)?);
+    Ok(whole.into())
+}
+
+/// Reads a batch record by record, so that it is in memory once and not a second time taken apart.
+pub struct BatchReader {
+    pub stream: StreamName,
+    lanes: Vec<Lane>,
+    whole: Bytes,
+    at: usize,
+    left: usize,
+    origins: BytesMut,
+}
+
+impl BatchReader {
+    /// Of a request body that was unpacked.
+    pub fn open(whole: Bytes) -> Result<Self, WireError> {
+        let mut from = Input { bytes: &whole, at: 0 };
+        if from.take(4)? != REQUEST_MAGIC {
+            return Err(WireError::Malformed("it does not begin with HWB1"));
+        }
+        let name = std::str::from_utf8(from.length_and_bytes(128)?).map_err(|_| WireError::Malformed("stream name"))?;
+        let stream = StreamName::new(name).map_err(|_| WireError::Malformed("stream name"))?;
+        let lanes = (0..from.count(LANES_MAX)?).map(|_| Lane::read(&mut from)).collect::<Result<Vec<_>, _>>()?;
+        let left = from.count(RECORDS_MAX)?;
+        let at = from.at;
+        if left == 0 && at != whole.len() {
+            return Err(WireError::Malformed("bytes after the last record"));
+        }
+        Ok(BatchReader { stream, lanes, whole, at, left, origins: BytesMut::new() })
     }
-    if from.at != whole.len() {
-        return Err(WireError::Malformed("bytes after the last record"));
+
+    /// Records that were not read yet.
+    pub fn left(&self) -> usize {
+        self.left
     }
-    Ok(WireBatch { stream, records })
+
+    /// What the records can take as the log encodes them, in bytes.
+    pub fn log_bytes_max(&self) -> usize {
+        let origin = self.lanes.iter().map(|lane| lane.origin.len()).max().unwrap_or(0);
+        self.whole.len() + self.left * (origin + RECORD_MORE_BYTES)
+    }
+
+    fn read(&mut self) -> Result<WireRecord, WireError> {
+        let mut from = Input { bytes: &self.whole, at: self.at };
+        let record = read_record(&mut from, &self.lanes, &mut self.origins)?;
+        self.at = from.at;
+        self.left -= 1;
+        match self.left == 0 && self.at != self.whole.len() {
+            true => Err(WireError::Malformed("bytes after the last record")),
+            false => Ok(record),
+        }
+    }
+}
+
+impl Iterator for BatchReader {
+    type Item = Result<WireRecord, WireError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        (self.left > 0).then(|| self.read())
+    }
 }
 
 struct Lane {
@@ -314,20 +360,6 @@ fn origin(prefix: &[u8], sequence: u64, arena: &mut BytesMut) -> Bytes {
     }
     arena.extend_from_slice(&digits[at..]);
     arena.split().freeze()
-}
-
-fn decompress(body: &[u8]) -> Result<Bytes, WireError> {
-    if body.len() > BODY_BYTES_MAX {
-        return Err(WireError::Frame);
-    }
-    let decoder = zstd::stream::Decoder::with_buffer(body).map_err(|_| WireError::Frame)?;
-    let mut whole = Vec::with_capacity((body.len() * 5).min(BATCH_BYTES_MAX));
-    // One byte more than allowed tells a batch that is too large from one that just fits.
-    decoder.take(BATCH_BYTES_MAX as u64 + 1).read_to_end(&mut whole).map_err(|_| WireError::Frame)?;
-    if whole.len() > BATCH_BYTES_MAX {
-        return Err(WireError::Frame);
-    }
-    Ok(whole.into())
 }
 
 /// The answer to a batch, statuses in the order of its records.
@@ -441,16 +473,20 @@ mod tests {
         StreamName::new("telemetry").unwrap()
     }
 
+    fn decode(body: &[u8]) -> Result<Vec<WireRecord>, WireError> {
+        let reader = BatchReader::open(inflate(body, BATCH_BYTES_MAX)?)?;
+        reader.collect()
+    }
+
     #[test]
     fn a_lane_gives_its_records_producer_and_origin() {
         let mut writer = BatchWriter::new(&stream(), 0);
         let lane = writer.lane(7, 1, "hw1/g/1/telemetry/0/");
         writer.record(lane, 42, true, &NewRecord { key: b"k", data: b"v", ..Default::default() });
         let batch = decode(&writer.finish().unwrap()).unwrap();
-        assert_eq!(batch.stream, stream());
-        assert_eq!(batch.records[0].producer, Some(Producer { id: 7, epoch: 1, sequence: 42 }));
-        assert_eq!(batch.records[0].headers, [Header::new(HeaderId::Origin, "hw1/g/1/telemetry/0/42")]);
-        assert_eq!((&batch.records[0].key[..], &batch.records[0].data[..]), (&b"k"[..], &b"v"[..]));
+        assert_eq!(batch[0].producer, Some(Producer { id: 7, epoch: 1, sequence: 42 }));
+        assert_eq!(batch[0].headers, [Header::new(HeaderId::Origin, "hw1/g/1/telemetry/0/42")]);
+        assert_eq!((&batch[0].key[..], &batch[0].data[..]), (&b"k"[..], &b"v"[..]));
     }
 
     #[test]
@@ -458,7 +494,7 @@ mod tests {
         let mut writer = BatchWriter::new(&stream(), 0);
         writer.unnumbered(&NewRecord { key: b"k", explicit_hash: Some(HashKey(5)), data: b"v", ..Default::default() });
         let batch = decode(&writer.finish().unwrap()).unwrap();
-        assert_eq!((batch.records[0].producer, batch.records[0].explicit_hash), (None, Some(HashKey(5))));
+        assert_eq!((batch[0].producer, batch[0].explicit_hash), (None, Some(HashKey(5))));
     }
 
     #[test]
@@ -504,8 +540,8 @@ mod tests {
         #[test]
         fn a_batch_reads_back_what_was_written(records in prop::collection::vec(any_record(), 0..20)) {
             let batch = decode(&written(&records)).unwrap();
-            prop_assert_eq!(batch.records.len(), records.len());
-            for (read, (key, hash, sequence, with_origin, headers, data)) in batch.records.iter().zip(&records) {
+            prop_assert_eq!(batch.len(), records.len());
+            for (read, (key, hash, sequence, with_origin, headers, data)) in batch.iter().zip(&records) {
                 prop_assert_eq!(&read.key, key);
                 prop_assert_eq!(&read.data, data);
                 prop_assert_eq!(read.explicit_hash, hash.map(HashKey));

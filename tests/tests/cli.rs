@@ -151,6 +151,78 @@ fn bytes_that_are_no_text_come_out_whole() {
     assert!(to(&gateway, &["tail", "--from", "oldest", "-n", "1"]).ok().ends_with("(3 bytes)\n"));
 }
 
+/// Fault: a line of 7 MiB behind 3.9 MiB was put into one call with them, and refused; a line that was too long took up to
+/// 499 good ones with it, without a word of how many were stored. Fix: what is gathered goes before the next line is added.
+#[test]
+fn long_lines_go_by_themselves_and_a_too_long_one_takes_nothing_with_it() {
+    let gateway = Gateway::plain();
+    let long = |mib: usize| "x".repeat(mib << 20) + "\n";
+    let lines = [long(1), long(1), long(1), long(7), long(1), long(3)].concat();
+    assert_eq!(fed(&gateway, &["put", "-k", "k"], lines.as_bytes()).ok(), "stored 6 records in default\n");
+    let largest = "y".repeat((10 << 20) - 1024) + "\n";
+    fed(&gateway, &["put", "-k", &"k".repeat(256)], largest.as_bytes()).ok();
+    let says = fed(&gateway, &["put"], ["one\ntwo\n", &long(10)].concat().as_bytes()).failed(2);
+    assert!(says.contains("after 2 stored records: a line is longer than"), "{says}");
+    let all = to(&gateway, &["tail", "--from", "oldest", "--no-follow"]).ok();
+    assert_eq!(all.lines().count(), 9);
+}
+
+/// A gateway that says 503 to the first call of each operation, and then answers.
+fn busy() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let mut asked = std::collections::HashSet::new();
+        for socket in listener.incoming() {
+            let mut socket = socket.unwrap();
+            let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+            while !request.ends_with(b"}") {
+                let read = socket.read(&mut buffer).unwrap();
+                request.extend_from_slice(&buffer[..read]);
+            }
+            let text = String::from_utf8_lossy(&request);
+            let operation = text.split("Kinesis_20131202.").nth(1).unwrap().split("\r\n").next().unwrap().to_owned();
+            let answer = match operation.as_str() {
+                "ListShards" => r#"{"Shards":[{"ShardId":"shardId-000000000000"}]}"#,
+                "GetShardIterator" => r#"{"ShardIterator":"i"}"#,
+                "GetRecords" => r#"{"Records":[{"Data":"aGk=","SequenceNumber":"1","PartitionKey":"k"}]}"#,
+                _ => r#"{"FailedRecordCount":0,"Records":[{"SequenceNumber":"1","ShardId":"shardId-000000000000"}]}"#,
+            };
+            let (status, answer) = match operation == "ListShards" || !asked.insert(operation) {
+                true => ("200 OK", answer),
+                false => ("503 Busy", r#"{"__type":"ServiceUnavailable","message":"too much is in flight"}"#),
+            };
+            let length = answer.len();
+            let _ = write!(socket, "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{answer}");
+        }
+    });
+    address
+}
+
+/// Fault: a gateway that said 503 ended `put` and `tail`, which every SDK outlives. Fix: it is asked again, as when throttled.
+#[test]
+fn a_busy_gateway_is_asked_again() {
+    let address = busy();
+    assert_eq!(cli(&["put", "x", "--api", &address]).ok(), "stored 1 record in default\n");
+    assert!(cli(&["tail", "-n", "1", "--api", &address]).ok().ends_with("hi\n"));
+}
+
+/// Fault: `tail -n 0` counted down from 0 and never ended. Fix: it is a mistake.
+#[test]
+fn a_tail_of_no_records_is_a_mistake() {
+    assert!(cli(&["tail", "-n", "0"]).failed(2).contains("--count"));
+}
+
+/// Fault: `headwater completions bash | head` panicked. Fix: a reader that went away ends it quietly.
+#[test]
+fn completions_for_a_reader_that_went_away_end_quietly() {
+    let mut child = headwater(&["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let did: Did = child.wait_with_output().unwrap().into();
+    assert_eq!((did.code, did.err.as_str()), (Some(0), ""));
+    assert!(cli(&["completions", "bash"]).ok().contains("complete -F"));
+}
+
 #[test]
 fn a_live_tail_shows_what_comes_after_it() {
     let gateway = Gateway::plain();

@@ -5,6 +5,9 @@ use super::error::{ApiError, Kind};
 use super::shape::Shape;
 use serde::{Deserialize, Serialize};
 
+/// Characters told of why a request is malformed: serde may echo what it does not like.
+const ECHO_MAX: usize = 1024;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codec {
     /// `application/x-amz-json-1.1`
@@ -47,7 +50,7 @@ fn malformed(error: &serde_json::Error) -> ApiError {
     let text = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());
     let says = if error.is_data() { text.strip_suffix(&position).unwrap_or(&text) } else { &text };
-    ApiError::new(Kind::Serialization, says)
+    ApiError::new(Kind::Serialization, says.chars().take(ECHO_MAX).collect::<String>())
 }
 
 #[cfg(test)]

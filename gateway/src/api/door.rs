@@ -32,8 +32,6 @@ use tokio::time::timeout;
 pub const WANTS_HEADERS: &str = "x-headwater-headers";
 /// Answers up to this are not charged to the budget, in bytes.
 const SMALL_ANSWER_BYTES: usize = 4 << 10;
-/// What zstd makes of telemetry at best; a batch that unpacks to more is bounded by `wire`.
-const BATCH_RATIO_MAX: usize = 12;
 /// Bodies above this are read and checked where that holds up nobody else's connection, in bytes.
 const HEAVY_BYTES: usize = 256 << 10;
 /// Appenders a connection keeps for its next requests; HTTP/2 may have several under way.
@@ -151,19 +149,13 @@ impl Door {
     }
 
     async fn batch(&self, session: &Session, body: &[u8], mut charge: Charge) -> Result<Answer, ApiError> {
-        // Compressed, it costs what it may become: once unpacked, and once in the batch for the log.
-        let unpacked = body.len().saturating_mul(BATCH_RATIO_MAX).min(wire::BATCH_BYTES_MAX);
-        self.budget.raise(&mut charge, body.len() + 2 * unpacked).await?;
-        let run = batch::run(self, session, body);
+        let run = batch::run(self, session, body, &mut charge);
         let answered = timeout(self.answer_within, run).await.map_err(|_| too_late())??;
         Ok(Answer { status: 200, content_type: wire::CONTENT_TYPE, body: answered.into() })
     }
 
     async fn blocks(&self, session: &Session, body: &Bytes, mut charge: Charge) -> Result<Answer, ApiError> {
-        // One block is unpacked at a time; in the batch for the log its records have their id and number beside.
-        let unpacked = body.len().saturating_mul(BATCH_RATIO_MAX).min(wire::blocks::RAW_BYTES_MAX);
-        self.budget.raise(&mut charge, body.len() + 2 * unpacked).await?;
-        let run = relay::run(self, session, body);
+        let run = relay::run(self, session, body, &mut charge);
         let answered = timeout(self.answer_within, run).await.map_err(|_| too_late())??;
         Ok(Answer { status: 200, content_type: wire::blocks::CONTENT_TYPE, body: answered.into() })
     }

@@ -110,6 +110,26 @@ impl<'de> Deserialize<'de> for Integer {
     }
 }
 
+/// A whole number that is not negative: for members that AWS does not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Whole(pub u64);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct V;
+        impl Visitor<'_> for V {
+            type Value = Whole;
+            refuse!(expecting "a whole number");
+            // What is refused in serde's words is echoed, and a text may be as long as the request.
+            refuse!(string "a whole number");
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Whole, E> {
+                Ok(Whole(value))
+            }
+        }
+        d.deserialize_any(V)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flag(pub bool);
 

@@ -14,11 +14,14 @@ use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, HOST};
 use ring::{digest, hmac};
+use std::collections::HashSet;
 
 /// How far the two clocks may be apart, in minutes.
 const SKEW_MINUTES: u64 = 15;
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const SERVICE: &str = "kinesis";
+/// Most headers a signature may name: SDKs name about ten.
+const SIGNED_HEADERS_MAX: usize = 64;
 /// What stands for `host` in HTTP/2; the JavaScript SDK signs it under this name.
 const AUTHORITY: &str = ":authority";
 
@@ -180,7 +183,18 @@ fn check_date(date: &str, now: Now) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// A name that is there twice would copy its value into the canonical request twice: who has no key yet could have a head
+/// of 128 KiB become a text of gigabytes.
 fn check_signed_headers(signed: &str, headers: &HeaderMap) -> Result<(), ApiError> {
+    let mut names = HashSet::new();
+    for name in signed.split(';') {
+        if names.len() == SIGNED_HEADERS_MAX {
+            return Err(invalid(format!("More than {SIGNED_HEADERS_MAX} 'SignedHeaders' in the AWS Authorization.")));
+        }
+        if !names.insert(name.to_ascii_lowercase()) {
+            return Err(invalid("A 'SignedHeader' in the AWS Authorization is named twice."));
+        }
+    }
     let covers = |name: &str| signed.split(';').any(|covered| covered == name);
     let missing = if !covers("host") && !covers(AUTHORITY) {
         "'Host' or ':authority'"
@@ -397,6 +411,28 @@ mod tests {
         );
         let unset = Now { mono_ms: 0, wall_ms: 1_000, trusted: false };
         assert!(check(&sign("AKID", "top/secret", NOW_S, b""), b"", unset).is_ok());
+    }
+
+    /// Fault: a header named again and again in `SignedHeaders` was copied again and again, before anything was proved.
+    /// Cause: the names were not looked at. Fix: each once, and not more than 64.
+    #[test]
+    fn p6_a_header_is_signed_once_and_few_are() {
+        let signs = |names: &str| {
+            let mut headers = sign("AKID", "top/secret", NOW_S, b"");
+            let value = headers["authorization"].to_str().unwrap();
+            let value = value.replace("host;x-amz-date;x-amz-target", &format!("host;x-amz-date;x-amz-target;{names}"));
+            headers.insert("authorization", value.parse().unwrap());
+            let keys = keys();
+            claim(&request(&headers), &keys, now()).map(|_| ()).map_err(|error| (error.kind, error.says))
+        };
+        let names = |count: usize| (0..count).map(|n| format!("x-{n}")).collect::<Vec<_>>().join(";");
+        assert_eq!(signs(&names(61)), Ok(()));
+        assert_eq!(signs(&names(62)).unwrap_err().0, Kind::InvalidSignature);
+        for twice in ["host", "HOST", "x-a;x-b;x-a", ";"] {
+            let (kind, says) = signs(twice).unwrap_err();
+            assert_eq!(kind, Kind::InvalidSignature);
+            assert!(says.ends_with("is named twice."), "{says}");
+        }
     }
 
     proptest! {

@@ -1,5 +1,7 @@
 //! The door in front of a real log, driven over a real socket: every test reads as the trace of a client.
 
+mod bounds;
+
 use super::*;
 use crate::log::{OnFull, Options, StreamSettings};
 use crate::record::{Header, HeaderId, NewRecord, StreamName};

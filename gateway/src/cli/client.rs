@@ -46,6 +46,15 @@ pub struct Refused {
     pub message: String,
 }
 
+pub fn is_kind(error: &anyhow::Error, kinds: &[&str]) -> bool {
+    error.downcast_ref::<Refused>().is_some_and(|refused| kinds.contains(&refused.kind.as_str()))
+}
+
+/// The gateway is busy, or the stream is: to be asked again.
+pub fn is_throttled(error: &anyhow::Error) -> bool {
+    is_kind(error, &["ProvisionedThroughputExceededException", "ServiceUnavailable"])
+}
+
 pub struct Client {
     address: String,
 }

@@ -1,6 +1,7 @@
 //! `headwater completions SHELL`: a script for the shell to load.
 
 use super::Cli;
+use super::output::Output;
 use anyhow::Result;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
@@ -12,8 +13,10 @@ pub struct Completions {
 }
 
 impl Completions {
-    pub fn run(self) -> Result<()> {
-        clap_complete::generate(self.shell, &mut Cli::command(), "headwater", &mut std::io::stdout());
-        Ok(())
+    pub fn run(self, out: &Output) -> Result<()> {
+        // Not onto stdout: clap panics when its reader went away.
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "headwater", &mut script);
+        out.line(String::from_utf8(script)?.trim_end())
     }
 }

@@ -96,7 +96,7 @@ pub fn main() -> ExitCode {
         Command::Log(log) => log.run(&out),
         Command::Passwd(passwd) => passwd.run(&out),
         Command::Bench(bench) => bench.run(&out),
-        Command::Completions(completions) => completions.run(),
+        Command::Completions(completions) => completions.run(&out),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,6 @@
 //! `headwater put`: records into a stream. What was acknowledged is on the gateway's disk.
 
-use super::client::{Client, Target, block_on};
+use super::client::{Client, Target, block_on, is_throttled};
 use super::output::{Output, Unit};
 use super::usage;
 use crate::config::DEFAULT_STREAM;
@@ -10,14 +10,15 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use serde_json::{Value, json};
 use std::io::{BufRead, IsTerminal};
+use std::time::Duration;
 
 /// Records and bytes of one PutRecords call; Kinesis takes 500 and 10 MiB.
 const CALL_RECORDS_MAX: usize = 500;
 const CALL_BYTES_MAX: usize = 4 << 20;
-/// Longest line, in bytes: the largest record.
-const LINE_BYTES_MAX: usize = crate::record::DATA_BYTES_MAX;
-/// How often what failed in part is sent again.
-const ATTEMPTS_MAX: usize = 10;
+/// Longest line, in bytes: the largest record with the largest key, which PutRecords counts too.
+const LINE_BYTES_MAX: usize = crate::record::DATA_BYTES_MAX - crate::record::PARTITION_KEY_BYTES_MAX;
+/// How often what failed in part, or what a busy gateway did not take, is sent again.
+const ATTEMPTS_MAX: u32 = 10;
 
 #[derive(Args)]
 pub struct Put {
@@ -57,21 +58,22 @@ impl Put {
         let mut input = stdin.lock();
         let (mut batch, mut bytes, mut stored) = (Vec::new(), 0, 0);
         loop {
-            let line = read_line(&mut input)?;
-            bytes += line.as_ref().map_or(0, Vec::len);
-            let over = line.is_none();
-            batch.extend(line);
-            if !batch.is_empty() && (over || batch.len() == CALL_RECORDS_MAX || bytes >= CALL_BYTES_MAX) {
+            let read = read_line(&mut input);
+            // Before the next line is added, which may be as large as a call; and before an error ends the run.
+            let fits = |line: &Vec<u8>| batch.len() < CALL_RECORDS_MAX && bytes + line.len() <= CALL_BYTES_MAX;
+            if !batch.is_empty() && !matches!(&read, Ok(Some(line)) if fits(line)) {
                 stored += self.put(client, &batch).await.with_context(|| format!("after {stored} stored records"))?;
                 bar.set_length(stored as u64);
                 bar.set_position(stored as u64);
                 batch.clear();
                 bytes = 0;
             }
-            if over {
+            let Some(line) = read.with_context(|| format!("after {stored} stored records"))? else {
                 bar.finish_and_clear();
                 return Ok(stored);
-            }
+            };
+            bytes += line.len();
+            batch.push(line);
         }
     }
 
@@ -79,9 +81,17 @@ impl Put {
     async fn put(&self, client: &Client, records: &[Vec<u8>]) -> Result<usize> {
         let mut left: Vec<&Vec<u8>> = records.iter().collect();
         let mut last = Value::Null;
-        for attempt in 0..ATTEMPTS_MAX as u32 {
+        for attempt in 0..ATTEMPTS_MAX {
             let entries: Vec<Value> = left.iter().map(|data| self.entry(data)).collect();
-            let answer = client.call("PutRecords", json!({"StreamName": self.stream, "Records": entries})).await?;
+            let asked = client.call("PutRecords", json!({"StreamName": self.stream, "Records": entries})).await;
+            let wait = Duration::from_millis(50 << attempt.min(5));
+            let answer = match asked {
+                Err(error) if is_throttled(&error) && attempt + 1 < ATTEMPTS_MAX => {
+                    tokio::time::sleep(wait).await;
+                    continue;
+                }
+                asked => asked?,
+            };
             let results = answer["Records"].as_array().context("the answer has no Records")?;
             if results.len() != left.len() {
                 bail!("{} records were sent and {} answered", left.len(), results.len());
@@ -92,7 +102,7 @@ impl Put {
             if left.is_empty() {
                 return Ok(records.len());
             }
-            tokio::time::sleep(std::time::Duration::from_millis(50 << attempt.min(5))).await;
+            tokio::time::sleep(wait).await;
         }
         bail!(
             "{} of {} records were refused: {}: {}",
@@ -126,7 +136,7 @@ fn read_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
         line.pop();
     }
     if line.len() > LINE_BYTES_MAX {
-        return Err(usage(format!("a line is longer than {LINE_BYTES_MAX} bytes, the largest record")));
+        return Err(usage(format!("a line is longer than {LINE_BYTES_MAX} bytes, the largest record and its key")));
     }
     Ok(Some(line))
 }

@@ -1,6 +1,6 @@
 //! `headwater tail`: the records of a stream, of all its shards, as they come or from a position on.
 
-use super::client::{Client, Refused, Target, block_on};
+use super::client::{Client, Target, block_on, is_kind, is_throttled};
 use super::output::Output;
 use super::{stream, usage};
 use crate::config::DEFAULT_STREAM;
@@ -29,7 +29,7 @@ pub struct Tail {
     #[arg(long)]
     shard: Option<String>,
     /// Stop after this many records.
-    #[arg(long, short = 'n')]
+    #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Stop at the end instead of waiting for more.
     #[arg(long)]
@@ -128,31 +128,27 @@ impl Tail {
         let mut ask = start.clone();
         ask["StreamName"] = self.stream.clone().into();
         ask["ShardId"] = shard.into();
-        let answer = client.call("GetShardIterator", ask).await?;
+        let answer = patiently(client, "GetShardIterator", &ask).await?;
         Ok(Some(answer["ShardIterator"].as_str().context("the answer has no ShardIterator")?.to_owned()))
     }
 
     async fn records(&self, client: &Client, iterator: &str) -> Result<Value> {
-        loop {
-            let ask = json!({"ShardIterator": iterator, "Limit": CALL_RECORDS_MAX});
-            match client.call("GetRecords", ask).await {
-                Err(error) if is_throttled(&error) => tokio::time::sleep(PAUSE).await,
-                other => return other,
-            }
+        patiently(client, "GetRecords", &json!({"ShardIterator": iterator, "Limit": CALL_RECORDS_MAX})).await
+    }
+}
+
+/// Calls, and again for as long as the gateway is busy.
+async fn patiently(client: &Client, operation: &str, ask: &Value) -> Result<Value> {
+    loop {
+        match client.call(operation, ask.clone()).await {
+            Err(error) if is_throttled(&error) => tokio::time::sleep(PAUSE).await,
+            other => return other,
         }
     }
 }
 
-fn is_kind(error: &anyhow::Error, kind: &str) -> bool {
-    error.downcast_ref::<Refused>().is_some_and(|refused| refused.kind == kind)
-}
-
 fn is_expired(error: &anyhow::Error) -> bool {
-    is_kind(error, "ExpiredIteratorException")
-}
-
-fn is_throttled(error: &anyhow::Error) -> bool {
-    is_kind(error, "ProvisionedThroughputExceededException")
+    is_kind(error, &["ExpiredIteratorException"])
 }
 
 fn print(out: &Output, shard: &str, record: &Value) -> Result<()> {

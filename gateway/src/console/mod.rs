@@ -17,16 +17,17 @@ use crate::http::{Handler, Server};
 use crate::log::Log;
 use crate::metrics::{CardLife, Metrics};
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
+use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use pages::Page;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use token::Token;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 /// Pages that walk over all streams, made at once.
 const PAGES_AT_ONCE: usize = 2;
@@ -56,7 +57,9 @@ impl Console {
         ready: watch::Receiver<bool>,
     ) -> Result<Console, ConsoleStartError> {
         let token = config.token_file.as_deref().map(Token::load).transpose()?;
-        let desk = Arc::new(Desk { log, metrics, card, ready, token, pages: Semaphore::new(PAGES_AT_ONCE) });
+        let (pages, scrape) = (Semaphore::new(PAGES_AT_ONCE), Mutex::default());
+        let for_this_box = token.is_none() && !config.insecure_no_token;
+        let desk = Arc::new(Desk { log, metrics, card, ready, token, for_this_box, pages, scrape });
         let listen = config.listen.address().ok_or(ConsoleStartError::Off)?;
         let server = Server::start(listen, config.limits(), desk).await;
         let server = server.map_err(|source| ConsoleStartError::Listen { listen, source })?;
@@ -78,7 +81,11 @@ struct Desk {
     card: CardLife,
     ready: watch::Receiver<bool>,
     token: Option<Token>,
+    /// There is no token, so this is for programs on the box: not for a page in its browser whose name points here.
+    for_this_box: bool,
     pages: Semaphore,
+    /// Some figures are set when they are asked for: one at a time.
+    scrape: Mutex<()>,
 }
 
 impl Handler for Desk {
@@ -127,13 +134,34 @@ impl Desk {
             let says = "send the token of [console] token_file as \"Authorization: Bearer TOKEN\"\n";
             return Page::text(StatusCode::UNAUTHORIZED, says);
         }
+        if self.for_this_box && !names_this_box(request) {
+            self.metrics.reject("console", "foreign_host");
+            let says = "without a token the console answers on this machine alone: ask for it as localhost or 127.0.0.1, \
+                        or name a [console] token_file\n";
+            return Page::text(StatusCode::FORBIDDEN, says);
+        }
         let Ok(_turn) = self.pages.acquire().await else {
             return Page::text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping\n");
         };
         match path {
-            "/metrics" => pages::metrics(&self.log, &self.metrics, &self.card),
+            "/metrics" => {
+                let _alone = self.scrape.lock().await;
+                pages::metrics(&self.log, &self.metrics, &self.card)
+            }
             "/status" => pages::status(&self.log, *self.ready.borrow()),
             _ => Page::text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz and /status\n"),
         }
     }
+}
+
+/// Whether the client asked for a loopback name or address. A page of the web can make its own name resolve to loopback
+/// and read the answers, but its browser tells the name. Who names nothing is no browser.
+fn names_this_box(request: &Request<Incoming>) -> bool {
+    let is_loopback = |authority: Authority| {
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    };
+    let mut hosts = request.headers().get_all(HOST).iter();
+    hosts.all(|host| Authority::try_from(host.as_bytes()).is_ok_and(is_loopback))
+        && request.uri().authority().is_none_or(|authority| is_loopback(authority.clone()))
 }

@@ -155,6 +155,21 @@ async fn what_is_over_the_budget_is_refused_and_what_ended_gives_its_part_back()
 }
 
 #[tokio::test]
+async fn answers_that_nobody_reads_leave_room_for_requests() {
+    let budget = Budget::new(48 << 20);
+    let (mut slow, mut other, mut request) = (Charge::default(), Charge::default(), Charge::default());
+    budget.raise_answer(&mut slow, 24 << 20).await.unwrap();
+    budget.raise(&mut slow, 24 << 20).await.unwrap();
+    assert_eq!(budget.try_raise_answer(&mut other, 1 << 10), Err(OverBudget));
+    budget.raise(&mut request, 24 << 20).await.unwrap();
+    slow.lower(1 << 20);
+    assert_eq!(budget.try_raise_answer(&mut other, 18 << 20), Err(OverBudget), "something is left for the next");
+    budget.try_raise_answer(&mut other, 17 << 20).unwrap();
+    budget.raise_answer(&mut other, 23 << 20).await.unwrap();
+    budget.try_raise(&mut other, 23 << 20).unwrap();
+}
+
+#[tokio::test]
 async fn bytes_hold_their_charge_until_they_are_dropped() {
     let budget = Budget::new(10 << 10);
     let mut charge = Charge::default();

@@ -60,7 +60,7 @@ pub use cursor::CursorState;
 pub use error::{AppendError, CreateError, DeleteError, OpenError, ReadError};
 pub use read::{Entry, Position, Reader};
 pub use recover::Recovery;
-pub use relay::{RelayError, Relaying, StoredBlock};
+pub use relay::{BlocksWeight, RelayError, RelayLimits, Relaying, StoredBlock};
 pub use schema::Table;
 pub use shard::Shard;
 pub use stream::{OnFull, SHARDS_MAX, Stream, StreamSettings};
@@ -251,14 +251,22 @@ impl Log {
         self.inner.engine.cursors.register(sink, streams, required);
     }
 
-    /// Where a sink stands; a new sink stands at the oldest record.
+    /// Where a sink stands; a new sink stands at the oldest record. Not before the first: a cursor of a stream that was
+    /// deleted may have been saved while it went, and is found by the one that has its name now.
     pub fn cursor(&self, sink: &str, stream: &Stream, shard: ShardIndex) -> CursorState {
-        let oldest = || stream.shard(shard).map_or(1, |shard| shard.oldest());
-        self.inner.engine.cursors.get(sink, &stream.name, shard).unwrap_or_else(|| CursorState::at(oldest()))
+        let (first, oldest) = stream.shard(shard).map_or((1, 1), |shard| (shard.first_number(), shard.oldest()));
+        let found = self.inner.engine.cursors.get(sink, &stream.name, shard);
+        let mut cursor = found.unwrap_or_else(|| CursorState::at(oldest));
+        cursor.raise(first);
+        cursor
     }
 
     /// Moves a sink's cursor. Seen at once by metrics; durable, and seen by retention, with a commit within two seconds.
+    /// Nothing for a stream that is deleted: its name may be another's.
     pub fn move_cursor(&self, sink: &str, stream: &Stream, shard: ShardIndex, to: CursorState) {
+        if stream.is_deleted() {
+            return;
+        }
         self.inner.engine.cursors.set(sink, &stream.name, shard, to);
     }
 

@@ -79,7 +79,8 @@ impl Reader {
         Ok(reader)
     }
 
-    /// The next entries, up to `records_max` and `bytes_max` of payload (at least one if there is one); empty at the tail.
+    /// The next entries, up to `records_max` and `bytes_max` of keys, headers and values (at least one if there is
+    /// one); empty at the tail.
     /// Reads from memory at once and from disk on a blocking thread. Cancel-safe.
     pub async fn next(&mut self, records_max: usize, bytes_max: usize) -> Result<Vec<Entry>, ReadError> {
         if self.at_tail() {
@@ -404,7 +405,7 @@ impl Out {
     }
 
     fn push(&mut self, record: Record) {
-        self.bytes_left -= record.data.len() as i64;
+        self.bytes_left -= record.weight() as i64;
         self.entries.push(Entry::Record(record));
     }
 }

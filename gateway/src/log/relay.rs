@@ -35,6 +35,36 @@ impl StoredBlock {
     }
 }
 
+/// What blocks come to when they are inflated, as their heads say. They are held to it when they are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlocksWeight {
+    pub records: u64,
+    pub raw_bytes: usize,
+    /// The largest of them.
+    pub raw_bytes_max: usize,
+}
+
+impl BlocksWeight {
+    pub fn of<B: AsRef<[u8]>>(blocks: &[B]) -> Self {
+        let heads = blocks.iter().filter_map(|block| block::peek(block.as_ref()).ok());
+        heads.fold(BlocksWeight::default(), |sum, head| BlocksWeight {
+            records: sum.records + u64::from(head.count),
+            raw_bytes: sum.raw_bytes.saturating_add(head.raw_len as usize),
+            raw_bytes_max: sum.raw_bytes_max.max(head.raw_len as usize),
+        })
+    }
+}
+
+/// What the blocks of one request may come to.
+#[derive(Clone, Copy, Debug)]
+pub struct RelayLimits {
+    pub records_max: usize,
+    /// Of the inflated blocks.
+    pub raw_bytes_max: usize,
+    /// Of their records in the batch, where each has its producer and its origin.
+    pub log_bytes_max: usize,
+}
+
 /// Why a block cannot be taken as it is. The sender has its records by other ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RelayError {
@@ -42,6 +72,8 @@ pub enum RelayError {
     Block(#[from] block::BlockError),
     #[error("a block has {0} bytes when inflated; {1} are left of what a request may have")]
     TooLarge(usize, usize),
+    #[error("the records are more than {0}, or take more than {1} bytes in the log")]
+    TooMany(usize, usize),
     #[error("a block begins at {0} where {1} comes next")]
     Apart(Number, Number),
     #[error("record {0} is malformed or over a bound")]
@@ -61,7 +93,9 @@ pub struct Relaying<'a, F> {
     origin: Vec<u8>,
     origin_prefix: usize,
     next: Number,
+    limits: RelayLimits,
     raw_left: usize,
+    log_bytes_left: usize,
     has_reserved: bool,
     raw: Vec<u8>,
     zstd: zstd::bulk::Decompressor<'static>,
@@ -76,13 +110,13 @@ struct Place {
 }
 
 impl<'a, F: FnMut(HashKey, ShardIndex) -> u128> Relaying<'a, F> {
-    /// Takes records from number `from` on, out of at most `raw_max` bytes of inflated blocks.
+    /// Takes records from number `from` on.
     pub fn new(
         stream: &'a Arc<Stream>,
         origin: &str,
         epoch: u32,
         from: Number,
-        raw_max: usize,
+        limits: RelayLimits,
         producer: F,
     ) -> std::io::Result<Self> {
         Ok(Relaying {
@@ -93,7 +127,9 @@ impl<'a, F: FnMut(HashKey, ShardIndex) -> u128> Relaying<'a, F> {
             origin: origin.as_bytes().to_vec(),
             origin_prefix: origin.len(),
             next: from,
-            raw_left: raw_max,
+            limits,
+            raw_left: limits.raw_bytes_max,
+            log_bytes_left: limits.log_bytes_max,
             has_reserved: false,
             raw: Vec::new(),
             zstd: zstd::bulk::Decompressor::new()?,
@@ -122,7 +158,7 @@ impl<'a, F: FnMut(HashKey, ShardIndex) -> u128> Relaying<'a, F> {
         }
         for part in &mut self.batch.parts {
             let more = (part.bytes.len() as u64 * left.min(self.raw_left) as u64 / raw_len as u64) as usize;
-            part.bytes.reserve(more + more / 32);
+            part.bytes.reserve((more + more / 32).min(self.log_bytes_left));
         }
     }
 
@@ -156,6 +192,9 @@ impl<'a, F: FnMut(HashKey, ShardIndex) -> u128> Relaying<'a, F> {
             let (count, mut records) = block::take_run(&mut rest).ok_or(RelayError::Record(number))?;
             for _ in 0..count {
                 let (parts, length) = encode::parts(records).map_err(|Malformed| RelayError::Record(number))?;
+                if number > head.last() {
+                    return Err(RelayError::Record(number));
+                }
                 if number >= self.next {
                     self.push_record(number, &parts, &mut places)?;
                 }
@@ -196,6 +235,10 @@ impl<'a, F: FnMut(HashKey, ShardIndex) -> u128> Relaying<'a, F> {
                 place
             }
         };
+        let too_many = RelayError::TooMany(self.limits.records_max, self.limits.log_bytes_max);
+        if self.batch.order.len() >= self.limits.records_max {
+            return Err(too_many);
+        }
         let part = &mut self.batch.parts[place.part];
         let span = &mut part.producers[place.span];
         let producer = Producer { sequence: number, ..span.last };
@@ -206,7 +249,10 @@ impl<'a, F: FnMut(HashKey, ShardIndex) -> u128> Relaying<'a, F> {
         part.count += 1;
         part.payload += data.len() as u64;
         self.payload += data.len() as u64;
+        let before = part.bytes.len();
         encode::put_relayed(&mut part.bytes, parts, &producer, &self.origin);
+        let taken = part.bytes.len() - before;
+        self.log_bytes_left = self.log_bytes_left.checked_sub(taken).ok_or(too_many)?;
         Ok(())
     }
 

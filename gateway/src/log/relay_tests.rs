@@ -7,6 +7,7 @@ use crate::record::{Header, HeaderId, NewRecord, Record, StreamName};
 use std::collections::HashMap;
 
 const ORIGIN: &str = "hw1/g/1/s/0/";
+const LIMITS: RelayLimits = RelayLimits { records_max: 10_000, raw_bytes_max: 8 << 20, log_bytes_max: 32 << 20 };
 
 /// The blocks of a log of one shard with so many records, folded.
 fn blocks_of(put_in: impl FnOnce(&Log, &Arc<Stream>)) -> Vec<StoredBlock> {
@@ -38,7 +39,7 @@ fn producer(hash: HashKey, shard: ShardIndex) -> u128 {
 }
 
 fn relay(log: &Log, stream: &Arc<Stream>, from: Number, blocks: &[StoredBlock]) -> Vec<Placement> {
-    let mut relaying = Relaying::new(stream, ORIGIN, 1, from, 8 << 20, producer).unwrap();
+    let mut relaying = Relaying::new(stream, ORIGIN, 1, from, LIMITS, producer).unwrap();
     let blocks: Vec<_> = blocks.iter().map(|block| block.bytes.clone()).collect();
     relaying.push(&blocks).unwrap();
     let (mut batch, _) = relaying.finish();
@@ -134,7 +135,8 @@ fn a_block_that_is_not_whole_or_not_next_is_refused() {
     let log = bench.open();
     let stream = log.create_stream(&StreamName::new("t").unwrap(), StreamSettings::default()).unwrap();
     let push = |from: Number, raw_max: usize, bytes: &[&[u8]]| {
-        let mut relaying = Relaying::new(&stream, ORIGIN, 1, from, raw_max, producer).unwrap();
+        let limits = RelayLimits { raw_bytes_max: raw_max, ..LIMITS };
+        let mut relaying = Relaying::new(&stream, ORIGIN, 1, from, limits, producer).unwrap();
         relaying.push(bytes)
     };
     let (first, third) = (&blocks[0].bytes[..], &blocks[2].bytes[..]);
@@ -161,7 +163,37 @@ fn a_value_that_lies_elsewhere_cannot_be_relayed() {
     let bench = Bench::new();
     let log = bench.open();
     let stream = log.create_stream(&name("t"), StreamSettings::default()).unwrap();
-    let mut relaying = Relaying::new(&stream, ORIGIN, 1, 1, 1 << 20, producer).unwrap();
+    let mut relaying = Relaying::new(&stream, ORIGIN, 1, 1, LIMITS, producer).unwrap();
     assert_eq!(relaying.push(&[&blocks[0].bytes]), Err(RelayError::Large(2)));
+    log.close(STOP);
+}
+
+/// Fault: 2 MiB of blocks could hold 500,000 records, each of which got a producer and a long origin: half a gigabyte.
+/// Cause: only the inflated bytes were bounded. Fix: so are the records and what they become.
+#[test]
+fn p6_blocks_that_become_too_much_are_left_where_they_are() {
+    let blocks = blocks_of(|log, stream| drop(put(log, stream, 1..9001, 150)));
+    let weight = BlocksWeight::of(&blocks.iter().map(|block| block.bytes.clone()).collect::<Vec<_>>());
+    assert_eq!(weight.records, 9000);
+    assert_eq!(weight.raw_bytes as u64, blocks.iter().map(|block| block.weight().1).sum::<u64>());
+    let bench = Bench::new();
+    let log = bench.open();
+    let stream = log.create_stream(&name("t"), StreamSettings { shards: 3, ..Default::default() }).unwrap();
+    let bytes: Vec<_> = blocks.iter().map(|block| block.bytes.clone()).collect();
+    let push = |limits| {
+        let mut relaying = Relaying::new(&stream, ORIGIN, 1, 1, limits, producer).unwrap();
+        (relaying.push(&bytes), relaying.finish().0.bytes())
+    };
+    let (pushed, whole) = push(RelayLimits { records_max: 9000, ..LIMITS });
+    assert_eq!(pushed, Ok(()));
+    assert_eq!(push(RelayLimits { log_bytes_max: whole, ..LIMITS }), (Ok(()), whole));
+    let too_many = |limits: RelayLimits| {
+        let (pushed, bytes) = push(limits);
+        assert_eq!(pushed, Err(RelayError::TooMany(limits.records_max, limits.log_bytes_max)));
+        bytes
+    };
+    too_many(RelayLimits { records_max: 8999, ..LIMITS });
+    too_many(RelayLimits { log_bytes_max: whole - 1, ..LIMITS });
+    assert!(too_many(RelayLimits { log_bytes_max: 4096, ..LIMITS }) < 4096 + 1024, "it stops there");
     log.close(STOP);
 }

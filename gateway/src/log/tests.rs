@@ -277,6 +277,32 @@ fn records_expire_by_age_and_a_required_sink_holds_them() {
     log.close(STOP);
 }
 
+/// Fault: a sink stood still for ever on a stream that was deleted under traffic and made again. Cause: a cursor saved
+/// while the stream went was found under its name, millions of numbers below the first. Fix: a deleted stream has no
+/// cursor to move, and no cursor stands before the first number.
+#[test]
+fn a_stream_made_again_under_its_name_begins_with_cursors_of_its_own() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let settings = || StreamSettings { shards: 1, ..Default::default() };
+    let old = log.create_stream(&name("s"), settings()).unwrap();
+    log.register_sink("cloud", std::slice::from_ref(&old), true);
+    put(&log, &old, 0..100, 10);
+    log.delete_stream(&name("s")).unwrap();
+    let late = CursorState { next: 7, done: vec![(9, 40), (60, 100)] };
+    log.move_cursor("cloud", &old, 0, late.clone());
+    let new = log.create_stream(&name("s"), settings()).unwrap();
+    let first = new.shard(0).unwrap().first_number();
+    assert!(first > 100);
+    assert_eq!(log.inner.engine.cursors.get("cloud", &name("s"), 0), None, "the old stream's forwarder came too late");
+    // It came while the stream went.
+    log.inner.engine.cursors.set("cloud", &name("s"), 0, late);
+    assert_eq!(log.cursor("cloud", &new, 0), CursorState::at(first));
+    log.move_cursor("cloud", &new, 0, CursorState::at(first + 3));
+    assert_eq!(log.cursor("cloud", &new, 0), CursorState::at(first + 3));
+    log.close(STOP);
+}
+
 #[tokio::test]
 async fn a_reader_follows_the_tail() {
     let bench = Bench::new();
@@ -293,6 +319,25 @@ async fn a_reader_follows_the_tail() {
     assert_eq!(reader.next(10, 1000).await.unwrap().len(), 1);
     let log = log.clone();
     tokio::task::spawn_blocking(move || log.close(STOP)).await.unwrap();
+}
+
+/// Fault: a chunk of 256 KiB could be 4,096 records of 64 KiB of user properties and no payload: 268 MB.
+/// Cause: only the payload counted. Fix: key and headers count too.
+#[test]
+fn p6_a_read_is_bounded_by_keys_headers_and_values() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let stream = log.create_stream(&name("s"), StreamSettings { shards: 1, ..Default::default() }).unwrap();
+    let headers = [Header::user("name", &"v".repeat(10_000))];
+    let mut batch = Batch::new();
+    for _ in 0..40 {
+        batch.push(&stream, &NewRecord { key: &[b'k'; 1000], headers: &headers, ..Default::default() }).unwrap();
+    }
+    log.appender().commit_blocking(&mut batch).unwrap();
+    let mut reader = log.reader(&stream, 0, Position::Oldest).unwrap();
+    assert_eq!(reader.next_blocking(1000, 55_000).unwrap().len(), 5);
+    assert_eq!(reader.next_blocking(1000, 1 << 20).unwrap().len(), 35);
+    log.close(STOP);
 }
 
 #[test]

@@ -11,7 +11,9 @@
 //! ([`lane_of`]) towards the receiver's shard; its sequence is its number. So what was sent by one operation is known when
 //! it comes again by the other.
 
-use super::{Input, ORIGIN_BYTES_MAX, Status, WireError, decode_answer, encode_answer, put_bytes, put_varint};
+use super::{
+    Input, LANES_MAX, ORIGIN_BYTES_MAX, Status, WireError, decode_answer, encode_answer, put_bytes, put_varint,
+};
 use crate::record::{HashKey, StreamName};
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
@@ -25,6 +27,10 @@ pub const BLOCKS_MAX: usize = 64;
 pub const BODY_BYTES_MAX: usize = RAW_BYTES_MAX + (64 << 10);
 /// Most records of one request.
 pub const RECORDS_MAX: usize = 256 << 10;
+/// The records of one request as the receiver's log encodes them, in bytes: each with its producer and its origin.
+pub const LOG_BYTES_MAX: usize = 4 * RAW_BYTES_MAX;
+/// What a record may be longer there than in its block, its origin not counted, and what is noted of it meanwhile, in bytes.
+const RECORD_MORE_BYTES: usize = 96;
 
 const REQUEST_MAGIC: &[u8; 4] = b"HWK1";
 const ANSWER_MAGIC: &[u8; 4] = b"HWL1";
@@ -73,7 +79,7 @@ impl Blocks {
         let origin = text(from.length_and_bytes(ORIGIN_BYTES_MAX)?)?.to_owned();
         let range = (u128::from_be_bytes(from.array()?), u128::from_be_bytes(from.array()?));
         let lanes = u16::from_be_bytes(from.array()?);
-        if range.0 > range.1 || lanes == 0 {
+        if range.0 > range.1 || lanes == 0 || usize::from(lanes) > LANES_MAX {
             return Err(WireError::Malformed("range"));
         }
         let epoch = u32::from_be_bytes(from.array()?);
@@ -85,6 +91,14 @@ impl Blocks {
         }
         let range = (HashKey(range.0), HashKey(range.1));
         Ok(Blocks { stream, origin, range, lanes, epoch, from: number, blocks })
+    }
+
+    /// What it takes to unpack blocks of so many records and inflated bytes, one at a time, and to put them into a batch
+    /// for the log.
+    pub fn unpacked_bytes_max(&self, records: u64, largest: usize, all: usize) -> usize {
+        let more = (self.origin.len() + RECORD_MORE_BYTES) as u64;
+        let records = usize::try_from(records.min(RECORDS_MAX as u64).saturating_mul(more)).unwrap_or(LOG_BYTES_MAX);
+        largest.min(RAW_BYTES_MAX) + (all.min(RAW_BYTES_MAX) + records).min(LOG_BYTES_MAX)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::api::error::{ApiError, Kind};
 use crate::api::sequence::Sequence;
 use crate::api::shape::{Flag, Integer, Text};
 use crate::api::token::{AGE_MS_MAX, Issued, Iterator, TokenError};
-use crate::http::{Charge, OverBudget};
+use crate::http::{Budget, Charge, OverBudget};
 use crate::log::{Entry, Position, ReadError, Reader, Stream};
 use crate::record::{Record, shard_id};
 use serde::ser::SerializeSeq;
@@ -19,12 +19,16 @@ use serde::{Deserialize, Serialize, Serializer};
 use std::sync::Arc;
 
 const RECORDS_MAX: i32 = 10_000;
-/// Data of one answer, in bytes.
+/// Keys, headers and data of one answer, in bytes: headers take memory also where nobody asked for them.
 const ANSWER_BYTES_MAX: usize = 10 << 20;
 /// Read in one step; an answer takes several, each within the budget of the door.
 const STEP_BYTES: usize = 1 << 20;
-/// What a byte of data costs until it is sent: itself, and its base64.
+/// What a byte of data costs until the answer is made: itself, and its base64.
 const BYTE_COST: usize = 3;
+/// Bytes of an answer to so many bytes of data: base64, and what stands around it.
+const fn answer_bytes(data: usize) -> usize {
+    data / 2 * 3
+}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -156,9 +160,9 @@ async fn read(call: &Call<'_>, reader: &mut Reader, charge: &mut Charge, most: u
     let mut records = Vec::new();
     let mut bytes = 0;
     while records.len() < most && bytes < ANSWER_BYTES_MAX {
-        match call.door.budget.raise(charge, (bytes + STEP_BYTES) * BYTE_COST).await {
+        match room(&call.door.budget, charge, bytes, records.is_empty()).await {
             Err(_) if !records.is_empty() => break,
-            raised => raised?,
+            room => room?,
         }
         let entries = reader.next(most - records.len(), STEP_BYTES.min(ANSWER_BYTES_MAX - bytes)).await?;
         if entries.is_empty() {
@@ -166,7 +170,7 @@ async fn read(call: &Call<'_>, reader: &mut Reader, charge: &mut Charge, most: u
         }
         for entry in entries {
             let Entry::Record(record) = entry else { continue };
-            bytes += record.data.len() + record.key.len();
+            bytes += record.weight();
             // The last step may read one record that is larger than what was left.
             if bytes > ANSWER_BYTES_MAX && !records.is_empty() {
                 return Ok(Page { next: record.number, records });
@@ -175,6 +179,16 @@ async fn read(call: &Call<'_>, reader: &mut Reader, charge: &mut Charge, most: u
         }
     }
     Ok(Page { records, next: reader.position() })
+}
+
+/// Room for the next step. Nobody waits for those who take their time to read: with something in hand, that is answered.
+async fn room(budget: &Budget, charge: &mut Charge, bytes: usize, waits: bool) -> Result<(), OverBudget> {
+    let next = bytes + STEP_BYTES;
+    match waits {
+        true => budget.raise_answer(charge, answer_bytes(next)).await?,
+        false => budget.try_raise_answer(charge, answer_bytes(next))?,
+    }
+    budget.raise(charge, next * BYTE_COST).await
 }
 
 struct Shown {

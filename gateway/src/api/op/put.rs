@@ -8,13 +8,15 @@ use crate::api::Call;
 use crate::api::check::Checks;
 use crate::api::error::{ApiError, Kind};
 use crate::api::sequence::Sequence;
-use crate::api::shape::{BadBase64, Blob, List, Shape, Text};
+use crate::api::shape::{BadBase64, Blob, List, Shape, Text, Whole};
 use crate::log::{Batch, Placement, PushError, Stream};
 use crate::record::{DATA_BYTES_MAX, HashKey, Header, HeaderId, NewRecord, Producer, ShardIndex, shard_id};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use std::fmt::Display;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use std::fmt::{self, Display};
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// Partition key, in UTF-16 units.
@@ -42,15 +44,37 @@ pub struct Entry<'a> {
 pub struct Extra<'a> {
     #[serde(borrow)]
     producer: Option<Text<'a>>,
-    epoch: Option<u32>,
-    sequence: Option<u64>,
+    epoch: Option<Whole>,
+    sequence: Option<Whole>,
     #[serde(borrow)]
     headers: Option<List<Pair<'a>, HEADERS_MAX>>,
 }
 
 /// Header id and base64 of its value.
-#[derive(Deserialize, Default)]
-struct Pair<'a>(u8, #[serde(borrow)] Text<'a>);
+#[derive(Default)]
+struct Pair<'a>(Whole, Text<'a>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Pair<'a> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct V<'a>(PhantomData<&'a ()>);
+        impl<'de: 'a, 'a> Visitor<'de> for V<'a> {
+            type Value = Pair<'a>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a header's id and value")
+            }
+            // Not echoed: it may be as long as the request.
+            fn visit_str<E: Error>(self, _: &str) -> Result<Pair<'a>, E> {
+                Err(E::custom("Expected list"))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Pair<'a>, A::Error> {
+                let short = || A::Error::custom("A header needs its id and its value.");
+                let id = list.next_element()?.ok_or_else(short)?;
+                Ok(Pair(id, list.next_element()?.ok_or_else(short)?))
+            }
+        }
+        d.deserialize_any(V(PhantomData))
+    }
+}
 
 impl Entry<'_> {
     /// `at` names a member of this entry in messages: `partitionKey`, or `records.3.member.partitionKey`.
@@ -116,8 +140,11 @@ impl Extra<'_> {
             || ApiError::invalid("Headwater needs Producer (32 hex digits), Epoch and Sequence, or none of them.");
         match (&self.producer, self.epoch, self.sequence) {
             (None, None, None) => Ok(None),
-            (Some(id), Some(epoch), Some(sequence)) if id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            (Some(id), Some(Whole(epoch)), Some(Whole(sequence)))
+                if id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) =>
+            {
                 let id = u128::from_str_radix(id, 16).map_err(|_| wrong())?;
+                let epoch = u32::try_from(epoch).map_err(|_| wrong())?;
                 Ok(Some(Producer { id, epoch, sequence }))
             }
             _ => Err(wrong()),
@@ -129,7 +156,8 @@ impl Extra<'_> {
         if list.count > HEADERS_MAX {
             return Err(ApiError::invalid(format!("At most {HEADERS_MAX} Headers are allowed, not {}.", list.count)));
         }
-        let known = list.members.iter().filter_map(|Pair(id, value)| Some((HeaderId::from_u8(*id)?, value)));
+        let id_of = |Whole(id): Whole| HeaderId::from_u8(u8::try_from(id).ok()?);
+        let known = list.members.iter().filter_map(|Pair(id, value)| Some((id_of(*id)?, value)));
         known
             .map(|(id, value)| {
                 let value =
