@@ -9,7 +9,7 @@
 //! log: reader -> GetRecords, live tail, console, local MQTT subscribers
 //! retention frees what no cursor needs and no reader is owed
 //! ```
-//! Bytes come in (`mqtt`, `api`), are kept (`log`), go out (`uplink`). `record`, `clock`, `metrics`, `units` and `heap` are below
+//! Bytes come in (`mqtt`, `api`), are kept (`log`), go out (`uplink`). `record`, `clock`, `metrics` and `units` are below
 //! all of them; `daemon` puts the parts together; `cli` and `main` are above.
 
 pub mod api;
@@ -18,7 +18,6 @@ pub mod clock;
 pub mod config;
 pub mod console;
 pub mod daemon;
-pub mod heap;
 pub mod http;
 pub mod log;
 pub mod metrics;

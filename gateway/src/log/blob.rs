@@ -9,7 +9,6 @@ use super::disk::{Disk, DiskFile, Mode};
 use super::encode::{self, BlobRef};
 use super::mutation::{Mutation, is_on};
 use super::state;
-use crate::heap;
 use crate::metrics::Metrics;
 use crate::record::{Number, ShardIndex};
 use bytes::Bytes;
@@ -24,9 +23,6 @@ use xxhash_rust::xxh3::xxh3_64;
 pub const DIR: &str = "blobs";
 /// Jobs that wait for the blob thread at most; each holds one batch's large values.
 const JOBS_MAX: usize = 16;
-
-/// Values are written for so many bytes before what they took of the heap is given back.
-const HEAP_EVERY_BYTES: usize = 8 << 20;
 
 /// What of a blob file is referred to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,7 +96,6 @@ impl Blobs {
 
 /// Works off the queue until it closes.
 pub fn run(files: &BlobFiles, mut queue: mpsc::Receiver<Job>) {
-    let mut since_given_back = 0;
     while let Some(first) = queue.blocking_recv() {
         let mut jobs = vec![first];
         while jobs.len() < JOBS_MAX
@@ -109,10 +104,7 @@ pub fn run(files: &BlobFiles, mut queue: mpsc::Receiver<Job>) {
             jobs.push(job);
         }
         let all: Vec<_> = jobs.iter().flat_map(|job| job.values.iter().cloned()).collect();
-        since_given_back += all.iter().map(|(_, data)| data.len()).sum::<usize>();
-        let written = files.write(&all);
-        drop(all);
-        match written {
+        match files.write(&all) {
             Ok(refs) => {
                 let mut refs = refs.into_iter();
                 for job in jobs {
@@ -126,10 +118,6 @@ pub fn run(files: &BlobFiles, mut queue: mpsc::Receiver<Job>) {
                     let _ = job.answer.send(Err(io::Error::new(error.kind(), error.to_string())));
                 }
             }
-        }
-        if since_given_back >= HEAP_EVERY_BYTES {
-            since_given_back = 0;
-            heap::give_back();
         }
     }
 }

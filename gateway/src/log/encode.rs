@@ -69,7 +69,9 @@ pub fn fill_blob(at: &mut [u8], blob: &BlobRef) {
 
 fn put_head(into: &mut BytesMut, record: &NewRecord<'_>, blob: u8) {
     let headers_len: usize = record.headers.iter().map(|h| h.value.len() + 4).sum();
-    into.reserve(record.key.len() + record.data.len() + headers_len + 64);
+    // A large value lies elsewhere: room for it would be kept as long as the record is in the window.
+    let data_len = if blob == 0 { record.data.len() } else { BLOB_REF_BYTES };
+    into.reserve(record.key.len() + data_len + headers_len + 64);
     let mut flags = blob;
     if record.explicit_hash.is_some() {
         flags |= HASH;
