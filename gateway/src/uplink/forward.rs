@@ -44,8 +44,8 @@ const RANGES_MAX: usize = 2_048;
 const FIGURES_EVERY_MS: u64 = 1_000;
 /// Single records refused in a row before it is taken for a fault of the destination and everything is held.
 const REFUSED_IN_ROW_MAX: u32 = 16;
-/// Times an aggregate may land in a shard that a fresh map does not know before that is believed.
-const LANDED_MAX: u32 = 3;
+/// The landing in a shard that a fresh map does not know, in a row, that is believed.
+const LANDED_MAX: u32 = 4;
 
 /// What a forwarder is made of.
 pub struct Setup {

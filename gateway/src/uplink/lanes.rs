@@ -81,6 +81,8 @@ struct Track {
     /// Its map is gone: it only waits for its group to come back.
     retired: bool,
     failures: u32,
+    /// Landings in a shard where records of the group do not belong, in a row.
+    landings: u32,
     /// Most records of a group while the destination refuses what the track sends; it is then sent alone.
     suspect: Option<usize>,
 }
@@ -177,6 +179,15 @@ impl Lanes {
     /// Failures in a row of the track a group came from.
     pub fn failures(&self, id: GroupId) -> u32 {
         self.tracks.get(id.track).map_or(0, |track| track.failures)
+    }
+
+    /// A group's records landed in a shard where some of them do not belong: how often in a row, now. Unlike
+    /// [`Lanes::failures`] it knows nothing of throttling.
+    pub fn landed_astray(&mut self, id: GroupId) -> u32 {
+        self.tracks.get_mut(id.track).map_or(0, |track| {
+            track.landings = track.landings.saturating_add(1);
+            track.landings
+        })
     }
 
     /// Arrival of the oldest record in hand.
@@ -397,7 +408,7 @@ impl Lanes {
 
     fn trust(&mut self, at: usize) {
         let track = &mut self.tracks[at];
-        track.failures = 0;
+        (track.failures, track.landings) = (0, 0);
         track.suspect = track.suspect.map(|most| most * 2).filter(|most| *most < TRUSTED_AGAIN);
     }
 

@@ -52,12 +52,18 @@ impl Forwarder {
         let index = map.named(shard);
         let stored: Vec<bool> =
             group.records.iter().map(|out| index.is_some_and(|index| map.holds(index, out.record.hash()))).collect();
-        let believed = self.lanes[at].failures(id) >= LANDED_MAX;
-        let wait_ms = if index.is_some() { 0 } else { Backoff::DEFAULT.wait_ms(3, fastrand::u64(..)) };
         drop(group);
-        let verdict = match believed || !stored.contains(&false) {
-            true => Verdict::Stored,
-            false => Verdict::Partly(&stored, wait_ms),
+        let verdict = if stored.contains(&false) {
+            let landings = self.lanes[at].landed_astray(id);
+            // A shard that even the fresh map does not know may be how this destination names things. Of one that it
+            // knows, consumers see nothing that lies outside, however often it lands there.
+            match (index, landings) {
+                (None, LANDED_MAX..) => Verdict::Stored,
+                (Some(_), 1) => Verdict::Partly(&stored, 0),
+                _ => Verdict::Partly(&stored, Backoff::DEFAULT.wait_ms(landings + 2, fastrand::u64(..))),
+            }
+        } else {
+            Verdict::Stored
         };
         let finished = self.lanes[at].finish(id, verdict, now_ms);
         self.figures.stored(finished.records, finished.payload_bytes);
