@@ -77,6 +77,8 @@ pub struct Forwarder {
     /// Whole requests that failed in a row.
     failures: u32,
     hold_until_ms: u64,
+    /// The last request failed as a whole: only one that goes well says that it is over.
+    request_failed: bool,
     /// When what is in hand leaves even if it has little company.
     linger_until_ms: Option<u64>,
     refused_in_row: u32,
@@ -170,6 +172,7 @@ impl Forwarder {
             landed: Vec::new(),
             failures: 0,
             hold_until_ms: 0,
+            request_failed: false,
             linger_until_ms: None,
             // Before anything was taken nothing can be told about single records.
             refused_in_row: REFUSED_IN_ROW_MAX,
@@ -440,7 +443,7 @@ impl Forwarder {
                 if matches!(fault, Fault::Broken(_) | Fault::Unreachable(_)) {
                     self.pace.failed(bytes);
                 }
-                self.hold(now_ms, fault);
+                self.hold_request(now_ms, fault);
             }
             None => {
                 self.pace.answered(bytes, now_ms.saturating_sub(since_ms));
@@ -453,6 +456,16 @@ impl Forwarder {
         let is_whole = answer.whole.is_some();
         for (group, outcome) in groups.into_iter().zip(answer.outcomes) {
             self.settle(group, outcome, is_whole, now_ms).await;
+        }
+    }
+
+    /// A request failed as a whole. Perhaps not the one answers for whom it was made, or not about the stream that was
+    /// there: the shard map is asked for before the next request, and settles both.
+    fn hold_request(&mut self, now_ms: u64, fault: &Fault) {
+        self.hold(now_ms, fault);
+        self.request_failed = true;
+        if !matches!(fault, Fault::Throttled) {
+            self.map_is_stale(self.hold_until_ms);
         }
     }
 
@@ -470,6 +483,10 @@ impl Forwarder {
     fn recovered(&mut self) {
         self.failures = 0;
         self.hold_until_ms = 0;
+        self.request_failed = false;
+        if let Map::Wanted(from) = &mut self.map {
+            *from = 0;
+        }
         if self.setup.trouble.clear() {
             tracing::info!(sink = self.setup.common.name, stream = %self.setup.stream.name, "uplink flows again");
         }

@@ -7,6 +7,7 @@ use headwater::log::{Entry, Log, Position, Stream, StreamSettings};
 use headwater::metrics::Metrics;
 use headwater::record::{HeaderId, Record, StreamName};
 use headwater_tests::proxy::Proxy;
+use headwater_tests::upstream::Upstream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,11 @@ impl Site {
         let listen = self.addr();
         self.api.take().unwrap().stop(Duration::from_secs(1)).await;
         self.open(ApiConfig { listen: listen.into(), ..config }).await;
+    }
+
+    /// Closes the door; something else may listen at its address then.
+    pub async fn close(&mut self) {
+        self.api.take().unwrap().stop(Duration::from_secs(1)).await;
     }
 
     pub fn addr(&self) -> std::net::SocketAddr {
@@ -169,6 +175,50 @@ async fn a_stream_is_never_forwarded_to_itself() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let status = uplink.status();
     assert!(status[0].trouble.as_deref().unwrap_or_default().contains("in circles"), "{status:?}");
+}
+
+/// Who answers was learnt from successes alone: an upstream that took the place of a Headwater and knows no batches was sent
+/// them again for ever, and one that calls them malformed was taken to refuse the records. Now the shard map is asked for
+/// after a request that failed, and its answer tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_the_place_of_another_headwater_is_recognised() {
+    for (status, kind) in [(404, "UnknownOperationException"), (400, "SerializationException")] {
+        let mut site = Site::start(1).await;
+        let addr = site.addr();
+        let mut rig = Rig::new(1);
+        rig.put(500, 10).await;
+        rig.start(&sink(addr)).await;
+        rig.drained("site", Duration::from_secs(20)).await;
+        site.close().await;
+        let upstream = Upstream::start_at(addr, 30).await;
+        upstream.answer_unknown(status, kind);
+        upstream.create_stream(STREAM, 1);
+        rig.put(500, 10).await;
+        rig.drained("site", Duration::from_secs(20)).await;
+        assert_eq!(upstream.seen(STREAM).len(), 500, "nothing is buried");
+        assert_eq!(rig.trouble(), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_under_way_are_sent_as_records_to_what_takes_the_place_of_another_headwater() {
+    let mut site = Site::start(1).await;
+    let addr = site.addr();
+    let mut rig = Rig::new(1);
+    rig.put(200_000, 10).await;
+    // Closing the log folds it all.
+    rig.restart(&sink(addr)).await;
+    while site.stream.record_count() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    site.close().await;
+    let stored = site.stream.record_count();
+    assert!(stored < 200_000, "all of it went before the door was closed");
+    let upstream = Upstream::start_at(addr, 31).await;
+    upstream.create_stream(STREAM, 1);
+    rig.drained("site", Duration::from_secs(60)).await;
+    assert!(upstream.seen(STREAM).len() as u64 + stored >= rig.total());
+    assert_eq!(rig.trouble(), None);
 }
 
 /// Not a benchmark (`headwater bench drain` is): it fails when something waits that should not.

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use tokio::task::{JoinError, JoinSet};
 
 impl Forwarder {
-    pub(super) fn map_is_stale(&mut self, now_ms: u64) {
+    /// The map is asked for anew, but not before `from_ms`.
+    pub(super) fn map_is_stale(&mut self, from_ms: u64) {
         if matches!(self.map, Map::Known(_)) {
-            self.map = Map::Wanted(now_ms);
+            self.map = Map::Wanted(from_ms);
         }
     }
 
@@ -34,7 +35,10 @@ impl Forwarder {
             }
             Ok(map) => {
                 let map = Arc::new(map);
-                self.recovered();
+                // That the map can be had says nothing about requests, which may have failed while it could be had too.
+                if !self.request_failed {
+                    self.recovered();
+                }
                 self.lanes.iter_mut().for_each(|lanes| lanes.follow(&map));
                 self.map = Map::Known(map.clone());
                 self.linger_until_ms = Some(now_ms);

@@ -18,7 +18,7 @@ use crate::uplink::kpl;
 use crate::uplink::map::ShardMap;
 use crate::wire;
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -181,6 +181,11 @@ impl KinesisSink {
         }
     }
 
+    /// Another Headwater answered last, and requests are made for one.
+    fn knows_headwater(&self) -> bool {
+        matches!(self.mode(), Mode::Headwater | Mode::Batch)
+    }
+
     /// Learns from an answer's headers who answered; `true` if it is somebody else than before.
     fn note_who_answers(&self, headers: &HeaderMap) -> Result<bool, Fault> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
@@ -230,7 +235,13 @@ impl KinesisSink {
         if matches!(fault, Fault::Denied(_)) {
             aws.forget_credentials().await;
         }
-        Err(fault)
+        // A form for another Headwater, refused by somebody else: that says nothing about the records in it.
+        let by_others = !response.headers().contains_key(wire::GATEWAY_HEADER);
+        let is_form = response.status() == StatusCode::BAD_REQUEST;
+        Err(match fault {
+            Fault::Refused(why) if by_others && is_form && self.knows_headwater() => Fault::Broken(why),
+            fault => fault,
+        })
     }
 
     async fn ask_for_map(&self) -> Result<ShardMap, Fault> {
@@ -354,7 +365,7 @@ impl Sink for KinesisSink {
     }
 
     fn refusal(&self, record: &Record) -> Option<String> {
-        if matches!(self.mode(), Mode::Headwater | Mode::Batch) {
+        if self.knows_headwater() {
             return None;
         }
         let chars = String::from_utf8_lossy(&record.key).chars().count();
