@@ -412,12 +412,13 @@ impl Lanes {
         track.suspect = track.suspect.map(|most| most * 2).filter(|most| *most < TRUSTED_AGAIN);
     }
 
-    /// A refused group is cut in halves until the one record is found that the destination does not want.
+    /// A refused group is cut in halves until the one record is found that the destination does not want. Under a map that
+    /// is gone nothing is found: the track is given up with its group, and has none to put in the place of a dead record.
     fn doubt(&mut self, at: usize, mut records: Vec<Outgoing>, finished: &mut Finished) -> Vec<Outgoing> {
         let track = &mut self.tracks[at];
         let was_alone = track.suspect.is_some();
         track.suspect = Some((records.len() / 2).max(1));
-        if was_alone && records.len() == 1 {
+        if was_alone && records.len() == 1 && !track.retired {
             finished.dead = records.pop();
         }
         records

@@ -171,6 +171,28 @@ fn when_the_map_changes_a_lane_waits_for_what_left_under_the_old_one() {
     assert_eq!(lanes.held_bytes(), 0);
 }
 
+/// A record that was found to be refused when its map was gone already was declared dead, and its track given up: the notice
+/// in its place then stood in a track that nobody asks, and the shard never came to its end.
+#[test]
+fn a_record_refused_under_an_old_map_is_doubted_again_under_the_new_one() {
+    let mut lanes = lanes();
+    lanes.push(Kind::Record, record(1, "a"));
+    let group = take(&mut lanes).unwrap();
+    let id = group.id;
+    drop(group);
+    assert!(lanes.finish(id, Verdict::Refused, 0).dead.is_none(), "it stood with others perhaps");
+    let alone = take(&mut lanes).unwrap();
+    lanes.follow(&halves());
+    let id = alone.id;
+    drop(alone);
+    assert!(lanes.finish(id, Verdict::Refused, 0).dead.is_none());
+    let again = take(&mut lanes).unwrap();
+    assert_eq!(numbers(&again), [1]);
+    lanes.finish(again.id, Verdict::Stored, 0);
+    assert!(lanes.is_empty());
+    assert_eq!(lanes.progress().next(), 2);
+}
+
 #[test]
 fn what_was_acknowledged_before_a_restart_is_not_sent_again() {
     let cursor = CursorState { next: 2, done: vec![(3, 3)] };
@@ -197,6 +219,7 @@ enum Fate {
     /// Committed, but the answer is lost.
     AnswerLost,
     Failed,
+    Refused,
     /// The first so many landed where they belong.
     Partly(prop::sample::Index),
 }
@@ -206,6 +229,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => Just(Fate::Stored),
         1 => Just(Fate::AnswerLost),
         1 => Just(Fate::Failed),
+        2 => Just(Fate::Refused),
         1 => any::<prop::sample::Index>().prop_map(Fate::Partly),
     ];
     prop_oneof![
@@ -250,7 +274,7 @@ impl Run {
     fn answer(&mut self, group: Group, fate: Fate) {
         let count = match fate {
             Fate::Stored | Fate::AnswerLost => group.records.len(),
-            Fate::Failed => 0,
+            Fate::Failed | Fate::Refused => 0,
             Fate::Partly(at) => at.index(group.records.len() + 1),
         };
         for out in &group.records[..count] {
@@ -262,9 +286,13 @@ impl Run {
         let verdict = match fate {
             Fate::Stored => Verdict::Stored,
             Fate::AnswerLost | Fate::Failed => Verdict::Failed(5),
+            Fate::Refused => Verdict::Refused,
             Fate::Partly(_) => Verdict::Partly(&flags, 5),
         };
-        self.lanes.finish(id, verdict, 0);
+        if let Some(dead) = self.lanes.finish(id, verdict, 0).dead {
+            // It is held, as where everything is refused.
+            self.lanes.replace(id, dead.clone(), Some(dead));
+        }
     }
 
     fn drain(&mut self) {
