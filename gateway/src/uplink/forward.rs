@@ -8,6 +8,7 @@
 
 mod backlog;
 mod map;
+mod refused;
 mod relay;
 
 use super::backoff::Backoff;
@@ -18,14 +19,14 @@ use super::dead::DeadLetters;
 use super::feed::{BlocksWanted, Chunk, Feed};
 use super::figures::{Figures, Trouble};
 use super::gap;
-use super::lanes::{Finished, Lanes, Verdict};
+use super::lanes::{Lanes, Verdict};
 use super::map::ShardMap;
 use super::pace::Pace;
-use super::sink::{Answer, Fault, Group, GroupId, Identity, Kind, Outcome, Outgoing, Relayed, Request, Sink};
+use super::sink::{Answer, Fault, Group, Identity, Kind, Outcome, Relayed, Request, Sink};
 use crate::clock::Clock;
 use crate::log::{Entry, Log, Stream};
 use crate::metrics::Metrics;
-use crate::record::{Gap, GapReason, HashKey, Record};
+use crate::record::{Gap, GapReason, HashKey};
 use relay::Relaying;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,8 +43,6 @@ const LARGE_RANGES: usize = 64;
 /// Ranges a durable cursor keeps above its low mark; what lies higher is sent again after a restart.
 const RANGES_MAX: usize = 2_048;
 const FIGURES_EVERY_MS: u64 = 1_000;
-/// Single records refused in a row before it is taken for a fault of the destination and everything is held.
-const REFUSED_IN_ROW_MAX: u32 = 16;
 /// The landing in a shard that a fresh map does not know, in a row, that is believed.
 const LANDED_MAX: u32 = 4;
 
@@ -96,6 +95,8 @@ struct Shard {
     /// A chunk that was begun.
     begun: VecDeque<Entry>,
     relaying: Option<Relaying>,
+    /// Nothing more goes into its lanes before: a dead letter is not kept yet.
+    held_until_ms: u64,
     /// How far records go through the lanes after blocks were not taken.
     detour: u64,
     saved: (u64, u64),
@@ -151,6 +152,7 @@ impl Forwarder {
                 inbox: VecDeque::new(),
                 begun: VecDeque::new(),
                 relaying: None,
+                held_until_ms: 0,
                 detour: relay::DETOUR,
                 saved: (cursor.next, lanes[at].progress().acknowledged_above()),
                 saved_at_ms: 0,
@@ -175,7 +177,7 @@ impl Forwarder {
             request_failed: false,
             linger_until_ms: None,
             // Before anything was taken nothing can be told about single records.
-            refused_in_row: REFUSED_IN_ROW_MAX,
+            refused_in_row: refused::IN_ROW_MAX,
             turn: 0,
             dead,
             figures,
@@ -197,6 +199,11 @@ impl Forwarder {
             self.show(now_ms);
             self.wait(self.sleep_ms(self.now_ms())).await;
         }
+        self.drain().await;
+    }
+
+    /// Waits for what is in flight. Whoever stops it may lose patience, so what is known already is saved each time.
+    async fn drain(&mut self) {
         while let Some(done) = self.requests.join_next_with_id().await {
             self.answered(done).await;
         }
@@ -282,6 +289,7 @@ impl Forwarder {
         let memory = (self.setup.common.memory.0 as usize / self.shards.len().max(1)).max(64 << 10);
         for at in 0..self.shards.len() {
             while self.shards[at].relaying.is_none()
+                && self.shards[at].held_until_ms <= now_ms
                 && self.lanes[at].held_bytes() < memory
                 && self.lanes[at].progress().window_bytes() < self.setup.common.window.0
             {
@@ -314,7 +322,7 @@ impl Forwarder {
                 self.linger_until_ms.get_or_insert(now_ms + self.setup.common.linger.as_ms());
                 match self.setup.sink.refusal(&record) {
                     None => lanes.push(Kind::Record, record),
-                    Some(why) => self.take_in_refused(at, record, &why).await,
+                    Some(why) => return self.take_in_refused(at, record, &why, now_ms).await,
                 }
                 true
             }
@@ -348,20 +356,6 @@ impl Forwarder {
         };
         self.lanes[at].push_gap(gap.to, told_by);
         true
-    }
-
-    async fn take_in_refused(&mut self, at: usize, record: Record, why: &str) {
-        if self.lanes[at].progress().is_done(record.number) {
-            return;
-        }
-        let told = self.bury(at, &record, why).await;
-        self.lanes[at].push(Kind::Gap, told);
-    }
-
-    async fn bury(&mut self, at: usize, record: &Record, why: &str) -> Record {
-        let gap = self.dead.bury(self.shards[at].index, record, &self.setup.who, why).await;
-        self.figures.dead();
-        gap::in_place_of(record, &gap, &self.setup.who)
     }
 
     // Out.
@@ -520,28 +514,6 @@ impl Forwarder {
             self.figures.retried(1);
         }
         self.note(finished, at, id, outcome, now_ms).await;
-    }
-
-    async fn note(&mut self, finished: Finished, at: usize, id: GroupId, outcome: Outcome, now_ms: u64) {
-        self.figures.stored(finished.records, finished.payload_bytes);
-        let Some(dead) = finished.dead else { return };
-        let why = match &outcome {
-            Outcome::Failed(fault) => fault.to_string(),
-            _ => String::new(),
-        };
-        if self.refused_in_row >= REFUSED_IN_ROW_MAX {
-            // So many in a row are no accident of the records: nothing is dropped until the destination takes something.
-            self.hold(now_ms, &Fault::Broken(format!("it refuses everything: {why}")));
-            self.lanes[at].replace(id, dead.clone(), Some(dead));
-            return;
-        }
-        self.refused_in_row += 1;
-        let told = match dead.kind {
-            Kind::Record => Some(Outgoing { kind: Kind::Gap, record: self.bury(at, &dead.record, &why).await }),
-            // Not even the notice is taken: the ledger has it.
-            Kind::Gap => None,
-        };
-        self.lanes[at].replace(id, dead, told);
     }
 
     // The cursor and the figures.

@@ -376,6 +376,13 @@ impl Lanes {
         self.give_back(id.track, vec![with], None);
     }
 
+    /// Puts a dead record back to be tried again, from `until_ms` on.
+    pub fn put_back(&mut self, id: GroupId, dead: Outgoing, until_ms: u64) {
+        let track = &mut self.tracks[id.track];
+        track.failures = track.failures.saturating_add(1);
+        self.give_back(id.track, vec![dead], Some(until_ms));
+    }
+
     fn acknowledge(&mut self, out: &Outgoing, finished: &mut Finished) {
         self.held_records -= 1;
         self.held_bytes -= weight(&out.record) + RECORD_OVERHEAD;

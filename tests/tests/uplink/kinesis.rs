@@ -378,6 +378,56 @@ async fn a_record_refused_for_good_is_told_kept_and_passed() {
     assert!(rig.metrics.render().contains("headwater_sink_dead_total{sink=\"cloud\",stream=\"telemetry\"} 5"));
 }
 
+/// A stream for dead letters that was full refused the letter, and the record was acknowledged all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_record_is_held_while_the_stream_for_dead_letters_is_full() {
+    let upstream = Upstream::start(18).await;
+    upstream.create_stream(STREAM, 1);
+    let mut rig = Rig::new(1);
+    let name = headwater::record::StreamName::new("dead").unwrap();
+    let small = headwater::log::StreamSettings {
+        shards: 1,
+        max_bytes: Some(headwater::units::ByteSize::mib(8)),
+        on_full: headwater::log::OnFull::Reject,
+        ..Default::default()
+    };
+    let letters = rig.log.create_stream(&name, small.clone()).unwrap();
+    let until = std::time::Instant::now() + MINUTE;
+    let mut appender = rig.log.appender();
+    loop {
+        assert!(std::time::Instant::now() < until, "the stream does not get full");
+        let data: String = std::iter::repeat_with(fastrand::alphanumeric).take(500_000).collect();
+        let mut batch = headwater::log::Batch::new();
+        let record = headwater::record::NewRecord { key: b"x", data: data.as_bytes(), ..Default::default() };
+        batch.push(&letters, &record).unwrap();
+        let placements = appender.commit(&mut batch).await.unwrap();
+        if matches!(placements[0], headwater::log::Placement::Full { .. }) {
+            break;
+        }
+    }
+    let filled = letters.record_count();
+    rig.start(&sink(&upstream, r#","streams":["telemetry"],"dead_letter":"dead""#)).await;
+    rig.put(400, 40).await;
+    rig.drained("cloud", MINUTE).await;
+    upstream.poison("dev-3");
+    rig.put(200, 40).await;
+    let until = std::time::Instant::now() + MINUTE;
+    while upstream.seen(STREAM).len() < 595 {
+        assert!(std::time::Instant::now() < until, "others wait too: {}", rig.backlog("cloud"));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(
+        (rig.backlog("cloud"), rig.log.gaps(&rig.stream).len()),
+        (5, 0),
+        "nothing is told, nothing acknowledged"
+    );
+    let large = headwater::log::StreamSettings { max_bytes: Some(headwater::units::ByteSize::mib(64)), ..small };
+    rig.log.update_stream(&name, large).unwrap();
+    rig.drained("cloud", MINUTE).await;
+    assert_eq!((letters.record_count() - filled, rig.log.gaps(&rig.stream).len()), (5, 5));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn p5_what_is_too_large_for_the_destination_is_told_in_its_place() {
     let upstream = Upstream::start(13).await;
