@@ -19,6 +19,7 @@ use super::dead::DeadLetters;
 use super::feed::{BlocksWanted, Chunk, Feed};
 use super::figures::{Figures, Trouble};
 use super::gap;
+use super::is_stopped;
 use super::lanes::{Lanes, Verdict};
 use super::map::ShardMap;
 use super::pace::Pace;
@@ -188,7 +189,7 @@ impl Forwarder {
 
     /// Runs until it is told to stop, and then until what is in flight has come back.
     pub async fn run(mut self) {
-        while !*self.setup.stop.borrow() && !self.setup.stream.is_deleted() {
+        while !is_stopped(&self.setup.stop) && !self.setup.stream.is_deleted() {
             let now_ms = self.now_ms();
             self.follow_map(now_ms);
             self.blocks_wanted.store(self.setup.sink.limits().blocks, Ordering::Relaxed);
@@ -557,3 +558,6 @@ impl Shard {
 fn position(lanes: &Lanes) -> (u64, u64) {
     (lanes.progress().next(), lanes.progress().acknowledged_above())
 }
+
+#[cfg(test)]
+mod tests;
