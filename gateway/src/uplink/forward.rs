@@ -442,7 +442,10 @@ impl Forwarder {
             }
             None => {
                 self.pace.answered(bytes, now_ms.saturating_sub(since_ms));
-                self.recovered();
+                // One that takes requests and stores nothing of them has not come back.
+                if answer.outcomes.iter().any(Outcome::stored_something) {
+                    self.recovered();
+                }
             }
         }
         if answer.map_is_stale {

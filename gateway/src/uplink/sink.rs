@@ -118,6 +118,16 @@ pub enum Outcome {
     Failed(Fault),
 }
 
+impl Outcome {
+    pub fn stored_something(&self) -> bool {
+        match self {
+            Outcome::Stored | Outcome::Landed(_) => true,
+            Outcome::Partly(stored, _) => stored.contains(&true),
+            Outcome::Failed(_) => false,
+        }
+    }
+}
+
 /// Consecutive blocks of a shard, as they are stored.
 #[derive(Debug)]
 pub struct Relay {

@@ -116,3 +116,23 @@ async fn it_ends_when_nobody_is_left_to_stop_it() {
     tokio::time::timeout(Duration::from_secs(5), run.running).await.unwrap().unwrap();
 }
 
+
+/// Every answer that was one cleared the trouble, though all that was sent was refused in it: "holds" and "flows again" by
+/// turns, and requests at full width.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_stores_nothing_of_what_it_answers_has_not_come_back() {
+    let run = Run::start(Box::new(|at, request| {
+        Box::pin(async move {
+            match at {
+                0..2 => Answer::all(&request, Fault::Throttled),
+                2..8 => each(&request, &Outcome::Failed(Fault::Throttled)),
+                _ => each(&request, &Outcome::Stored),
+            }
+        })
+    }))
+    .await;
+    run.until("six requests", |run| run.sent() >= 6).await;
+    assert!(run.trouble.get().is_some());
+    run.until("all sent", |run| run.log.cursor("up", &run.stream, 0).next == 3).await;
+    assert_eq!(run.trouble.get(), None);
+}
