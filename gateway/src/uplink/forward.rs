@@ -205,11 +205,10 @@ impl Forwarder {
 
     /// Waits for what is in flight. Whoever stops it may lose patience, so what is known already is saved each time.
     async fn drain(&mut self) {
-        while let Some(done) = self.requests.join_next_with_id().await {
-            self.answered(done).await;
-        }
-        if !self.setup.stream.is_deleted() {
+        while !self.setup.stream.is_deleted() {
             self.save(self.now_ms(), true);
+            let Some(done) = self.requests.join_next_with_id().await else { return };
+            self.answered(done).await;
         }
     }
 

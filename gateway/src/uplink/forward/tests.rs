@@ -107,6 +107,35 @@ impl Run {
     }
 }
 
+/// What was acknowledged while the last requests were waited for was saved when all had come back: where one hung until it
+/// was given up, everything else of the drain was sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_back_while_it_stops_is_saved_though_another_request_hangs() {
+    let release = Arc::new(Notify::new());
+    let released = release.clone();
+    let run = Run::start(Box::new(move |at, request| {
+        let released = released.clone();
+        Box::pin(async move {
+            match at {
+                0 => std::future::pending().await,
+                _ => released.notified().await,
+            }
+            each(&request, &Outcome::Stored)
+        })
+    }))
+    .await;
+    run.until("two requests", |run| run.sent() == 2).await;
+    run.stop.send(true).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    release.notify_one();
+    run.until("a cursor", |run| {
+        let cursor = run.log.cursor("up", &run.stream, 0);
+        cursor.next == 2 || cursor.done == [(2, 2)]
+    })
+    .await;
+    run.running.abort();
+}
+
 /// A watch that nobody can write to any more is ready at once, always: the forwarder span.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_ends_when_nobody_is_left_to_stop_it() {
@@ -115,7 +144,6 @@ async fn it_ends_when_nobody_is_left_to_stop_it() {
     drop(run.stop);
     tokio::time::timeout(Duration::from_secs(5), run.running).await.unwrap().unwrap();
 }
-
 
 /// Every answer that was one cleared the trouble, though all that was sent was refused in it: "holds" and "flows again" by
 /// turns, and requests at full width.
