@@ -163,7 +163,13 @@ impl HttpClient {
         }
         let config = self.tls()?;
         let name = ServerName::try_from(place.host.clone()).map_err(io::Error::other)?;
-        start(TlsConnector::from(config).connect(name, tcp).await?).await
+        let shaken = TlsConnector::from(config).connect(name, tcp).await;
+        start(shaken.inspect_err(|_| self.forget_certificates())?).await
+    }
+
+    /// Reads them again for the next connection: files of authorities and of our own may have been renewed.
+    fn forget_certificates(&self) {
+        *self.inner.tls.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
     }
 
     fn tls(&self) -> io::Result<Arc<rustls::ClientConfig>> {

@@ -220,7 +220,11 @@ impl KinesisSink {
         }
         let request = request.body(Bytes::from(body)).map_err(|error| Fault::Broken(error.to_string()))?;
         let (mut head, body) = request.into_parts();
-        aws.sign(&mut head).await.map_err(|error| Fault::Denied(format!("no usable credentials: {error}")))?;
+        if let Err(error) = aws.sign(&mut head).await {
+            // Where they come from, files and certificates among it, may have been renewed.
+            aws.forget_credentials().await;
+            return Err(Fault::Denied(format!("no usable credentials: {error}")));
+        }
         let bounds = Bounds { within: self.config.timeout.0, answer_bytes_max: ANSWER_BYTES_MAX };
         let sent = self.http.send(http::Request::from_parts(head, body), bounds).await;
         let response = sent.map_err(|error| match error {
