@@ -2,6 +2,7 @@
 
 use crate::rig::{Audit, Fast, Rig, STREAM};
 use headwater_tests::aggregate::hash_of;
+use headwater_tests::proxy::Proxy;
 use headwater_tests::upstream::{Faults, Upstream};
 use std::time::Duration;
 
@@ -446,6 +447,25 @@ async fn p5_what_is_too_large_for_the_destination_is_told_in_its_place() {
     audit.nothing_lost_or_reordered();
     assert_eq!(audit.gaps.len(), 1);
     assert_eq!((&audit.gaps[0]["reason"], &audit.gaps[0]["from"]), (&"rejected".into(), &11.into()), "{audit:?}");
+}
+
+/// A record that takes longer than `timeout` on its link was given up and sent again for ever: it cannot be made smaller.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_larger_than_the_link_carries_within_the_timeout_arrives() {
+    let upstream = Upstream::start(19).await;
+    upstream.create_stream(STREAM, 1);
+    let link = Proxy::start(upstream.endpoint.trim_start_matches("http://").parse().unwrap()).await;
+    link.thin(64 << 10);
+    let mut rig = Rig::new(1);
+    rig.put_padded(1, 1, 100_000).await;
+    rig.put(10, 1).await;
+    let address = link.addr;
+    rig.start(&format!(
+        r#"{{"type":"kinesis","name":"cloud","endpoint":"http://{address}","credentials":"none","timeout":"300 ms"}}"#
+    ))
+    .await;
+    rig.drained("cloud", Duration::from_secs(20)).await;
+    audit(&rig, &upstream).nothing_lost_or_reordered();
 }
 
 #[tokio::test(flavor = "multi_thread")]

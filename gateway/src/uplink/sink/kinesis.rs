@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 use tokio::sync::OnceCell;
 
 /// Longest partition key, in characters.
@@ -32,6 +33,8 @@ const REQUEST_BYTES_MAX: usize = 2 << 20;
 const REQUEST_RECORDS_MAX: usize = 500;
 const REQUESTS_IN_FLIGHT_MAX: usize = 8;
 const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// The thinnest link that a record of any size gets through, in bytes a second.
+const LINK_BYTES_PER_S_MIN: f64 = 4096.0;
 /// Pages of a shard map: 1,000 shards each.
 const MAP_PAGES_MAX: usize = 20;
 
@@ -207,7 +210,13 @@ impl KinesisSink {
     }
 
     /// One exchange: signs, sends, learns who answers, sorts errors out.
-    async fn ask(&self, target: Option<&str>, content_type: &str, body: Vec<u8>) -> Result<Response<Bytes>, Fault> {
+    async fn ask(
+        &self,
+        target: Option<&str>,
+        content_type: &str,
+        body: Vec<u8>,
+        within: Duration,
+    ) -> Result<Response<Bytes>, Fault> {
         let aws = self.aws().await;
         let mut request = http::Request::post(format!("{}/", aws.endpoint.trim_end_matches('/')))
             .header(http::header::CONTENT_TYPE, content_type)
@@ -225,7 +234,7 @@ impl KinesisSink {
             aws.forget_credentials().await;
             return Err(Fault::Denied(format!("no usable credentials: {error}")));
         }
-        let bounds = Bounds { within: self.config.timeout.0, answer_bytes_max: ANSWER_BYTES_MAX };
+        let bounds = Bounds { within, answer_bytes_max: ANSWER_BYTES_MAX };
         let sent = self.http.send(http::Request::from_parts(head, body), bounds).await;
         let response = sent.map_err(|error| match error {
             HttpError::Absent { .. } => Fault::Absent(error.to_string()),
@@ -248,11 +257,18 @@ impl KinesisSink {
         })
     }
 
+    /// A request that takes too long is made smaller the next time, down to one record; that one gets the time it takes.
+    fn time_for(&self, request: &Request, body_bytes: usize) -> Duration {
+        let is_one = matches!(&request.groups[..], [group] if group.records.len() == 1);
+        let extra_s = if is_one { body_bytes as f64 / LINK_BYTES_PER_S_MIN } else { 0.0 };
+        self.config.timeout.0 + Duration::from_secs_f64(extra_s)
+    }
+
     async fn ask_for_map(&self) -> Result<ShardMap, Fault> {
         let (mut shards, mut token) = (Vec::new(), None);
         for _ in 0..MAP_PAGES_MAX {
             let body = body::list_shards(&self.target, token.as_deref());
-            let response = self.ask(Some("ListShards"), body::JSON, body).await?;
+            let response = self.ask(Some("ListShards"), body::JSON, body, self.config.timeout.0).await?;
             self.note_who_answers(response.headers())?;
             let page = answer::shards(response.body())?;
             shards.extend(page.open);
@@ -274,7 +290,8 @@ impl KinesisSink {
             Mode::Plain => body::plain(&self.target, request),
             Mode::Headwater | Mode::Batch => body::headwater(&self.target, request, &self.who),
         };
-        let response = self.ask(Some("PutRecords"), body::JSON, body).await?;
+        let within = self.time_for(request, body.len());
+        let response = self.ask(Some("PutRecords"), body::JSON, body, within).await?;
         let changed = self.note_who_answers(response.headers())?;
         let entries = answer::put_records(response.body())?;
         let mut answer = match mode {
@@ -289,7 +306,8 @@ impl KinesisSink {
     async fn send_batch(&self, request: &Request) -> Result<Answer, Fault> {
         let count = request.groups.iter().map(|group| group.records.len()).sum();
         let body = body::batch(&self.target, request, &self.who).map_err(|error| Fault::Broken(error.to_string()))?;
-        let response = self.ask(None, wire::CONTENT_TYPE, body).await?;
+        let within = self.time_for(request, body.len());
+        let response = self.ask(None, wire::CONTENT_TYPE, body, within).await?;
         let changed = self.note_who_answers(response.headers())?;
         let statuses = wire::decode_answer(response.body(), count).map_err(|error| Fault::Broken(error.to_string()))?;
         let mut answer = answer::statuses(request, &statuses);
@@ -299,7 +317,7 @@ impl KinesisSink {
 
     async fn relay_once(&self, relay: &Relay) -> Result<(Taken, bool), Fault> {
         let body = body::blocks(&self.target, relay, &self.who).map_err(|error| Fault::Broken(error.to_string()))?;
-        let response = self.ask(None, wire::blocks::CONTENT_TYPE, body).await?;
+        let response = self.ask(None, wire::blocks::CONTENT_TYPE, body, self.config.timeout.0).await?;
         let changed = self.note_who_answers(response.headers())?;
         let answer = wire::blocks::decode_blocks_answer(response.body(), relay.records());
         let (payload, statuses) = answer.map_err(|error| Fault::Broken(error.to_string()))?;
