@@ -126,7 +126,7 @@ pub struct Finished {
 pub struct Fill {
     pub entries: usize,
     pub bytes: usize,
-    /// A suspect group is in it: nothing else may join.
+    /// A group is in it that goes alone: a suspect one, or a record that fits no request of many.
     pub closed: bool,
 }
 
@@ -298,7 +298,8 @@ impl Lanes {
     pub fn take(&mut self, limits: &Limits, fill: &mut Fill) -> Option<Group> {
         let at = *self.ready.front()?;
         let track = &mut self.tracks[at];
-        let alone = track.suspect.is_some();
+        let is_large = track.queue.front().is_some_and(|out| out.record.headers.len() > limits.headers_max);
+        let alone = track.suspect.is_some() || is_large;
         if fill.closed || (alone && fill.entries > 0) {
             return None;
         }
@@ -309,7 +310,7 @@ impl Lanes {
         if entries == 0 || (first > room && fill.entries > 0) {
             return None;
         }
-        let most = track.suspect.unwrap_or(limits.group_records_max);
+        let most = if is_large { 1 } else { track.suspect.unwrap_or(limits.group_records_max) };
         let most = if limits.entry_per_record { most.min(entries) } else { most };
         let limits = Limits { group_records_max: most, group_bytes_max: limits.group_bytes_max.min(room), ..*limits };
         let (records, bytes) = match limits.distinct_keys {
@@ -531,7 +532,10 @@ impl Lanes {
 
 /// The oldest records, at least one.
 fn take_front(queue: &mut VecDeque<Outgoing>, limits: &Limits) -> (Vec<Outgoing>, usize) {
-    let is_alone = |out: &Outgoing| limits.alone.is_some_and(|magic| out.record.data.starts_with(&magic));
+    let is_alone = |out: &Outgoing| {
+        let is_large = out.record.headers.len() > limits.headers_max;
+        is_large || limits.alone.is_some_and(|magic| out.record.data.starts_with(&magic))
+    };
     let (mut count, mut bytes) = (0, 0);
     for out in queue.iter().take(limits.group_records_max.max(1)) {
         let weight = weight(&out.record) + limits.record_overhead;

@@ -1,6 +1,7 @@
 //! What leaves when: traces of single events first, then runs against an upstream that does what it likes.
 
 use super::*;
+use crate::record::{Header, HeaderId};
 use crate::uplink::map::UpstreamShard;
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -11,6 +12,7 @@ const LIMITS: Limits = Limits {
     group_bytes_max: 1 << 20,
     distinct_keys: false,
     alone: None,
+    headers_max: usize::MAX,
     record_overhead: 0,
     entry_per_record: false,
     request_entries_max: 500,
@@ -149,6 +151,28 @@ fn a_suspect_group_is_sent_alone() {
     assert_eq!(numbers(&lanes.take(&LIMITS, &mut fill).unwrap()), [1]);
     lanes.push(Kind::Record, record(3, "c"));
     assert!(lanes.take(&LIMITS, &mut fill).is_none(), "and none after it");
+}
+
+/// One record that did not fit the form of the request made the whole request take another, with 500 records at most.
+#[test]
+fn a_record_with_more_headers_than_a_request_of_many_takes_is_sent_alone() {
+    let mut lanes = lanes();
+    let limits = Limits { headers_max: 2, ..LIMITS };
+    let header = || Header::new(HeaderId::Topic, "t");
+    for (number, key, headers) in [(1, "a", 2), (2, "a", 3), (3, "a", 0), (4, "b", 0)] {
+        let headers = (0..headers).map(|_| header()).collect();
+        lanes.push(Kind::Record, Record { headers, ..record(number, key) });
+    }
+    let mut request = || {
+        let mut fill = Fill::default();
+        let groups: Vec<_> = std::iter::from_fn(|| lanes.take(&limits, &mut fill)).collect();
+        let sent: Vec<_> = groups.iter().map(numbers).collect();
+        groups.iter().for_each(|group| drop(lanes.finish(group.id, Verdict::Stored, 0)));
+        sent
+    };
+    assert_eq!(request(), [vec![1], vec![4]]);
+    assert_eq!(request(), [[2]]);
+    assert_eq!(request(), [[3]]);
 }
 
 #[test]

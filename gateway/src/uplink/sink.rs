@@ -41,6 +41,8 @@ pub struct Limits {
     pub distinct_keys: bool,
     /// Records whose data begins so are a group of their own: they are aggregates already.
     pub alone: Option<[u8; 4]>,
+    /// Most headers of a record; one with more is a request of its own, whose form the sink chooses for it.
+    pub headers_max: usize,
     /// What a record takes in a request beside its weight, in bytes.
     pub record_overhead: usize,
     /// What counts against `request_entries_max`: the group as a whole, or each of its records.

@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 /// Partition key, in UTF-16 units.
 const KEY_MAX: usize = 256;
-/// Headers of one record between two Headwaters.
-const HEADERS_MAX: usize = 64;
+/// Headers of one record between two Headwaters: whatever does not fit the batch form comes this way.
+const HEADERS_MAX: usize = 1024;
 
 /// A record of a request.
 #[derive(Deserialize, Default)]

@@ -22,6 +22,7 @@ impl Sink for Scripted {
             group_bytes_max: 1 << 20,
             distinct_keys: false,
             alone: None,
+            headers_max: usize::MAX,
             record_overhead: 0,
             entry_per_record: false,
             request_entries_max: 1,

@@ -336,6 +336,7 @@ impl Sink for KinesisSink {
             group_bytes_max: self.config.aggregate_bytes.0.min(self.config.max_record_bytes.0 / 2) as usize,
             distinct_keys: false,
             alone: Some(kpl::MAGIC),
+            headers_max: usize::MAX,
             record_overhead: kpl::ENTRY_OVERHEAD + self.who.stream.as_str().len() + self.who.gateway.len(),
             entry_per_record: false,
             request_entries_max: REQUEST_RECORDS_MAX,
@@ -358,6 +359,7 @@ impl Sink for KinesisSink {
                 request_entries_max: wire::RECORDS_MAX / 2,
                 request_bytes_max: wire::BATCH_BYTES_MAX / 4,
                 group_bytes_max: wire::BATCH_BYTES_MAX / 8,
+                headers_max: wire::HEADERS_MAX,
                 blocks: true,
                 ..single
             },
