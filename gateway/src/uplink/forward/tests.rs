@@ -165,3 +165,18 @@ async fn an_upstream_that_stores_nothing_of_what_it_answers_has_not_come_back() 
     run.until("all sent", |run| run.log.cursor("up", &run.stream, 0).next == 3).await;
     assert_eq!(run.trouble.get(), None);
 }
+
+/// The shard map is asked for after each failure: that it can be had must not make the next wait a first one again.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_fail_wait_ever_longer_though_the_map_can_be_had() {
+    let run = Run::start(Box::new(|_, request| {
+        Box::pin(async move { Answer::all(&request, Fault::Broken("by the test".into())) })
+    }))
+    .await;
+    run.until("a failure", |run| run.trouble.get().is_some()).await;
+    for _ in 0..300 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(run.trouble.get().is_some(), "nothing went well");
+    }
+    assert!((4..30).contains(&run.sent()), "{} requests in 3 s", run.sent());
+}
