@@ -39,7 +39,7 @@ pub const LANES_MAX: usize = 4096;
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
 /// A batch as sent, in bytes: zstd may add a little to what it cannot compress.
 pub const BODY_BYTES_MAX: usize = BATCH_BYTES_MAX + (64 << 10);
-/// Most headers of one record. A record with more goes by `PutRecords`.
+/// Most headers of one record, the origin of its lane not counted. A record with more goes by `PutRecords`, alone.
 pub const HEADERS_MAX: usize = 64;
 /// Longest origin of a lane, in bytes: each of its records will have it.
 pub const ORIGIN_BYTES_MAX: usize = 256;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -15,6 +16,8 @@ pub struct Link {
     /// The connection is cut when an answer comes back: the request was served.
     lose_answers: AtomicU32,
     lost: AtomicU64,
+    /// What goes to the server in a second, in bytes; 0: all there is.
+    bytes_per_s: AtomicU64,
 }
 
 pub struct Proxy {
@@ -46,6 +49,11 @@ impl Proxy {
         self.link.lose_answers.store(percent, Ordering::Relaxed);
     }
 
+    /// Requests go to the server at this rate from now on.
+    pub fn thin(&self, bytes_per_s: u64) {
+        self.link.bytes_per_s.store(bytes_per_s, Ordering::Relaxed);
+    }
+
     /// Answers lost so far.
     pub fn lost(&self) -> u64 {
         self.link.lost.load(Ordering::Relaxed)
@@ -72,7 +80,20 @@ async fn listen(listener: TcpListener, to: SocketAddr, link: Arc<Link>) {
 async fn pass(client: TcpStream, server: TcpStream, link: &Link) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let there = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) };
+    let there = async {
+        let mut piece = vec![0; 4 << 10];
+        loop {
+            let length = from_client.read(&mut piece).await?;
+            if length == 0 {
+                return Ok::<(), std::io::Error>(());
+            }
+            let rate = link.bytes_per_s.load(Ordering::Relaxed);
+            if rate > 0 {
+                tokio::time::sleep(Duration::from_secs_f64(length as f64 / rate as f64)).await;
+            }
+            to_server.write_all(&piece[..length]).await?;
+        }
+    };
     let back = async {
         let mut piece = vec![0; 64 << 10];
         loop {

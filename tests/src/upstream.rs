@@ -15,6 +15,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
@@ -94,6 +95,8 @@ struct State {
     poison: HashSet<String>,
     /// Keys whose records are throttled, always.
     stuck: HashSet<String>,
+    /// The answer to what names no operation.
+    unknown: (u16, &'static str),
 }
 
 /// The upstream at work; ends when it is dropped.
@@ -111,7 +114,11 @@ impl Drop for Upstream {
 
 impl Upstream {
     pub async fn start(seed: u64) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::start_at("127.0.0.1:0".parse().expect("an address"), seed).await
+    }
+
+    pub async fn start_at(at: SocketAddr, seed: u64) -> Self {
+        let listener = TcpListener::bind(at).await.expect("a free port");
         let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
         let state = Arc::new(Mutex::new(State {
             streams: BTreeMap::new(),
@@ -123,6 +130,7 @@ impl Upstream {
             sequence: 1,
             poison: HashSet::new(),
             stuck: HashSet::new(),
+            unknown: (404, "UnknownOperationException"),
         }));
         let task = tokio::spawn(listen(listener, state.clone())).abort_handle();
         Upstream { endpoint, state, task }
@@ -152,6 +160,11 @@ impl Upstream {
 
     pub fn release(&self, key: &str) {
         self.state().stuck.remove(key);
+    }
+
+    /// What is answered to a request that names no operation.
+    pub fn answer_unknown(&self, status: u16, kind: &'static str) {
+        self.state().unknown = (status, kind);
     }
 
     /// Splits an open shard in the middle.
@@ -386,6 +399,9 @@ impl State {
     }
 
     fn serve(&mut self, operation: &str, body: &[u8]) -> (u16, Value) {
+        if operation.is_empty() {
+            return (self.unknown.0, json!({ "__type": self.unknown.1 }));
+        }
         let Ok(body) = serde_json::from_slice::<Value>(body) else {
             return (400, json!({ "__type": "SerializationException" }));
         };

@@ -29,6 +29,8 @@ const SOURCE_WITHIN: Duration = Duration::from_secs(5);
 const METADATA_WITHIN: Duration = Duration::from_secs(1);
 const SOURCE_ANSWER_BYTES_MAX: usize = 256 << 10;
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// The region where none is named, as signatures to something that is not AWS want one.
+const REGION: &str = "us-east-1";
 /// Name of our sessions in a role, unless a profile gives one.
 const SESSION: &str = "headwater";
 
@@ -101,7 +103,12 @@ impl Aws {
         let region = own(&settings.region)
             .or_else(|| env(&["AWS_REGION", "AWS_DEFAULT_REGION"]))
             .or_else(|| profile.get("region").cloned())
-            .unwrap_or_else(|| "us-east-1".to_owned());
+            .unwrap_or_else(|| {
+                if endpoint.is_none() {
+                    tracing::warn!("no region is named: records go to {REGION}; set `region`, or AWS_REGION");
+                }
+                REGION.to_owned()
+            });
         let endpoint = endpoint.unwrap_or_else(|| public_endpoint(&region));
         let mut aws = Aws { endpoint, region, settings: settings.clone(), context, signer: None };
         aws.signer = aws.make_signer(&profile).map(std::sync::Mutex::new);

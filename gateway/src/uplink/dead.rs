@@ -1,12 +1,18 @@
 //! Records that a destination refuses for good: into the gap ledger, and, if one is named, a stream of their own.
 
 use super::sink::Identity;
-use crate::log::{Appender, Batch, Log, Stream};
+use crate::log::{AppendError, Appender, Batch, Log, Placement, Stream};
 use crate::record::{Gap, GapReason, Header, HeaderId, NewRecord, Record, ShardIndex};
 use std::sync::Arc;
-use std::time::Duration;
 
-const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Why a letter is not kept now. The record is held then, and this is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum NotKept {
+    #[error("the stream for dead letters is full, and refuses more (on_full = \"reject\")")]
+    Full,
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
 
 pub struct DeadLetters {
     log: Log,
@@ -27,10 +33,21 @@ impl DeadLetters {
     }
 
     /// Keeps a refused record and enters it into the ledger; what is returned tells of it upstream. The letter is durable
-    /// before this returns, so that the record may then be acknowledged.
-    pub async fn bury(&mut self, shard: ShardIndex, record: &Record, who: &Identity, why: &str) -> Gap {
+    /// before this returns, so that the record may then be acknowledged; the ledger's entry is with a later commit, as
+    /// the cursor is. A stream for letters that is not there keeps none, and neither does one that cannot hold such a
+    /// record: the ledger alone tells of it then.
+    pub async fn bury(
+        &mut self,
+        shard: ShardIndex,
+        record: &Record,
+        who: &Identity,
+        why: &str,
+    ) -> Result<Gap, NotKept> {
+        self.keep(shard, record, who).await.inspect_err(|error| {
+            self.appender = None;
+            tracing::warn!(stream = %self.stream.name, shard, number = record.number, %error, "a dead letter is not kept yet");
+        })?;
         tracing::warn!(stream = %self.stream.name, shard, number = record.number, why, "record refused for good");
-        self.keep(shard, record, who).await;
         let gap = Gap {
             shard,
             from: record.number,
@@ -40,44 +57,36 @@ impl DeadLetters {
             to_ms: record.arrival_ms,
         };
         self.log.record_gap(&self.stream, gap.clone());
-        gap
+        Ok(gap)
     }
 
-    async fn keep(&mut self, shard: ShardIndex, record: &Record, who: &Identity) {
+    async fn keep(&mut self, shard: ShardIndex, record: &Record, who: &Identity) -> Result<(), NotKept> {
         if self.letter_stream.is_empty() {
-            return;
+            return Ok(());
         }
+        let Some(stream) = self.log.stream(&self.letter_stream) else {
+            tracing::warn!(stream = self.letter_stream, "the stream for dead letters does not exist");
+            return Ok(());
+        };
         let mut headers = record.headers.clone();
         if record.header(HeaderId::Origin).is_none() {
             let id = who.id_of(&who.prefix(shard), record).into_owned();
             headers.push(Header::new(HeaderId::Origin, id));
         }
-        loop {
-            let Some(stream) = self.log.stream(&self.letter_stream) else {
-                tracing::warn!(stream = self.letter_stream, "the stream for dead letters does not exist");
-                return;
-            };
-            let new = NewRecord {
-                key: &record.key,
-                explicit_hash: record.explicit_hash,
-                producer: None,
-                headers: &headers,
-                data: &record.data,
-            };
-            let mut batch = Batch::new();
-            if let Err(error) = batch.push(&stream, &new) {
-                tracing::warn!(%error, "a dead letter could not be kept");
-                return;
-            }
-            let appender = self.appender.get_or_insert_with(|| self.log.appender());
-            match appender.commit(&mut batch).await {
-                Ok(_) => return,
-                Err(error) => {
-                    tracing::warn!(%error, "a dead letter could not be written, tries again");
-                    self.appender = None;
-                    tokio::time::sleep(TRY_AGAIN_AFTER).await;
-                }
-            }
+        let new = NewRecord {
+            key: &record.key,
+            explicit_hash: record.explicit_hash,
+            producer: None,
+            headers: &headers,
+            data: &record.data,
+        };
+        let mut batch = Batch::new();
+        if let Err(error) = batch.push(&stream, &new) {
+            tracing::warn!(%error, "a dead letter could not be kept");
+            return Ok(());
         }
+        let placements = self.appender.get_or_insert_with(|| self.log.appender()).commit(&mut batch).await?;
+        let is_full = placements.iter().any(|placement| matches!(placement, Placement::Full { .. }));
+        if is_full { Err(NotKept::Full) } else { Ok(()) }
     }
 }

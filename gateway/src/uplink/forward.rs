@@ -8,6 +8,7 @@
 
 mod backlog;
 mod map;
+mod refused;
 mod relay;
 
 use super::backoff::Backoff;
@@ -18,14 +19,15 @@ use super::dead::DeadLetters;
 use super::feed::{BlocksWanted, Chunk, Feed};
 use super::figures::{Figures, Trouble};
 use super::gap;
-use super::lanes::{Finished, Lanes, Verdict};
+use super::is_stopped;
+use super::lanes::{Lanes, Verdict};
 use super::map::ShardMap;
 use super::pace::Pace;
-use super::sink::{Answer, Fault, Group, GroupId, Identity, Kind, Outcome, Outgoing, Relayed, Request, Sink};
+use super::sink::{Answer, Fault, Group, Identity, Kind, Outcome, Relayed, Request, Sink};
 use crate::clock::Clock;
 use crate::log::{Entry, Log, Stream};
 use crate::metrics::Metrics;
-use crate::record::{Gap, GapReason, HashKey, Record};
+use crate::record::{Gap, GapReason, HashKey};
 use relay::Relaying;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,10 +44,8 @@ const LARGE_RANGES: usize = 64;
 /// Ranges a durable cursor keeps above its low mark; what lies higher is sent again after a restart.
 const RANGES_MAX: usize = 2_048;
 const FIGURES_EVERY_MS: u64 = 1_000;
-/// Single records refused in a row before it is taken for a fault of the destination and everything is held.
-const REFUSED_IN_ROW_MAX: u32 = 16;
-/// Times an aggregate may land in a shard that a fresh map does not know before that is believed.
-const LANDED_MAX: u32 = 3;
+/// The landing in a shard that a fresh map does not know, in a row, that is believed.
+const LANDED_MAX: u32 = 4;
 
 /// What a forwarder is made of.
 pub struct Setup {
@@ -77,6 +77,8 @@ pub struct Forwarder {
     /// Whole requests that failed in a row.
     failures: u32,
     hold_until_ms: u64,
+    /// The last request failed as a whole: only one that goes well says that it is over.
+    request_failed: bool,
     /// When what is in hand leaves even if it has little company.
     linger_until_ms: Option<u64>,
     refused_in_row: u32,
@@ -94,6 +96,8 @@ struct Shard {
     /// A chunk that was begun.
     begun: VecDeque<Entry>,
     relaying: Option<Relaying>,
+    /// Nothing more goes into its lanes before: a dead letter is not kept yet.
+    held_until_ms: u64,
     /// How far records go through the lanes after blocks were not taken.
     detour: u64,
     saved: (u64, u64),
@@ -149,6 +153,7 @@ impl Forwarder {
                 inbox: VecDeque::new(),
                 begun: VecDeque::new(),
                 relaying: None,
+                held_until_ms: 0,
                 detour: relay::DETOUR,
                 saved: (cursor.next, lanes[at].progress().acknowledged_above()),
                 saved_at_ms: 0,
@@ -170,9 +175,10 @@ impl Forwarder {
             landed: Vec::new(),
             failures: 0,
             hold_until_ms: 0,
+            request_failed: false,
             linger_until_ms: None,
             // Before anything was taken nothing can be told about single records.
-            refused_in_row: REFUSED_IN_ROW_MAX,
+            refused_in_row: refused::IN_ROW_MAX,
             turn: 0,
             dead,
             figures,
@@ -183,7 +189,7 @@ impl Forwarder {
 
     /// Runs until it is told to stop, and then until what is in flight has come back.
     pub async fn run(mut self) {
-        while !*self.setup.stop.borrow() && !self.setup.stream.is_deleted() {
+        while !is_stopped(&self.setup.stop) && !self.setup.stream.is_deleted() {
             let now_ms = self.now_ms();
             self.follow_map(now_ms);
             self.blocks_wanted.store(self.setup.sink.limits().blocks, Ordering::Relaxed);
@@ -194,11 +200,15 @@ impl Forwarder {
             self.show(now_ms);
             self.wait(self.sleep_ms(self.now_ms())).await;
         }
-        while let Some(done) = self.requests.join_next_with_id().await {
-            self.answered(done).await;
-        }
-        if !self.setup.stream.is_deleted() {
+        self.drain().await;
+    }
+
+    /// Waits for what is in flight. Whoever stops it may lose patience, so what is known already is saved each time.
+    async fn drain(&mut self) {
+        while !self.setup.stream.is_deleted() {
             self.save(self.now_ms(), true);
+            let Some(done) = self.requests.join_next_with_id().await else { return };
+            self.answered(done).await;
         }
     }
 
@@ -279,6 +289,7 @@ impl Forwarder {
         let memory = (self.setup.common.memory.0 as usize / self.shards.len().max(1)).max(64 << 10);
         for at in 0..self.shards.len() {
             while self.shards[at].relaying.is_none()
+                && self.shards[at].held_until_ms <= now_ms
                 && self.lanes[at].held_bytes() < memory
                 && self.lanes[at].progress().window_bytes() < self.setup.common.window.0
             {
@@ -311,7 +322,7 @@ impl Forwarder {
                 self.linger_until_ms.get_or_insert(now_ms + self.setup.common.linger.as_ms());
                 match self.setup.sink.refusal(&record) {
                     None => lanes.push(Kind::Record, record),
-                    Some(why) => self.take_in_refused(at, record, &why).await,
+                    Some(why) => return self.take_in_refused(at, record, &why, now_ms).await,
                 }
                 true
             }
@@ -345,20 +356,6 @@ impl Forwarder {
         };
         self.lanes[at].push_gap(gap.to, told_by);
         true
-    }
-
-    async fn take_in_refused(&mut self, at: usize, record: Record, why: &str) {
-        if self.lanes[at].progress().is_done(record.number) {
-            return;
-        }
-        let told = self.bury(at, &record, why).await;
-        self.lanes[at].push(Kind::Gap, told);
-    }
-
-    async fn bury(&mut self, at: usize, record: &Record, why: &str) -> Record {
-        let gap = self.dead.bury(self.shards[at].index, record, &self.setup.who, why).await;
-        self.figures.dead();
-        gap::in_place_of(record, &gap, &self.setup.who)
     }
 
     // Out.
@@ -440,11 +437,14 @@ impl Forwarder {
                 if matches!(fault, Fault::Broken(_) | Fault::Unreachable(_)) {
                     self.pace.failed(bytes);
                 }
-                self.hold(now_ms, fault);
+                self.hold_request(now_ms, fault);
             }
             None => {
                 self.pace.answered(bytes, now_ms.saturating_sub(since_ms));
-                self.recovered();
+                // One that takes requests and stores nothing of them has not come back.
+                if answer.outcomes.iter().any(Outcome::stored_something) {
+                    self.recovered();
+                }
             }
         }
         if answer.map_is_stale {
@@ -453,6 +453,16 @@ impl Forwarder {
         let is_whole = answer.whole.is_some();
         for (group, outcome) in groups.into_iter().zip(answer.outcomes) {
             self.settle(group, outcome, is_whole, now_ms).await;
+        }
+    }
+
+    /// A request failed as a whole. Perhaps not the one answers for whom it was made, or not about the stream that was
+    /// there: the shard map is asked for before the next request, and settles both.
+    fn hold_request(&mut self, now_ms: u64, fault: &Fault) {
+        self.hold(now_ms, fault);
+        self.request_failed = true;
+        if !matches!(fault, Fault::Throttled) {
+            self.map_is_stale(self.hold_until_ms);
         }
     }
 
@@ -470,6 +480,10 @@ impl Forwarder {
     fn recovered(&mut self) {
         self.failures = 0;
         self.hold_until_ms = 0;
+        self.request_failed = false;
+        if let Map::Wanted(from) = &mut self.map {
+            *from = 0;
+        }
         if self.setup.trouble.clear() {
             tracing::info!(sink = self.setup.common.name, stream = %self.setup.stream.name, "uplink flows again");
         }
@@ -503,28 +517,6 @@ impl Forwarder {
             self.figures.retried(1);
         }
         self.note(finished, at, id, outcome, now_ms).await;
-    }
-
-    async fn note(&mut self, finished: Finished, at: usize, id: GroupId, outcome: Outcome, now_ms: u64) {
-        self.figures.stored(finished.records, finished.payload_bytes);
-        let Some(dead) = finished.dead else { return };
-        let why = match &outcome {
-            Outcome::Failed(fault) => fault.to_string(),
-            _ => String::new(),
-        };
-        if self.refused_in_row >= REFUSED_IN_ROW_MAX {
-            // So many in a row are no accident of the records: nothing is dropped until the destination takes something.
-            self.hold(now_ms, &Fault::Broken(format!("it refuses everything: {why}")));
-            self.lanes[at].replace(id, dead.clone(), Some(dead));
-            return;
-        }
-        self.refused_in_row += 1;
-        let told = match dead.kind {
-            Kind::Record => Some(Outgoing { kind: Kind::Gap, record: self.bury(at, &dead.record, &why).await }),
-            // Not even the notice is taken: the ledger has it.
-            Kind::Gap => None,
-        };
-        self.lanes[at].replace(id, dead, told);
     }
 
     // The cursor and the figures.
@@ -568,3 +560,6 @@ impl Shard {
 fn position(lanes: &Lanes) -> (u64, u64) {
     (lanes.progress().next(), lanes.progress().acknowledged_above())
 }
+
+#[cfg(test)]
+mod tests;

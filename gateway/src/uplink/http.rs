@@ -11,10 +11,12 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use std::collections::HashMap;
 use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
@@ -23,6 +25,9 @@ const IDLE_MAX: usize = 16;
 /// Idle connections are dropped after so long: before load balancers do, which usually close after 60 s.
 const IDLE_FOR: Duration = Duration::from_secs(20);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// Names looked up at once, of all sinks. Where nothing answers a lookup takes half a minute, on a thread that the readers of
+/// the disk need too.
+static LOOKUPS: Semaphore = Semaphore::const_new(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
@@ -151,14 +156,20 @@ impl HttpClient {
     }
 
     async fn open(&self, place: &Place) -> io::Result<Connection> {
-        let tcp = TcpStream::connect((place.host.as_str(), place.port)).await?;
+        let tcp = TcpStream::connect(&addresses(place).await?[..]).await?;
         let _ = tcp.set_nodelay(true);
         if !place.tls {
             return start(tcp).await;
         }
         let config = self.tls()?;
         let name = ServerName::try_from(place.host.clone()).map_err(io::Error::other)?;
-        start(TlsConnector::from(config).connect(name, tcp).await?).await
+        let shaken = TlsConnector::from(config).connect(name, tcp).await;
+        start(shaken.inspect_err(|_| self.forget_certificates())?).await
+    }
+
+    /// Reads them again for the next connection: files of authorities and of our own may have been renewed.
+    fn forget_certificates(&self) {
+        *self.inner.tls.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
     }
 
     fn tls(&self) -> io::Result<Arc<rustls::ClientConfig>> {
@@ -183,6 +194,27 @@ impl Place {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Place { tls, host, port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }) })
     }
+}
+
+async fn addresses(place: &Place) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(ip) = place.host.parse() {
+        return Ok(vec![SocketAddr::new(ip, place.port)]);
+    }
+    let (host, port) = (place.host.clone(), place.port);
+    look_up(&LOOKUPS, move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect)).await?
+}
+
+/// A lookup cannot be given up: it keeps its thread until the system has given up, and its permit as long.
+async fn look_up<T: Send + 'static>(
+    at_once: &'static Semaphore,
+    look: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    let permit = at_once.acquire().await.map_err(io::Error::other)?;
+    let looking = move || {
+        let _until_it_ends = permit;
+        look()
+    };
+    tokio::task::spawn_blocking(looking).await.map_err(io::Error::other)
 }
 
 /// The path alone, and the host as a header: as HTTP/1.1 wants it.
@@ -238,4 +270,36 @@ async fn exchange(
         whole.extend_from_slice(&data);
     }
     Ok(Response::from_parts(parts, whole.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Where packets to the name server vanish, each try to connect left a thread behind for half a minute: the pool that
+    /// reads the disk for everybody was full of them.
+    #[tokio::test]
+    async fn lookups_that_were_given_up_count_until_they_end() {
+        static AT_ONCE: Semaphore = Semaphore::const_new(2);
+        static BEGUN: AtomicUsize = AtomicUsize::new(0);
+        let slow = || {
+            BEGUN.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(500));
+        };
+        for _ in 0..10 {
+            let gave_up = tokio::time::timeout(Duration::from_millis(10), look_up(&AT_ONCE, slow)).await.is_err();
+            assert!(gave_up);
+        }
+        assert_eq!(BEGUN.load(Ordering::Relaxed), 2);
+        assert_eq!(look_up(&AT_ONCE, || 7).await.unwrap(), 7, "its turn comes");
+    }
+
+    #[tokio::test]
+    async fn names_and_numbers_are_found() {
+        let found = async |uri: &str| addresses(&Place::of(&uri.parse().unwrap()).unwrap()).await;
+        assert_eq!(found("http://[::1]:7").await.unwrap(), ["[::1]:7".parse().unwrap()]);
+        assert_eq!(found("http://127.0.0.1").await.unwrap(), ["127.0.0.1:80".parse().unwrap()]);
+        assert!(found("https://localhost").await.unwrap().iter().all(|at| at.ip().is_loopback() && at.port() == 443));
+    }
 }

@@ -81,6 +81,8 @@ struct Track {
     /// Its map is gone: it only waits for its group to come back.
     retired: bool,
     failures: u32,
+    /// Landings in a shard where records of the group do not belong, in a row.
+    landings: u32,
     /// Most records of a group while the destination refuses what the track sends; it is then sent alone.
     suspect: Option<usize>,
 }
@@ -124,7 +126,7 @@ pub struct Finished {
 pub struct Fill {
     pub entries: usize,
     pub bytes: usize,
-    /// A suspect group is in it: nothing else may join.
+    /// A group is in it that goes alone: a suspect one, or a record that fits no request of many.
     pub closed: bool,
 }
 
@@ -177,6 +179,15 @@ impl Lanes {
     /// Failures in a row of the track a group came from.
     pub fn failures(&self, id: GroupId) -> u32 {
         self.tracks.get(id.track).map_or(0, |track| track.failures)
+    }
+
+    /// A group's records landed in a shard where some of them do not belong: how often in a row, now. Unlike
+    /// [`Lanes::failures`] it knows nothing of throttling.
+    pub fn landed_astray(&mut self, id: GroupId) -> u32 {
+        self.tracks.get_mut(id.track).map_or(0, |track| {
+            track.landings = track.landings.saturating_add(1);
+            track.landings
+        })
     }
 
     /// Arrival of the oldest record in hand.
@@ -287,7 +298,8 @@ impl Lanes {
     pub fn take(&mut self, limits: &Limits, fill: &mut Fill) -> Option<Group> {
         let at = *self.ready.front()?;
         let track = &mut self.tracks[at];
-        let alone = track.suspect.is_some();
+        let is_large = track.queue.front().is_some_and(|out| out.record.headers.len() > limits.headers_max);
+        let alone = track.suspect.is_some() || is_large;
         if fill.closed || (alone && fill.entries > 0) {
             return None;
         }
@@ -298,7 +310,7 @@ impl Lanes {
         if entries == 0 || (first > room && fill.entries > 0) {
             return None;
         }
-        let most = track.suspect.unwrap_or(limits.group_records_max);
+        let most = if is_large { 1 } else { track.suspect.unwrap_or(limits.group_records_max) };
         let most = if limits.entry_per_record { most.min(entries) } else { most };
         let limits = Limits { group_records_max: most, group_bytes_max: limits.group_bytes_max.min(room), ..*limits };
         let (records, bytes) = match limits.distinct_keys {
@@ -365,6 +377,13 @@ impl Lanes {
         self.give_back(id.track, vec![with], None);
     }
 
+    /// Puts a dead record back to be tried again, from `until_ms` on.
+    pub fn put_back(&mut self, id: GroupId, dead: Outgoing, until_ms: u64) {
+        let track = &mut self.tracks[id.track];
+        track.failures = track.failures.saturating_add(1);
+        self.give_back(id.track, vec![dead], Some(until_ms));
+    }
+
     fn acknowledge(&mut self, out: &Outgoing, finished: &mut Finished) {
         self.held_records -= 1;
         self.held_bytes -= weight(&out.record) + RECORD_OVERHEAD;
@@ -397,16 +416,17 @@ impl Lanes {
 
     fn trust(&mut self, at: usize) {
         let track = &mut self.tracks[at];
-        track.failures = 0;
+        (track.failures, track.landings) = (0, 0);
         track.suspect = track.suspect.map(|most| most * 2).filter(|most| *most < TRUSTED_AGAIN);
     }
 
-    /// A refused group is cut in halves until the one record is found that the destination does not want.
+    /// A refused group is cut in halves until the one record is found that the destination does not want. Under a map that
+    /// is gone nothing is found: the track is given up with its group, and has none to put in the place of a dead record.
     fn doubt(&mut self, at: usize, mut records: Vec<Outgoing>, finished: &mut Finished) -> Vec<Outgoing> {
         let track = &mut self.tracks[at];
         let was_alone = track.suspect.is_some();
         track.suspect = Some((records.len() / 2).max(1));
-        if was_alone && records.len() == 1 {
+        if was_alone && records.len() == 1 && !track.retired {
             finished.dead = records.pop();
         }
         records
@@ -512,7 +532,10 @@ impl Lanes {
 
 /// The oldest records, at least one.
 fn take_front(queue: &mut VecDeque<Outgoing>, limits: &Limits) -> (Vec<Outgoing>, usize) {
-    let is_alone = |out: &Outgoing| limits.alone.is_some_and(|magic| out.record.data.starts_with(&magic));
+    let is_alone = |out: &Outgoing| {
+        let is_large = out.record.headers.len() > limits.headers_max;
+        is_large || limits.alone.is_some_and(|magic| out.record.data.starts_with(&magic))
+    };
     let (mut count, mut bytes) = (0, 0);
     for out in queue.iter().take(limits.group_records_max.max(1)) {
         let weight = weight(&out.record) + limits.record_overhead;

@@ -1,6 +1,7 @@
 //! What leaves when: traces of single events first, then runs against an upstream that does what it likes.
 
 use super::*;
+use crate::record::{Header, HeaderId};
 use crate::uplink::map::UpstreamShard;
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -11,6 +12,7 @@ const LIMITS: Limits = Limits {
     group_bytes_max: 1 << 20,
     distinct_keys: false,
     alone: None,
+    headers_max: usize::MAX,
     record_overhead: 0,
     entry_per_record: false,
     request_entries_max: 500,
@@ -151,6 +153,28 @@ fn a_suspect_group_is_sent_alone() {
     assert!(lanes.take(&LIMITS, &mut fill).is_none(), "and none after it");
 }
 
+/// One record that did not fit the form of the request made the whole request take another, with 500 records at most.
+#[test]
+fn a_record_with_more_headers_than_a_request_of_many_takes_is_sent_alone() {
+    let mut lanes = lanes();
+    let limits = Limits { headers_max: 2, ..LIMITS };
+    let header = || Header::new(HeaderId::Topic, "t");
+    for (number, key, headers) in [(1, "a", 2), (2, "a", 3), (3, "a", 0), (4, "b", 0)] {
+        let headers = (0..headers).map(|_| header()).collect();
+        lanes.push(Kind::Record, Record { headers, ..record(number, key) });
+    }
+    let mut request = || {
+        let mut fill = Fill::default();
+        let groups: Vec<_> = std::iter::from_fn(|| lanes.take(&limits, &mut fill)).collect();
+        let sent: Vec<_> = groups.iter().map(numbers).collect();
+        groups.iter().for_each(|group| drop(lanes.finish(group.id, Verdict::Stored, 0)));
+        sent
+    };
+    assert_eq!(request(), [vec![1], vec![4]]);
+    assert_eq!(request(), [[2]]);
+    assert_eq!(request(), [[3]]);
+}
+
 #[test]
 fn when_the_map_changes_a_lane_waits_for_what_left_under_the_old_one() {
     let mut lanes = lanes();
@@ -169,6 +193,28 @@ fn when_the_map_changes_a_lane_waits_for_what_left_under_the_old_one() {
     lanes.finish(new.id, Verdict::Stored, 0);
     assert_eq!(lanes.progress().next(), 5);
     assert_eq!(lanes.held_bytes(), 0);
+}
+
+/// A record that was found to be refused when its map was gone already was declared dead, and its track given up: the notice
+/// in its place then stood in a track that nobody asks, and the shard never came to its end.
+#[test]
+fn a_record_refused_under_an_old_map_is_doubted_again_under_the_new_one() {
+    let mut lanes = lanes();
+    lanes.push(Kind::Record, record(1, "a"));
+    let group = take(&mut lanes).unwrap();
+    let id = group.id;
+    drop(group);
+    assert!(lanes.finish(id, Verdict::Refused, 0).dead.is_none(), "it stood with others perhaps");
+    let alone = take(&mut lanes).unwrap();
+    lanes.follow(&halves());
+    let id = alone.id;
+    drop(alone);
+    assert!(lanes.finish(id, Verdict::Refused, 0).dead.is_none());
+    let again = take(&mut lanes).unwrap();
+    assert_eq!(numbers(&again), [1]);
+    lanes.finish(again.id, Verdict::Stored, 0);
+    assert!(lanes.is_empty());
+    assert_eq!(lanes.progress().next(), 2);
 }
 
 #[test]
@@ -197,6 +243,7 @@ enum Fate {
     /// Committed, but the answer is lost.
     AnswerLost,
     Failed,
+    Refused,
     /// The first so many landed where they belong.
     Partly(prop::sample::Index),
 }
@@ -206,6 +253,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => Just(Fate::Stored),
         1 => Just(Fate::AnswerLost),
         1 => Just(Fate::Failed),
+        2 => Just(Fate::Refused),
         1 => any::<prop::sample::Index>().prop_map(Fate::Partly),
     ];
     prop_oneof![
@@ -250,7 +298,7 @@ impl Run {
     fn answer(&mut self, group: Group, fate: Fate) {
         let count = match fate {
             Fate::Stored | Fate::AnswerLost => group.records.len(),
-            Fate::Failed => 0,
+            Fate::Failed | Fate::Refused => 0,
             Fate::Partly(at) => at.index(group.records.len() + 1),
         };
         for out in &group.records[..count] {
@@ -262,9 +310,13 @@ impl Run {
         let verdict = match fate {
             Fate::Stored => Verdict::Stored,
             Fate::AnswerLost | Fate::Failed => Verdict::Failed(5),
+            Fate::Refused => Verdict::Refused,
             Fate::Partly(_) => Verdict::Partly(&flags, 5),
         };
-        self.lanes.finish(id, verdict, 0);
+        if let Some(dead) = self.lanes.finish(id, verdict, 0).dead {
+            // It is held, as where everything is refused.
+            self.lanes.replace(id, dead.clone(), Some(dead));
+        }
     }
 
     fn drain(&mut self) {

@@ -129,6 +129,11 @@ impl Uplink {
     }
 }
 
+/// It was told to stop, or nobody is left who could tell it.
+fn is_stopped(stop: &watch::Receiver<bool>) -> bool {
+    *stop.borrow() || stop.has_changed().is_err()
+}
+
 /// One sink: a forwarder for each stream it wants and that exists.
 struct Running {
     config: SinkConfig,
@@ -152,7 +157,7 @@ impl Drop for Forwarding {
 
 impl Running {
     async fn run(mut self) {
-        while !*self.stop.borrow() {
+        while !is_stopped(&self.stop) {
             self.follow_streams();
             let _ = tokio::time::timeout(LOOK_EVERY, self.stop.changed()).await;
         }

@@ -41,6 +41,8 @@ pub struct Limits {
     pub distinct_keys: bool,
     /// Records whose data begins so are a group of their own: they are aggregates already.
     pub alone: Option<[u8; 4]>,
+    /// Most headers of a record; one with more is a request of its own, whose form the sink chooses for it.
+    pub headers_max: usize,
     /// What a record takes in a request beside its weight, in bytes.
     pub record_overhead: usize,
     /// What counts against `request_entries_max`: the group as a whole, or each of its records.
@@ -116,6 +118,16 @@ pub enum Outcome {
     /// An aggregate was stored in the shard of this name, not where the map said.
     Landed(String),
     Failed(Fault),
+}
+
+impl Outcome {
+    pub fn stored_something(&self) -> bool {
+        match self {
+            Outcome::Stored | Outcome::Landed(_) => true,
+            Outcome::Partly(stored, _) => stored.contains(&true),
+            Outcome::Failed(_) => false,
+        }
+    }
 }
 
 /// Consecutive blocks of a shard, as they are stored.

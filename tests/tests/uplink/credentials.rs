@@ -110,6 +110,9 @@ fn the_iot_credential_provider_gives_keys_for_a_devices_certificate_that_the_doo
     certificates.device("intruder", "stranger");
     play_iot("iot", home.path(), &certificates, THING);
     play_iot("iot with a certificate of others", home.path(), &certificates, "intruder");
+    std::fs::copy(certificates.cert(THING), home.path().join("next-cert")).unwrap();
+    std::fs::copy(certificates.key(THING), home.path().join("next-key")).unwrap();
+    play_iot("iot with a certificate that is renewed", home.path(), &certificates, "intruder");
 }
 
 fn play_iot(case: &str, home: &Path, certificates: &Certificates, device: &str) {
@@ -149,6 +152,7 @@ async fn child() {
         "role of a profile" => delivers("role", port, r#","profile":"by-role""#).await,
         "iot" => delivers("iot", port, &iot(port)).await,
         "iot with a certificate of others" => sends_nothing(port, &iot(port)).await,
+        "iot with a certificate that is renewed" => renewed(port, &iot(port)).await,
         "ten minutes" => ten_minutes(port).await,
         other => panic!("no such case: {other}"),
     }
@@ -212,6 +216,46 @@ async fn sends_nothing(port: u16, more: &str) {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!((rig.backlog("site"), site.stream.record_count()), (100, 0));
     assert!(identity.refused().contains_key("no certificate of ours"), "{:?}", identity.refused());
+}
+
+/// The certificate that was read first was used until a restart, though its file had long been renewed.
+async fn renewed(port: u16, more: &str) {
+    let _identity = identity(port, more, Keys::lasting(KEY.0, KEY.1)).await;
+    let site = site(KEY).await;
+    let mut rig = Rig::new(1);
+    rig.put(100, 10).await;
+    rig.start(&sink(&site, more)).await;
+    rig.troubled("no usable credentials", MINUTE).await;
+    let home = std::env::var("HOME").unwrap();
+    for name in ["cert", "key"] {
+        std::fs::copy(format!("{home}/next-{name}"), format!("{home}/{name}")).unwrap();
+    }
+    rig.drained("site", MINUTE).await;
+    assert_eq!(audit(&rig, &site), Audit { arrived: 100, ..Audit::default() });
+}
+
+/// The same for the authorities that a sink trusts.
+#[tokio::test(flavor = "multi_thread")]
+async fn authorities_that_are_renewed_are_found_without_a_restart() {
+    need!(program("openssl"), "openssl is not installed");
+    let (home, certificates, port) = (tempfile::tempdir().unwrap(), Certificates::new(), free_port());
+    std::fs::copy(certificates.cert("ca"), home.path().join("ca")).unwrap();
+    std::fs::copy(certificates.cert("server"), home.path().join("server.pem")).unwrap();
+    std::fs::copy(certificates.key("server"), home.path().join("server.key")).unwrap();
+    let trusted = home.path().join("trusted");
+    std::fs::copy(certificates.cert("stranger"), &trusted).unwrap();
+    // Whatever it answers: it is about the handshake.
+    let _there = Identity::start_tls(port, Keys::lasting(KEY.0, KEY.1), home.path()).await;
+    let mut rig = Rig::new(1);
+    let ca = trusted.display();
+    let endpoint = format!("https://localhost:{port}");
+    rig.start(&format!(
+        r#"{{"type":"kinesis","name":"site","endpoint":"{endpoint}","credentials":"none","ca":"{ca}"}}"#
+    ))
+    .await;
+    rig.troubled("invalid peer certificate", MINUTE).await;
+    std::fs::copy(certificates.cert("ca"), &trusted).unwrap();
+    rig.troubled("failed: ", MINUTE).await;
 }
 
 async fn ten_minutes(port: u16) {

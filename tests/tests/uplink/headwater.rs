@@ -3,10 +3,11 @@
 use crate::rig::{Audit, Rig, STREAM, open};
 use headwater::api::{Api, ApiConfig};
 use headwater::clock::Clock;
-use headwater::log::{Entry, Log, Position, Stream, StreamSettings};
+use headwater::log::{Batch, Entry, Log, Position, Stream, StreamSettings};
 use headwater::metrics::Metrics;
-use headwater::record::{HeaderId, Record, StreamName};
+use headwater::record::{Header, HeaderId, NewRecord, Record, StreamName};
 use headwater_tests::proxy::Proxy;
+use headwater_tests::upstream::Upstream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,11 @@ impl Site {
         let listen = self.addr();
         self.api.take().unwrap().stop(Duration::from_secs(1)).await;
         self.open(ApiConfig { listen: listen.into(), ..config }).await;
+    }
+
+    /// Closes the door; something else may listen at its address then.
+    pub async fn close(&mut self) {
+        self.api.take().unwrap().stop(Duration::from_secs(1)).await;
     }
 
     pub fn addr(&self) -> std::net::SocketAddr {
@@ -159,6 +165,29 @@ async fn a_chain_of_sites_keeps_the_id_of_the_first() {
     assert!(last.records().iter().all(from_first));
 }
 
+/// A record with more headers than the batch form takes made its whole request go by PutRecords, where the door refused it for
+/// more than 64: it was looked for by halves, and buried. It goes alone now, and the door takes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_with_hundreds_of_user_properties_arrives_among_others() {
+    let site = Site::start(2).await;
+    let mut rig = Rig::new(1);
+    rig.put(300, 10).await;
+    let headers: Vec<_> = (0..250).map(|at| Header::user(&format!("name-{at}"), "value")).collect();
+    let data = br#"{"k":"dev-0","n":31}"#;
+    let large = NewRecord { key: b"dev-0", data, headers: &headers, ..NewRecord::default() };
+    let mut batch = Batch::new();
+    batch.push(&rig.stream, &large).unwrap();
+    rig.log.appender().commit(&mut batch).await.unwrap();
+    rig.sent.insert("dev-0".into(), 31);
+    rig.put(300, 10).await;
+    rig.start(&sink(site.addr())).await;
+    rig.drained("site", Duration::from_secs(20)).await;
+    assert_eq!(audit(&rig, &site), Audit { arrived: 601, ..Audit::default() });
+    let carried = |record: &Record| record.headers.iter().filter(|header| header.as_user().is_some()).count();
+    assert_eq!(site.records().iter().map(carried).max(), Some(250));
+    assert!(rig.log.gaps(&rig.stream).is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_never_forwarded_to_itself() {
     let site = Site::start(1).await;
@@ -169,6 +198,50 @@ async fn a_stream_is_never_forwarded_to_itself() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let status = uplink.status();
     assert!(status[0].trouble.as_deref().unwrap_or_default().contains("in circles"), "{status:?}");
+}
+
+/// Who answers was learnt from successes alone: an upstream that took the place of a Headwater and knows no batches was sent
+/// them again for ever, and one that calls them malformed was taken to refuse the records. Now the shard map is asked for
+/// after a request that failed, and its answer tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_the_place_of_another_headwater_is_recognised() {
+    for (status, kind) in [(404, "UnknownOperationException"), (400, "SerializationException")] {
+        let mut site = Site::start(1).await;
+        let addr = site.addr();
+        let mut rig = Rig::new(1);
+        rig.put(500, 10).await;
+        rig.start(&sink(addr)).await;
+        rig.drained("site", Duration::from_secs(20)).await;
+        site.close().await;
+        let upstream = Upstream::start_at(addr, 30).await;
+        upstream.answer_unknown(status, kind);
+        upstream.create_stream(STREAM, 1);
+        rig.put(500, 10).await;
+        rig.drained("site", Duration::from_secs(20)).await;
+        assert_eq!(upstream.seen(STREAM).len(), 500, "nothing is buried");
+        assert_eq!(rig.trouble(), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_under_way_are_sent_as_records_to_what_takes_the_place_of_another_headwater() {
+    let mut site = Site::start(1).await;
+    let addr = site.addr();
+    let mut rig = Rig::new(1);
+    rig.put(200_000, 10).await;
+    // Closing the log folds it all.
+    rig.restart(&sink(addr)).await;
+    while site.stream.record_count() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    site.close().await;
+    let stored = site.stream.record_count();
+    assert!(stored < 200_000, "all of it went before the door was closed");
+    let upstream = Upstream::start_at(addr, 31).await;
+    upstream.create_stream(STREAM, 1);
+    rig.drained("site", Duration::from_secs(60)).await;
+    assert!(upstream.seen(STREAM).len() as u64 + stored >= rig.total());
+    assert_eq!(rig.trouble(), None);
 }
 
 /// Not a benchmark (`headwater bench drain` is): it fails when something waits that should not.

@@ -68,12 +68,18 @@ impl Rig {
 
     /// The same with so many bytes that do not compress.
     pub async fn put_padded(&mut self, count: usize, keys: usize, pad: usize) {
+        let keys: Vec<_> = (0..keys).map(|at| format!("dev-{at}")).collect();
+        self.put_under(count, &keys, pad).await;
+    }
+
+    /// The same under keys of the test's choice.
+    pub async fn put_under(&mut self, count: usize, keys: &[String], pad: usize) {
         let mut appender = self.log.appender();
         let mut left = count;
         while left > 0 {
             let mut batch = Batch::new();
             for at in 0..left.min(1000) {
-                let key = format!("dev-{}", (left + at) % keys);
+                let key = keys[(left + at) % keys.len()].clone();
                 let number = self.sent.entry(key.clone()).or_default();
                 *number += 1;
                 let pad: String = std::iter::repeat_with(fastrand::alphanumeric).take(pad).collect();

@@ -21,8 +21,9 @@ use std::sync::Arc;
 
 /// Partition key, in UTF-16 units.
 const KEY_MAX: usize = 256;
-/// Headers of one record between two Headwaters.
-const HEADERS_MAX: usize = 64;
+/// Headers of one record between two Headwaters: what does not fit the batch form comes this way. Bounded because 500 records
+/// of a request are parsed before the first is looked at, and a header costs far more in memory than on the wire.
+const HEADERS_MAX: usize = 256;
 
 /// A record of a request.
 #[derive(Deserialize, Default)]

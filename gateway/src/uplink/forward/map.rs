@@ -9,9 +9,10 @@ use std::sync::Arc;
 use tokio::task::{JoinError, JoinSet};
 
 impl Forwarder {
-    pub(super) fn map_is_stale(&mut self, now_ms: u64) {
+    /// The map is asked for anew, but not before `from_ms`.
+    pub(super) fn map_is_stale(&mut self, from_ms: u64) {
         if matches!(self.map, Map::Known(_)) {
-            self.map = Map::Wanted(now_ms);
+            self.map = Map::Wanted(from_ms);
         }
     }
 
@@ -34,7 +35,10 @@ impl Forwarder {
             }
             Ok(map) => {
                 let map = Arc::new(map);
-                self.recovered();
+                // That the map can be had says nothing about requests, which may have failed while it could be had too.
+                if !self.request_failed {
+                    self.recovered();
+                }
                 self.lanes.iter_mut().for_each(|lanes| lanes.follow(&map));
                 self.map = Map::Known(map.clone());
                 self.linger_until_ms = Some(now_ms);
@@ -52,12 +56,18 @@ impl Forwarder {
         let index = map.named(shard);
         let stored: Vec<bool> =
             group.records.iter().map(|out| index.is_some_and(|index| map.holds(index, out.record.hash()))).collect();
-        let believed = self.lanes[at].failures(id) >= LANDED_MAX;
-        let wait_ms = if index.is_some() { 0 } else { Backoff::DEFAULT.wait_ms(3, fastrand::u64(..)) };
         drop(group);
-        let verdict = match believed || !stored.contains(&false) {
-            true => Verdict::Stored,
-            false => Verdict::Partly(&stored, wait_ms),
+        let verdict = if stored.contains(&false) {
+            let landings = self.lanes[at].landed_astray(id);
+            // A shard that even the fresh map does not know may be how this destination names things. Of one that it
+            // knows, consumers see nothing that lies outside, however often it lands there.
+            match (index, landings) {
+                (None, LANDED_MAX..) => Verdict::Stored,
+                (Some(_), 1) => Verdict::Partly(&stored, 0),
+                _ => Verdict::Partly(&stored, Backoff::DEFAULT.wait_ms(landings + 2, fastrand::u64(..))),
+            }
+        } else {
+            Verdict::Stored
         };
         let finished = self.lanes[at].finish(id, verdict, now_ms);
         self.figures.stored(finished.records, finished.payload_bytes);

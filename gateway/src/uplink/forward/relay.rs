@@ -70,8 +70,9 @@ impl Forwarder {
         self.turn = at;
         let Some(relaying) = &mut self.shards[at].relaying else { return false };
         let (relay, bytes) = (relaying.relay.clone(), relaying.relay.bytes());
-        if bytes > bytes_max {
-            // The link is too thin for what one answer would cost; records go in smaller pieces.
+        if bytes > bytes_max || !self.blocks_wanted.load(Ordering::Relaxed) {
+            // The link is too thin for what one answer would cost, and records go in smaller pieces; or somebody else
+            // answers now, who knows records alone.
             self.read_as_records(at, relay.from, relay.to);
             return true;
         }
@@ -112,7 +113,7 @@ impl Forwarder {
                 if matches!(fault, Fault::Broken(_) | Fault::Unreachable(_)) {
                     self.pace.failed(bytes);
                 }
-                self.hold(now_ms, &fault);
+                self.hold_request(now_ms, &fault);
                 self.figures.retried(1);
                 if tries >= TRIES_MAX && matches!(fault, Fault::Broken(_)) {
                     self.read_as_records(at, relay.from, relay.to);

@@ -20,6 +20,7 @@ use crate::uplink::backoff::Backoff;
 use crate::uplink::config::Common;
 use crate::uplink::feed::{Chunk, Feed};
 use crate::uplink::figures::{Backlog, Figures, Trouble};
+use crate::uplink::is_stopped;
 use roll::Roller;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -131,7 +132,7 @@ impl FileForwarder {
     }
 
     fn is_over(&self) -> bool {
-        *self.setup.stop.borrow() || self.setup.stream.is_deleted()
+        is_stopped(&self.setup.stop) || self.setup.stream.is_deleted()
     }
 
     async fn write_on(&mut self) -> std::io::Result<()> {

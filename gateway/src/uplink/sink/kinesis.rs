@@ -18,11 +18,12 @@ use crate::uplink::kpl;
 use crate::uplink::map::ShardMap;
 use crate::wire;
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 use tokio::sync::OnceCell;
 
 /// Longest partition key, in characters.
@@ -32,6 +33,8 @@ const REQUEST_BYTES_MAX: usize = 2 << 20;
 const REQUEST_RECORDS_MAX: usize = 500;
 const REQUESTS_IN_FLIGHT_MAX: usize = 8;
 const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// The thinnest link that a record of any size gets through, in bytes a second.
+const LINK_BYTES_PER_S_MIN: f64 = 4096.0;
 /// Pages of a shard map: 1,000 shards each.
 const MAP_PAGES_MAX: usize = 20;
 
@@ -181,6 +184,11 @@ impl KinesisSink {
         }
     }
 
+    /// Another Headwater answered last, and requests are made for one.
+    fn knows_headwater(&self) -> bool {
+        matches!(self.mode(), Mode::Headwater | Mode::Batch)
+    }
+
     /// Learns from an answer's headers who answered; `true` if it is somebody else than before.
     fn note_who_answers(&self, headers: &HeaderMap) -> Result<bool, Fault> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
@@ -202,7 +210,13 @@ impl KinesisSink {
     }
 
     /// One exchange: signs, sends, learns who answers, sorts errors out.
-    async fn ask(&self, target: Option<&str>, content_type: &str, body: Vec<u8>) -> Result<Response<Bytes>, Fault> {
+    async fn ask(
+        &self,
+        target: Option<&str>,
+        content_type: &str,
+        body: Vec<u8>,
+        within: Duration,
+    ) -> Result<Response<Bytes>, Fault> {
         let aws = self.aws().await;
         let mut request = http::Request::post(format!("{}/", aws.endpoint.trim_end_matches('/')))
             .header(http::header::CONTENT_TYPE, content_type)
@@ -215,8 +229,12 @@ impl KinesisSink {
         }
         let request = request.body(Bytes::from(body)).map_err(|error| Fault::Broken(error.to_string()))?;
         let (mut head, body) = request.into_parts();
-        aws.sign(&mut head).await.map_err(|error| Fault::Denied(format!("no usable credentials: {error}")))?;
-        let bounds = Bounds { within: self.config.timeout.0, answer_bytes_max: ANSWER_BYTES_MAX };
+        if let Err(error) = aws.sign(&mut head).await {
+            // Where they come from, files and certificates among it, may have been renewed.
+            aws.forget_credentials().await;
+            return Err(Fault::Denied(format!("no usable credentials: {error}")));
+        }
+        let bounds = Bounds { within, answer_bytes_max: ANSWER_BYTES_MAX };
         let sent = self.http.send(http::Request::from_parts(head, body), bounds).await;
         let response = sent.map_err(|error| match error {
             HttpError::Absent { .. } => Fault::Absent(error.to_string()),
@@ -230,14 +248,27 @@ impl KinesisSink {
         if matches!(fault, Fault::Denied(_)) {
             aws.forget_credentials().await;
         }
-        Err(fault)
+        // A form for another Headwater, refused by somebody else: that says nothing about the records in it.
+        let by_others = !response.headers().contains_key(wire::GATEWAY_HEADER);
+        let is_form = response.status() == StatusCode::BAD_REQUEST;
+        Err(match fault {
+            Fault::Refused(why) if by_others && is_form && self.knows_headwater() => Fault::Broken(why),
+            fault => fault,
+        })
+    }
+
+    /// A request that takes too long is made smaller the next time, down to one record; that one gets the time it takes.
+    fn time_for(&self, request: &Request, body_bytes: usize) -> Duration {
+        let is_one = matches!(&request.groups[..], [group] if group.records.len() == 1);
+        let extra_s = if is_one { body_bytes as f64 / LINK_BYTES_PER_S_MIN } else { 0.0 };
+        self.config.timeout.0 + Duration::from_secs_f64(extra_s)
     }
 
     async fn ask_for_map(&self) -> Result<ShardMap, Fault> {
         let (mut shards, mut token) = (Vec::new(), None);
         for _ in 0..MAP_PAGES_MAX {
             let body = body::list_shards(&self.target, token.as_deref());
-            let response = self.ask(Some("ListShards"), body::JSON, body).await?;
+            let response = self.ask(Some("ListShards"), body::JSON, body, self.config.timeout.0).await?;
             self.note_who_answers(response.headers())?;
             let page = answer::shards(response.body())?;
             shards.extend(page.open);
@@ -259,7 +290,8 @@ impl KinesisSink {
             Mode::Plain => body::plain(&self.target, request),
             Mode::Headwater | Mode::Batch => body::headwater(&self.target, request, &self.who),
         };
-        let response = self.ask(Some("PutRecords"), body::JSON, body).await?;
+        let within = self.time_for(request, body.len());
+        let response = self.ask(Some("PutRecords"), body::JSON, body, within).await?;
         let changed = self.note_who_answers(response.headers())?;
         let entries = answer::put_records(response.body())?;
         let mut answer = match mode {
@@ -274,7 +306,8 @@ impl KinesisSink {
     async fn send_batch(&self, request: &Request) -> Result<Answer, Fault> {
         let count = request.groups.iter().map(|group| group.records.len()).sum();
         let body = body::batch(&self.target, request, &self.who).map_err(|error| Fault::Broken(error.to_string()))?;
-        let response = self.ask(None, wire::CONTENT_TYPE, body).await?;
+        let within = self.time_for(request, body.len());
+        let response = self.ask(None, wire::CONTENT_TYPE, body, within).await?;
         let changed = self.note_who_answers(response.headers())?;
         let statuses = wire::decode_answer(response.body(), count).map_err(|error| Fault::Broken(error.to_string()))?;
         let mut answer = answer::statuses(request, &statuses);
@@ -284,7 +317,7 @@ impl KinesisSink {
 
     async fn relay_once(&self, relay: &Relay) -> Result<(Taken, bool), Fault> {
         let body = body::blocks(&self.target, relay, &self.who).map_err(|error| Fault::Broken(error.to_string()))?;
-        let response = self.ask(None, wire::blocks::CONTENT_TYPE, body).await?;
+        let response = self.ask(None, wire::blocks::CONTENT_TYPE, body, self.config.timeout.0).await?;
         let changed = self.note_who_answers(response.headers())?;
         let answer = wire::blocks::decode_blocks_answer(response.body(), relay.records());
         let (payload, statuses) = answer.map_err(|error| Fault::Broken(error.to_string()))?;
@@ -303,6 +336,7 @@ impl Sink for KinesisSink {
             group_bytes_max: self.config.aggregate_bytes.0.min(self.config.max_record_bytes.0 / 2) as usize,
             distinct_keys: false,
             alone: Some(kpl::MAGIC),
+            headers_max: usize::MAX,
             record_overhead: kpl::ENTRY_OVERHEAD + self.who.stream.as_str().len() + self.who.gateway.len(),
             entry_per_record: false,
             request_entries_max: REQUEST_RECORDS_MAX,
@@ -325,6 +359,7 @@ impl Sink for KinesisSink {
                 request_entries_max: wire::RECORDS_MAX / 2,
                 request_bytes_max: wire::BATCH_BYTES_MAX / 4,
                 group_bytes_max: wire::BATCH_BYTES_MAX / 8,
+                headers_max: wire::HEADERS_MAX,
                 blocks: true,
                 ..single
             },
@@ -354,7 +389,7 @@ impl Sink for KinesisSink {
     }
 
     fn refusal(&self, record: &Record) -> Option<String> {
-        if matches!(self.mode(), Mode::Headwater | Mode::Batch) {
+        if self.knows_headwater() {
             return None;
         }
         let chars = String::from_utf8_lossy(&record.key).chars().count();

@@ -226,6 +226,7 @@ impl Sink for MqttSink {
             group_bytes_max: 256 << 10,
             distinct_keys: !self.config.pipeline,
             alone: None,
+            headers_max: usize::MAX,
             record_overhead: 128,
             entry_per_record: true,
             request_entries_max: usize::from(IN_FLIGHT_MAX) / 2,
