@@ -74,6 +74,7 @@ impl DataConfig {
             max_bytes: self.max_bytes,
             thin_commits_per_s: self.thin_commits_per_s,
             linger: self.linger,
+            aging_waits: true,
         }
     }
 

@@ -151,6 +151,7 @@ impl Daemon {
         let uplink = Uplink::start(&config.sinks, log.clone(), clock.clone(), metrics.clone())
             .await
             .context("the uplink could not be started")?;
+        log.begin_aging();
         let api = match config.api.listen {
             Listen::At(_) => Some(Api::start(&config.api, log.clone(), clock.clone(), metrics.clone()).await?),
             Listen::Off => None,

@@ -64,8 +64,7 @@ impl Gateway {
 }
 
 fn open(dir: &Path, clock: &Clock, metrics: &Arc<Metrics>) -> Log {
-    let options =
-        Options { dir: dir.to_owned(), max_bytes: ByteSize::mib(256), thin_commits_per_s: 50, linger: Span::ms(1) };
+    let options = Options { max_bytes: ByteSize::mib(256), linger: Span::ms(1), ..Options::new(dir) };
     Log::open(options, clock.clone(), metrics.clone()).unwrap()
 }
 

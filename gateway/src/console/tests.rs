@@ -25,6 +25,7 @@ async fn start(token: Option<&str>) -> Running {
         max_bytes: ByteSize::mib(256),
         thin_commits_per_s: 50,
         linger: Span::ms(1),
+        aging_waits: false,
     };
     let clock = Clock::manual(1, 1_800_000_000_000);
     let log = Log::open(options, clock.clone(), metrics.clone()).unwrap();

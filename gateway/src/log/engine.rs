@@ -85,6 +85,8 @@ pub struct Engine {
     trouble: Mutex<BTreeMap<&'static str, String>>,
     /// The file system has no room: a state, not an error (promise P6).
     pub disk_full: AtomicBool,
+    /// No record expires by age yet.
+    pub aging_waits: AtomicBool,
     /// Commits since start, for the bench and for tests.
     pub commits: AtomicU64,
     /// Segments that a reader could not read: `heal` looks at them.
@@ -397,6 +399,7 @@ impl Engine {
             retaining: Mutex::default(),
             trouble: Mutex::default(),
             disk_full: AtomicBool::new(false),
+            aging_waits: AtomicBool::new(false),
             commits: AtomicU64::new(0),
             suspects: Mutex::default(),
             entropy: Mutex::new(parts.entropy),

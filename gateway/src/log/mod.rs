@@ -73,6 +73,7 @@ use bytes::Bytes;
 use disk::{LockFile, RealDisk};
 use engine::{Engine, Sizes, lock};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use stream::{Definition, STREAMS_MAX};
@@ -91,12 +92,15 @@ pub struct Options {
     pub thin_commits_per_s: u32,
     /// How long they then wait.
     pub linger: Span,
+    /// Nothing expires before [`Log::begin_aging`]: a required sink that is not named yet could not hold it.
+    pub aging_waits: bool,
 }
 
 impl Options {
     /// Defaults in a directory.
     pub fn new(dir: impl Into<PathBuf>) -> Options {
-        Options { dir: dir.into(), max_bytes: ByteSize(16 << 30), thin_commits_per_s: 50, linger: Span::ms(20) }
+        let (max_bytes, linger) = (ByteSize(16 << 30), Span::ms(20));
+        Options { dir: dir.into(), max_bytes, thin_commits_per_s: 50, linger, aging_waits: false }
     }
 }
 
@@ -145,6 +149,7 @@ impl Log {
         for sentence in &recovery.told {
             tracing::warn!("{sentence}");
         }
+        engine.aging_waits.store(options.aging_waits, Ordering::Relaxed);
         let engine = Arc::new(engine);
         let thin = ThinPolicy { per_s: options.thin_commits_per_s, linger: options.linger.0 };
         // `recover` calls the closure exactly once on its way to success.
@@ -244,6 +249,11 @@ impl Log {
     }
 
     // Cursors of sinks.
+
+    /// All sinks are named: from now on records expire by age. See [`Options::aging_waits`].
+    pub fn begin_aging(&self) {
+        self.inner.engine.aging_waits.store(false, Ordering::Relaxed);
+    }
 
     /// Names a sink and the streams it forwards, before its first cursor. A required sink holds retention until delivered.
     pub fn register_sink(&self, sink: &str, streams: &[Arc<Stream>], required: bool) {

@@ -87,7 +87,7 @@ impl Engine {
         let mut retaining = lock(&self.retaining);
         self.finish(&mut retaining);
         let now = self.stamps.clock().now();
-        let wall = retaining.age_now(&now);
+        let wall = retaining.age_now(&now).filter(|_| !self.aging_waits.load(Ordering::Relaxed));
         let mut expired = false;
         for stream in self.all_streams() {
             let segments = self.candidates(&stream, &retaining);

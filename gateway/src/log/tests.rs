@@ -277,6 +277,26 @@ fn records_expire_by_age_and_a_required_sink_holds_them() {
     log.close(STOP);
 }
 
+// A start that found old records let them expire before the sink that was to hold them had been named.
+#[test]
+fn nothing_expires_before_the_sinks_are_named() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let settings = StreamSettings { shards: 1, retention: Span::secs(60), ..Default::default() };
+    let stream = log.create_stream(&name("s"), settings).unwrap();
+    fill(&log, &stream, 12);
+    log.close(STOP);
+    bench.clock.advance(120_000);
+    let options = Options { max_bytes: bench.budget, aging_waits: true, ..Options::new(bench.path()) };
+    let log = Log::open(options, bench.clock.clone(), Metrics::new()).unwrap();
+    let stream = log.stream("s").unwrap();
+    std::thread::sleep(Duration::from_millis(2_500));
+    assert_eq!(stream.shard(0).unwrap().oldest(), 1);
+    log.begin_aging();
+    eventually("then they expire", || stream.shard(0).unwrap().oldest() > 1);
+    log.close(STOP);
+}
+
 /// Fault: a sink stood still for ever on a stream that was deleted under traffic and made again. Cause: a cursor saved
 /// while the stream went was found under its name, millions of numbers below the first. Fix: a deleted stream has no
 /// cursor to move, and no cursor stands before the first number.

@@ -9,7 +9,7 @@ use super::bus::{Bus, LiveMessage};
 use super::codec::{PacketId, Properties, PropertyId, Publish, Qos, Reason, Value};
 use super::route::{Routes, Target};
 use crate::log::{Batch, Log, PushError, Stream};
-use crate::record::{HashKey, Header, HeaderId, NewRecord, PARTITION_KEY_BYTES_MAX, Producer, Record};
+use crate::record::{self, HashKey, Header, HeaderId, NewRecord, PARTITION_KEY_BYTES_MAX, Producer, Record};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,6 +29,8 @@ const ITEMS_KEPT: usize = 1_024;
 const MESSAGE_BYTES: usize = 64;
 /// Headers of one record that come from MQTT: two less than the wire between gateways carries, for what they add.
 const HEADERS_MAX: usize = crate::wire::HEADERS_MAX - 2;
+/// Bytes of them, with room for the origin likewise.
+const HEADERS_BYTES_MAX: usize = record::HEADERS_BYTES_MAX - (1 << 10);
 
 /// What the inlet looks things up in.
 #[derive(Clone, Copy)]
@@ -358,6 +360,7 @@ pub fn published_qos(record: &Record) -> Qos {
 /// Properties that travel with the record, and the number its producer gave it.
 fn read_properties(properties: Properties<'_>, headers: &mut Vec<Header>) -> Result<Option<(u32, u64)>, Reason> {
     let mut number = None;
+    let mut headers_bytes = headers.iter().map(|header| header.value.len() + 8).sum::<usize>();
     for (id, value) in properties.iter() {
         let header = match (id, value) {
             (PropertyId::PayloadFormat, Value::Number(format)) => {
@@ -374,7 +377,8 @@ fn read_properties(properties: Properties<'_>, headers: &mut Vec<Header>) -> Res
             (PropertyId::UserProperty, Value::Pair(name, text)) => Header::user(name, text),
             _ => continue,
         };
-        if headers.len() >= HEADERS_MAX {
+        headers_bytes += header.value.len() + 8;
+        if headers.len() >= HEADERS_MAX || headers_bytes > HEADERS_BYTES_MAX {
             return Err(Reason::QuotaExceeded);
         }
         headers.push(header);

@@ -98,6 +98,8 @@ impl Uplink {
                 stop: stopped.clone(),
                 forwarders: HashMap::new(),
             };
+            // Before anything may expire.
+            running.register();
             tokio::spawn(running.run())
         });
         Ok(Uplink { sinks: running.collect(), stop, troubles: troubles.clone() })
@@ -173,12 +175,16 @@ impl Running {
         if new.is_empty() {
             return;
         }
-        let common = self.config.common();
-        self.log.register_sink(&common.name, &streams, common.required);
+        self.register();
         for stream in new {
             let forwarding = Forwarding(self.forward(&stream));
             self.forwarders.insert(stream.id, forwarding);
         }
+    }
+
+    fn register(&self) {
+        let common = self.config.common();
+        self.log.register_sink(&common.name, &self.wanted(), common.required);
     }
 
     fn wanted(&self) -> Vec<Arc<Stream>> {

@@ -231,7 +231,7 @@ impl Audit {
 
 pub fn open(dir: &Path, clock: &Clock, metrics: &Arc<Metrics>) -> Log {
     let options =
-        Options { dir: dir.to_owned(), max_bytes: ByteSize::mib(512), thin_commits_per_s: 1000, linger: Span::ms(1) };
+        Options { max_bytes: ByteSize::mib(512), thin_commits_per_s: 1000, linger: Span::ms(1), ..Options::new(dir) };
     Log::open(options, clock.clone(), metrics.clone()).unwrap()
 }
 

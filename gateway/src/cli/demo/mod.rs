@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::log::{Entry, Log, Options, Position, StreamSettings};
 use crate::metrics::Metrics;
 use crate::record::{Record, StreamName};
-use crate::units::{ByteSize, Span};
+use crate::units::ByteSize;
 use anyhow::{Context, Result, bail, ensure};
 use audit::{Audit, Found, Sent, audit};
 use clap::Args;
@@ -309,7 +309,7 @@ impl Stage<'_> {
 }
 
 fn options(dir: std::path::PathBuf) -> Options {
-    Options { dir, max_bytes: LOG_BYTES, thin_commits_per_s: 50, linger: Span::ms(20) }
+    Options { max_bytes: LOG_BYTES, ..Options::new(dir) }
 }
 
 /// The gateway's configuration, as a user would write it.
