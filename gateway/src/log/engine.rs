@@ -104,10 +104,10 @@ pub enum Step {
 }
 
 /// What the ring and the window still take.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Room {
-    ForAll,
-    /// A frame of so many bytes, of the log's own entries.
+    /// A frame of so many bytes.
+    ForAll(usize),
+    /// The same, of the log's own entries.
     ForOwn(usize),
 }
 
@@ -118,15 +118,14 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Engine {
     /// One group: take, write, sync, publish, acknowledge. In this order, always.
     pub fn commit_step(&self, now_s: impl Fn() -> f64) -> Step {
-        let room = self.room();
-        let mut group = match room {
-            Room::ForAll => self.door.take(),
-            Room::ForOwn(bytes) => self.door.take_own(bytes, &self.state),
+        let (mut group, nothing) = match self.room() {
+            Room::ForAll(bytes) => (self.door.take(bytes, &self.state), Step::Idle),
+            Room::ForOwn(bytes) => (self.door.take_own(bytes, &self.state), Step::NoRoom),
         };
         if group.is_empty() {
-            return if room == Room::ForAll { Step::Idle } else { Step::NoRoom };
+            return nothing;
         }
-        let ledger = group.gaps.rows(&self.state);
+        let ledger = group.own.gaps.rows(&self.state);
         group.control.extend(ledger);
         if is_on(Mutation::AcknowledgeEarly) {
             group.waiters.iter().for_each(|waiter| waiter.resolve(group.number, true));
@@ -156,7 +155,7 @@ impl Engine {
         let journal = lock(&self.journal);
         let window = self.window_bytes.load(Ordering::Relaxed) < self.sizes.window_max;
         match window && journal.has_room(&[journal.frame_bytes_max(), journal.reserve()]) {
-            true => Room::ForAll,
+            true => Room::ForAll(journal.frame_bytes_max() as usize),
             false if journal.has_room(&[journal.reserve()]) => Room::ForOwn(journal.reserve() as usize),
             false => Room::ForOwn(0),
         }

@@ -161,12 +161,21 @@ impl Pending {
         }
     }
 
-    /// Takes one out if its rows have room in `left` bytes, which it takes from that.
+    /// Takes one out, or as much of it as there is room for: its rows take their bytes from `left`.
     pub fn pop(&mut self, state: &State, left: &mut usize) -> Option<(u32, Gap)> {
         let first = self.gaps.first_entry()?;
-        let rows = state.gap_rows(first.key().0, first.get()).len();
-        *left = left.checked_sub(rows * ROW_BYTES_MAX)?;
-        let ((stream, ..), gap) = first.remove_entry();
+        let rows = state.gap_rows(first.key().0, first.get());
+        let fitting = rows.len().min(*left / ROW_BYTES_MAX);
+        let end = match rows.len() > fitting {
+            false => Number::MAX,
+            true => rows[..fitting].last().and_then(|(_, key, value)| gap_of(key, value.as_ref()?))?.to,
+        };
+        *left -= fitting * ROW_BYTES_MAX;
+        let ((stream, ..), mut gap) = first.remove_entry();
+        if end < gap.to {
+            self.put(stream, &Gap { from: end + 1, ..gap.clone() });
+            gap.to = end;
+        }
         Some((stream, gap))
     }
 

@@ -213,6 +213,7 @@ impl Recovering {
         self.lose_missing();
         self.settle(&scan, journal.was_cut_short() && !self.report.clean);
         self.forget_marks();
+        self.forget_rows();
         let stamps = self.stamps();
         let ring_file = journal.file_bytes();
         let position = Position { format: FORMAT, clean: false, tail, link, ring_file, ..position };
@@ -233,7 +234,9 @@ impl Recovering {
         self.blobs.tidy().map_err(io_error(blob::DIR))?;
         let next_group = scan.last_group.max(position.group) + 1;
         let blobs = blobs(self.blobs.clone());
-        let door = Door::new(next_group, self.producers, blobs, self.setup.sizes.group_max, stamps.clone());
+        // The ring may have been made for another budget.
+        let group_max = self.setup.sizes.group_max.min(journal.frame_bytes_max() as usize / 2);
+        let door = Door::new(next_group, self.producers, blobs, group_max, stamps.clone());
         door.put_state(self.entries);
         self.report.streams = self.streams.len();
         let parts = Parts {
@@ -277,6 +280,15 @@ impl Recovering {
         });
         // What was found on the way here comes after, and may name one of them anew.
         self.rows.splice(0..0, forgotten);
+    }
+
+    /// Rows of deleted streams go after their streams; a crash may leave some.
+    fn forget_rows(&mut self) {
+        for table in Table::OF_STREAMS {
+            let rows = self.state.scan(table, b"").into_iter().map(|(key, _)| (table, key, None));
+            let is_gone = |key: &[u8]| state::pair_from_key(key).is_some_and(|of| !self.streams.contains_key(&of.0));
+            self.entries.extend(rows.filter(|(_, key, _)| is_gone(key)));
+        }
     }
 
     pub(super) fn row(&mut self, table: Table, key: Bytes, value: Bytes) {
@@ -439,6 +451,7 @@ impl Recovering {
     fn load_blobs(&mut self) {
         for (key, value) in self.state.scan(Table::Blobs, b"") {
             if let Some((stream, file)) = state::pair_from_key(&key)
+                && self.streams.contains_key(&stream)
                 && let Ok(extent) = serde_json::from_slice(&value)
             {
                 self.blobs.restore(stream, file, extent);

@@ -111,6 +111,8 @@ impl Recovering {
                 {
                     stream.set_deleted();
                     self.producers.forget_stream(id);
+                    // Their rows may not be gone yet, and what has no row goes with the start.
+                    self.blobs.files(id).into_iter().for_each(|file| self.blobs.forget(id, file));
                 }
             }
             (Table::Shards, Some(value)) => {

@@ -260,7 +260,7 @@ impl Engine {
     pub fn save_cursors(&self, saving: &mut Option<super::Ticket>) {
         if let Some(ticket) = saving {
             let committed = lock(&self.committed).back().map_or(0, |last| last.group);
-            if committed < ticket.0 {
+            if committed < self.door.durable_with(*ticket).0 {
                 return;
             }
             self.cursors.saved();
