@@ -108,7 +108,8 @@ impl Store {
             self.disk.create_dir(&dir_of(stream))?;
         }
         let cache = if create || inner.is_newest((stream, id)) { Cache::Write } else { Cache::Read };
-        let segment = Arc::new(Segment::open(&*self.disk, &path(stream, id), create, cache, self.written.clone())?);
+        let segment =
+            Arc::new(Segment::open(&*self.disk, (stream, &path(stream, id)), create, cache, self.written.clone())?);
         if create {
             inner.close_others(stream);
         }
@@ -261,7 +262,7 @@ impl Store {
         if self.disk.exists(&path)? {
             self.disk.remove(&path)?;
         }
-        let segment = Segment::open(&*self.disk, &path, true, Cache::Write, self.written.clone())?;
+        let segment = Segment::open(&*self.disk, (stream, &path), true, Cache::Write, self.written.clone())?;
         self.disk.sync_dir(&dir_of(stream))?;
         Ok(segment)
     }
