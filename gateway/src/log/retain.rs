@@ -195,12 +195,9 @@ impl Engine {
         retaining.dropping.push(dropping);
     }
 
-    /// The ledger first: its rows are in the group of the trim mark, or in the one before.
+    /// In one group: a ledger row that is durable before its trim mark calls records lost that a start still serves.
     fn send(&self, drop: &mut Dropping) {
-        for gap in &drop.gaps {
-            self.door.put_gap(drop.stream.id, gap);
-        }
-        drop.ticket = self.door.put_state(drop.entries.iter().cloned());
+        drop.ticket = self.door.put_gaps_and_state(drop.stream.id, &drop.gaps, &drop.entries);
     }
 
     /// Unlinks what is durably trimmed.
