@@ -190,10 +190,9 @@ fn groups_are_bounded_by_the_ring_there_is_and_not_by_the_one_a_new_budget_would
     log.close().unwrap();
     let log = open(&sim, 2, SimSizes { ring: 16 << 20, ..SMALL });
     let stream = log.stream("s").unwrap();
-    let (_, data) = row(1);
     let mut numbers = 0;
-    for _ in 0..1_000 {
-        let (mut batch, mut appender) = (Batch::new(), log.appender());
+    for n in 0..1_000 {
+        let ((_, data), mut batch, mut appender) = (row(n), Batch::new(), log.appender());
         batch.push(&stream, &NewRecord { key: b"k", data: &data, ..Default::default() }).unwrap();
         numbers += u64::from(log.append(&mut appender, &mut batch).unwrap().is_some());
     }
