@@ -38,6 +38,8 @@ mod recover;
 mod relay;
 mod replay;
 mod retain;
+#[cfg(test)]
+mod retain_tests;
 mod schema;
 mod segment;
 mod shard;

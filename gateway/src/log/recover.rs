@@ -100,6 +100,8 @@ pub(super) struct Recovering {
     pub(super) window_bytes: usize,
     /// Segments that have a row and no file.
     missing: Vec<(Arc<Stream>, u32, Extent)>,
+    /// Segments that the journal says are trimmed, until they are unlinked.
+    pub(super) trimmed: Vec<(u32, u32)>,
     pub(super) report: Recovery,
 }
 
@@ -183,6 +185,7 @@ impl Recovering {
             newest_boot: 0,
             window_bytes: 0,
             missing: Vec::new(),
+            trimmed: Vec::new(),
             report,
         })
     }
@@ -208,6 +211,7 @@ impl Recovering {
         let (tail, link) = begin.unwrap_or_default();
         let scan = self.replay(&journal, tail, link, position.clean)?;
         journal.settle_tail(scan.prev).map_err(io_error(journal::DIR))?;
+        self.unlink_trimmed();
         let epoch = self.setup.entropy.u64(..);
         journal.resume(epoch, scan.head, tail, scan.prev);
         self.lose_missing();
