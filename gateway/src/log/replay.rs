@@ -110,6 +110,7 @@ impl Recovering {
                     && let Some(stream) = self.streams.remove(&id)
                 {
                     stream.set_deleted();
+                    self.window_bytes -= stream.shards().iter().map(|shard| shard.close()).sum::<usize>();
                     self.producers.forget_stream(id);
                     // Their rows may not be gone yet, and what has no row goes with the start.
                     self.blobs.files(id).into_iter().for_each(|file| self.blobs.forget(id, file));

@@ -85,3 +85,24 @@ fn a_start_unlinks_nothing_before_the_frame_that_says_so_is_durable() {
     }
     assert!(cuts > 20, "{cuts}");
 }
+
+// A stream that was deleted in frames which a start replays left its records in the account of the window: each such start
+// had less room, down to none.
+#[test]
+fn a_stream_that_is_deleted_behind_the_last_fold_takes_no_room_of_the_window() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim, 1);
+    let stream = made(&log, None);
+    let mut batch = Batch::new();
+    (0..10)
+        .for_each(|_| batch.push(&stream, &NewRecord { key: b"k", data: &[7; 1_000], ..Default::default() }).unwrap());
+    log.append(&mut log.appender(), &mut batch).unwrap().unwrap();
+    log.commit_step();
+    assert!(log.window_bytes() > 10_000);
+    log.delete_stream(&name()).unwrap();
+    sim.crash();
+    drop(log);
+    let log = open(&sim, 2);
+    assert!(log.stream("s").is_none());
+    assert_eq!(log.window_bytes(), 0);
+}
