@@ -10,7 +10,7 @@ use super::blob::Blobs;
 use super::error::AppendError;
 use super::frame::{ENTRIES_MAX, ENTRY_BYTES};
 use super::mutation::{Mutation, is_on};
-use super::producer::{self, Admission, Mark, Place, Producers, Span};
+use super::producer::{self, Admission, Mark, Marks, Place, Producers, Span};
 use super::schema::Table;
 use super::shard::Shard;
 use super::state::State;
@@ -488,6 +488,16 @@ impl Door {
         self.lock().raising.remove(&(stream, shard.index));
         shard.reserve_up_to(up_to);
         self.room.notify_waiters();
+    }
+
+    /// See [`Producers::rows`].
+    pub fn mark_rows(&self, marks: &Marks) -> (Vec<frame::Control>, usize) {
+        self.lock().producers.rows(marks)
+    }
+
+    /// See [`Producers::folded`].
+    pub fn marks_folded(&self, forgotten: usize) {
+        self.lock().producers.folded(forgotten);
     }
 
     pub fn forget_stream(&self, stream: u32) {

@@ -166,7 +166,7 @@ fn a_stream_with_a_long_ledger_is_deleted_and_a_crash_in_between_leaves_nothing_
     let name = StreamName::new("s").unwrap();
     let stream = log.create_stream(&name, StreamSettings { shards: 1, ..StreamSettings::default() }).unwrap();
     (0..5_000)
-        .for_each(|n| log.record_gap(&stream, &Gap::of(0, 2 * n + 1, 2 * n + 1, crate::record::GapReason::Rejected)));
+        .for_each(|n| log.record_gap(&stream, &Gap::of(0, 2 * n + 1, 2 * n + 1, crate::record::GapReason::Corrupt)));
     settle(&log);
     assert_eq!(log.gaps(&stream).len(), 5_000);
     log.delete_stream(&name).unwrap();
@@ -202,4 +202,41 @@ fn groups_are_bounded_by_the_ring_there_is_and_not_by_the_one_a_new_budget_would
     drop(log);
     let log = open(&sim, 3, SMALL);
     assert_eq!(log.stream("s").unwrap().shard(0).unwrap().newest(), numbers);
+}
+
+// Rows of producers went at a start alone. Until then there was one of everybody who ever sent, and the start read them in
+// the order of their keys and kept the last.
+#[test]
+fn marks_on_disk_are_those_that_are_remembered() {
+    use crate::log::producer::PRODUCERS_MAX;
+    let sim = SimDisk::new(1);
+    let (log, stream) = log_and_stream(&sim);
+    let mut appender = log.appender();
+    for from in (0..PRODUCERS_MAX as u128 + 5_000).step_by(500) {
+        let mut batch = Batch::new();
+        for id in from..from + 500 {
+            // The first of all is never silent.
+            for id in [id, 0] {
+                let producer = Some(Producer { id: u128::MAX / 2 - id, epoch: 1, sequence: from as u64 + 1 });
+                batch.push(&stream, &NewRecord { key: b"k", producer, ..Default::default() }).unwrap();
+            }
+        }
+        log.append(&mut appender, &mut batch).unwrap().unwrap();
+        settle(&log);
+        if from % 5_000 == 0 {
+            log.fold_step(true).unwrap();
+        }
+    }
+    log.fold_step(true).unwrap();
+    sim.crash();
+    drop(log);
+    let state_db = crate::log::state_db::StateDb::open(&*sim.mount(), disk::Written::default()).unwrap();
+    let (mut marks, mut first) = (0, false);
+    let count = |table, key: Bytes, _| {
+        marks += usize::from(table == Table::Producers);
+        first |= table == Table::Producers && key.ends_with(&(u128::MAX / 2).to_be_bytes());
+    };
+    state_db.load(count).unwrap();
+    assert!((PRODUCERS_MAX / 2..=PRODUCERS_MAX).contains(&marks), "{marks}");
+    assert!(first);
 }
