@@ -185,6 +185,7 @@ impl Engine {
                 ..Gap::of(*index, from, extent.last, reason)
             });
             entries.push(state::trim_entry(stream.id, *index, extent.last + 1));
+            entries.extend(self.state.end_refused_below(stream.id, *index, extent.last + 1));
         }
         let stream = stream.clone();
         let mut dropping = Dropping { stream, segment: id, entries, gaps, ticket: super::Ticket::NONE, reason };

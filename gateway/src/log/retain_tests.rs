@@ -106,3 +106,24 @@ fn a_stream_that_is_deleted_behind_the_last_fold_takes_no_room_of_the_window() {
     assert!(log.stream("s").is_none());
     assert_eq!(log.window_bytes(), 0);
 }
+
+// Rows of records that a destination refused stayed for ever, in memory and on the disk.
+#[test]
+fn the_ledger_forgets_refused_records_with_the_records() {
+    let sim = SimDisk::new(1);
+    let mut log = open(&sim, 1);
+    let stream = made(&log, Some(KEPT));
+    let refused = |log: &SteppedLog| log.gaps(&stream).iter().filter(|gap| gap.reason == GapReason::Rejected).count();
+    fill(&log, &stream, 120);
+    (1..=600).for_each(|n| log.record_gap(&stream, &Gap::of(0, 2 * n, 2 * n, GapReason::Rejected)));
+    assert_eq!(log.commit_step(), SimStep::Committed);
+    assert_eq!(refused(&log), 600);
+    for _ in 0..3 {
+        log.tick();
+        log.commit_step();
+    }
+    let oldest = stream.shard(0).unwrap().oldest();
+    assert!((100..1_200).contains(&oldest), "{oldest}");
+    assert_eq!(refused(&log) as u64, 600 - (oldest - 1) / 2);
+    assert!(read(&log).iter().all(|of| matches!(of, None | Some(GapReason::Evicted))));
+}
