@@ -301,7 +301,10 @@ impl Engine {
     pub fn heal_step(&self) {
         for (stream, id, why) in std::mem::take(&mut *lock(&self.suspects)) {
             let Some(entry) = self.store.entries(stream.id).into_iter().find(|entry| entry.id == id) else { continue };
-            let again = super::recover::guarded(|| {
+            if let Err(error) = self.store.place_left(stream.id, id) {
+                tracing::warn!(stream = %stream.name, segment = id, %error, "what was saved of a segment is not in its place");
+            }
+            let again = super::recover::guarded(&*self.disk, || {
                 self.store.close(stream.id, id);
                 self.store.open(stream.id, id, false)?.verify()
             });

@@ -318,7 +318,7 @@ impl Journal {
 }
 
 /// Asks again when the disk refuses what it may give the next time.
-fn read_patiently(file: &dyn DiskFile, offset: u64, into: &mut [u8]) -> io::Result<()> {
+pub fn read_patiently(file: &dyn DiskFile, offset: u64, into: &mut [u8]) -> io::Result<()> {
     let mut attempts = 1;
     loop {
         match file.read_at(offset, into) {

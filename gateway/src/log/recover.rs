@@ -145,7 +145,7 @@ impl Recovering {
         }
         let store = Store::new(disk.clone());
         let mut report = Recovery::default();
-        let loaded = match guarded(|| Loaded::from(&*disk, &store)) {
+        let loaded = match guarded(&*disk, || Loaded::from(&*disk, &store)) {
             Ok(loaded) => loaded,
             Err(error) if !error.is_damage() => return Err(store_error(error)),
             Err(error) => {
@@ -370,7 +370,7 @@ impl Recovering {
     /// The row of all but the newest is final; the newest is asked itself, because a fold that was cut short may have
     /// written it and not the state. `None`: nothing of it could be saved.
     fn extent_of_newest(&mut self, stream: &Arc<Stream>, id: u32, row: &Extent) -> Result<Option<Extent>, OpenError> {
-        let read = guarded(|| {
+        let read = guarded(&*self.setup.disk, || {
             // After an error redb's view of the file is void.
             self.store.close(stream.id, id);
             self.store.open(stream.id, id, false)?.extent()
@@ -410,7 +410,7 @@ impl Recovering {
 
     /// A salvage was cut off before it was told: what it saved is in its place now.
     fn extent_of_saved(&mut self, stream: &Stream, id: u32, row: &Extent) -> Result<Extent, OpenError> {
-        let read = guarded(|| {
+        let read = guarded(&*self.setup.disk, || {
             self.store.close(stream.id, id);
             let segment = self.store.open(stream.id, id, false)?;
             Ok((segment.extent()?, segment.verify()?.good))
@@ -542,12 +542,12 @@ pub fn shielded<T>(run: impl FnOnce() -> Result<T, SegmentError>) -> Result<T, S
 
 /// The same, and an error of the disk itself is tried again first: setting a sound file aside for a loose cable would lose
 /// what it holds.
-pub fn guarded<T>(mut run: impl FnMut() -> Result<T, SegmentError>) -> Result<T, SegmentError> {
+pub fn guarded<T>(disk: &dyn Disk, mut run: impl FnMut() -> Result<T, SegmentError>) -> Result<T, SegmentError> {
     let mut attempts = 0;
     loop {
         attempts += 1;
         match shielded(&mut run) {
-            Err(error) if error.may_pass() && attempts < READ_ATTEMPTS => {}
+            Err(error) if error.may_pass() && attempts < READ_ATTEMPTS => disk.pause(attempts),
             result => return result,
         }
     }

@@ -283,6 +283,14 @@ impl Store {
         Ok(placed)
     }
 
+    /// The same for a segment that is nowhere: its salvage was refused between two renames.
+    pub fn place_left(&self, stream: u32, id: u32) -> io::Result<()> {
+        if !self.disk.exists(&path(stream, id))? {
+            self.place_salvaged(stream)?;
+        }
+        Ok(())
+    }
+
     /// Segments that lie in a stream's folder.
     pub fn on_disk(&self, stream: u32) -> io::Result<Vec<u32>> {
         self.in_folder(stream, ".redb")
