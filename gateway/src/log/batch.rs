@@ -2,8 +2,8 @@
 //!
 //! A batch is filled without a lock and copied once; the log gives numbers to whole runs of it at a time.
 
-use super::committer::control_bytes;
 use super::encode;
+use super::group::control_bytes;
 use super::producer::{self, Span};
 use super::schema::Table;
 use super::shard::Shard;

@@ -2,10 +2,11 @@
 
 use super::batch::Batch;
 use super::blob::BlobFiles;
-use super::committer::{self, Door, Group, RESERVE_AHEAD};
+use super::committer::{Door, RESERVE_AHEAD};
 use super::cursor::Cursors;
 use super::disk::Disk;
 use super::frame::{Control, Encoder, Link, Section};
+use super::group::{Group, Numbered};
 use super::journal::Journal;
 use super::mutation::{Mutation, is_on};
 use super::rebuild;
@@ -163,7 +164,7 @@ impl Engine {
 
     /// Writes and syncs the group's frame.
     fn write(&self, group: &Group) -> io::Result<u64> {
-        let mut order: Vec<&committer::Numbered> = group.parts.iter().collect();
+        let mut order: Vec<&Numbered> = group.parts.iter().collect();
         // Stable: runs of a shard stay in the order of their numbers.
         order.sort_by_key(|part| (part.stream.id, part.shard.index));
         let runs: Vec<Run> = order.iter().map(|part| part.run.clone()).collect();

@@ -26,6 +26,7 @@ mod fold;
 mod frame;
 #[cfg(test)]
 mod full_disk_tests;
+mod group;
 mod journal;
 #[cfg(test)]
 mod journal_tests;
