@@ -3,6 +3,7 @@
 //! A batch is filled without a lock and copied once; the log gives numbers to whole runs of it at a time.
 
 use super::encode;
+use super::group::control_bytes;
 use super::producer::{self, Span};
 use super::schema::Table;
 use super::shard::Shard;
@@ -94,6 +95,12 @@ impl Batch {
     pub fn bytes(&self) -> usize {
         self.parts.iter().map(|part| part.bytes.len()).sum::<usize>()
             + self.large.iter().map(|l| l.data.len()).sum::<usize>()
+    }
+
+    /// Bytes of the changes of state in a frame, at most; of those that depend on records, what is known before.
+    pub(super) fn control_bytes(&self) -> usize {
+        let known = self.control.iter().map(|(_, key, value)| control_bytes(key, value.as_ref()));
+        known.chain(self.on_places.iter().map(|(_, key, _)| control_bytes(key, None))).sum()
     }
 
     /// Adds a record to the shard its key hashes to.

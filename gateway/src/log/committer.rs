@@ -8,18 +8,18 @@ use super::ack::{Ticket, Waiter};
 use super::batch::{Batch, Part, Placement};
 use super::blob::{Blobs, WriteError};
 use super::error::AppendError;
-use super::frame::{ENTRIES_MAX, ENTRY_BYTES};
+use super::frame::ENTRIES_MAX;
+use super::group::{Group, Numbered, PART_BYTES, control_bytes};
 use super::mutation::{Mutation, is_on};
-use super::producer::{self, Admission, Mark, Place, Producers, Span};
-use super::schema::Table;
+use super::producer::{self, Admission, Marks, Producers, Span};
 use super::shard::Shard;
 use super::state::State;
-use super::stream::{OnFull, Stream};
+use super::stream::OnFull;
 use super::window::Run;
-use super::{encode, frame, ledger};
+use super::{encode, frame};
 use crate::record::{Gap, Producer};
-use bytes::{Bytes, BytesMut};
-use std::collections::{BTreeMap, HashMap};
+use bytes::BytesMut;
+use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -29,63 +29,6 @@ use tokio::sync::Notify;
 pub const RESERVE_AHEAD: u64 = 4 << 20;
 const RESERVE_LOW: u64 = 2 << 20;
 
-/// Records of one shard in a group, with their first number.
-pub struct Numbered {
-    pub stream: Arc<Stream>,
-    pub shard: Arc<Shard>,
-    pub run: Run,
-    pub payload: u64,
-}
-
-/// What becomes durable together.
-pub struct Group {
-    pub number: u64,
-    pub parts: Vec<Numbered>,
-    pub control: Vec<frame::Control>,
-    /// The log's own changes of state, newest value of each key: nobody waits for them, so they outlive a failed group.
-    pub own: BTreeMap<(Table, Bytes), Option<Bytes>>,
-    /// What the ledger is to know: made into rows when the group is written.
-    pub gaps: ledger::Pending,
-    pub waiters: Vec<Arc<Waiter>>,
-    /// Raw bytes, for the bound and for thin commits.
-    pub bytes: usize,
-    /// Producer marks as they were before, newest last.
-    undo: Vec<(Place, u128, Option<Mark>)>,
-}
-
-impl Group {
-    fn new(number: u64) -> Self {
-        Group {
-            number,
-            parts: Vec::new(),
-            control: Vec::new(),
-            own: BTreeMap::new(),
-            gaps: ledger::Pending::default(),
-            waiters: Vec::new(),
-            bytes: 0,
-            undo: Vec::new(),
-        }
-    }
-
-    fn put_own(&mut self, table: Table, key: Bytes, value: Option<Bytes>) {
-        self.bytes += own_bytes(&key, value.as_ref());
-        self.own.insert((table, key), value);
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.parts.is_empty()
-            && self.control.is_empty()
-            && self.own.is_empty()
-            && self.gaps.is_empty()
-            && self.waiters.is_empty()
-    }
-}
-
-/// Bytes that an entry takes in a frame, at most.
-fn own_bytes(key: &Bytes, value: Option<&Bytes>) -> usize {
-    key.len() + value.map_or(0, Bytes::len) + 12
-}
-
 struct Gathering {
     group: Group,
     producers: Producers,
@@ -93,6 +36,8 @@ struct Gathering {
     raising: HashMap<(u32, u32), u64>,
     closed: bool,
     last_error: String,
+    /// The last group that got own changes of one before it, which had no room for them.
+    late: u64,
 }
 
 /// Where producers hand in and the committer takes out.
@@ -133,6 +78,7 @@ impl Door {
             raising: HashMap::new(),
             closed: false,
             last_error: String::new(),
+            late: 0,
         };
         Door {
             gathering: Mutex::new(gathering),
@@ -162,7 +108,8 @@ impl Door {
         self.split_oversized(batch);
         // A change that goes with the records goes into their group. A batch that no group holds is the exception: there
         // the change comes with the last of them, so that a crash in between repeats records and loses none.
-        let whole = !batch.on_places.is_empty() && self.fits_a_group(&batch.parts) && !is_on(Mutation::PartFromRecords);
+        let control = batch.control_bytes();
+        let whole = control > 0 && self.fits_a_group(&batch.parts, control) && !is_on(Mutation::PartFromRecords);
         let order = std::mem::take(&mut batch.order);
         let mut parts = std::mem::take(&mut batch.parts).into_iter();
         let mut numbered: Vec<Vec<Placement>> = Vec::with_capacity(parts.len());
@@ -176,7 +123,8 @@ impl Door {
                 if waiter.has_failed() {
                     return Err(AppendError::Failed(gathering.last_error.clone()));
                 }
-                if !whole || self.has_room_for_all(&gathering, parts.as_slice()) {
+                let has_room = !whole || self.has_room_for_all(&gathering, parts.as_slice(), control);
+                if has_room {
                     while parts.as_slice().first().is_some_and(|part| whole || self.has_room(&gathering, part))
                         && let Some(part) = parts.next()
                     {
@@ -184,7 +132,10 @@ impl Door {
                         gathering.join(waiter);
                     }
                 }
-                if parts.as_slice().is_empty() {
+                if has_room
+                    && parts.as_slice().is_empty()
+                    && gathering.take_control(batch, waiter, self.group_bytes_max)
+                {
                     let placements = in_push_order(&order, &numbered);
                     let ticket = gathering.finish(batch, &placements, waiter);
                     self.work.notify_one();
@@ -225,11 +176,23 @@ impl Door {
         }
     }
 
-    /// Changes of state alone, from the log itself: no waiting, no waiter; durable with the next commit that works.
+    /// Changes of state alone, from the log itself: no waiting, no waiter; durable with the next commit that works and has
+    /// room for them.
     pub fn put_state(&self, entries: impl IntoIterator<Item = frame::Control>) -> Ticket {
         let mut gathering = self.lock();
         for (table, key, value) in entries {
-            gathering.group.put_own(table, key, value);
+            gathering.group.own.put(table, key, value);
+        }
+        self.work.notify_one();
+        Ticket(gathering.group.number)
+    }
+
+    /// Changes with the gaps that they make, in one group; where a frame does not hold all, the gaps are ahead.
+    pub fn put_gaps_and_state(&self, stream: u32, gaps: &[Gap], entries: &[frame::Control]) -> Ticket {
+        let mut gathering = self.lock();
+        gaps.iter().for_each(|gap| gathering.group.own.gaps.put(stream, gap));
+        for (table, key, value) in entries {
+            gathering.group.own.put(*table, key.clone(), value.clone());
         }
         self.work.notify_one();
         Ticket(gathering.group.number)
@@ -237,26 +200,29 @@ impl Door {
 
     /// A gap for the ledger, from the log itself; as [`Door::put_state`].
     pub fn put_gap(&self, stream: u32, gap: &Gap) {
-        self.lock().group.gaps.put(stream, gap);
+        self.lock().group.own.gaps.put(stream, gap);
         self.work.notify_one();
+    }
+
+    /// The group with which changes of [`Door::put_state`] are durable that were put into `ticket`.
+    pub fn durable_with(&self, ticket: Ticket) -> Ticket {
+        Ticket(ticket.0.max(self.lock().late))
     }
 
     fn has_room(&self, gathering: &Gathering, part: &Part) -> bool {
         let group = &gathering.group;
-        let fits = group.parts.is_empty() || group.bytes + part.bytes.len() <= self.group_bytes_max;
+        let fits = group.fits(part.bytes.len() + PART_BYTES, self.group_bytes_max);
         fits && group.parts.len() < ENTRIES_MAX && Door::is_reserved(part)
     }
 
-    fn fits_a_group(&self, parts: &[Part]) -> bool {
-        let bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();
-        bytes <= self.group_bytes_max && parts.len() <= ENTRIES_MAX
+    fn fits_a_group(&self, parts: &[Part], control: usize) -> bool {
+        bytes_of(parts) + control <= self.group_bytes_max && parts.len() <= ENTRIES_MAX
     }
 
     /// Each part is of another shard: it fits a group, so it was not split.
-    fn has_room_for_all(&self, gathering: &Gathering, parts: &[Part]) -> bool {
+    fn has_room_for_all(&self, gathering: &Gathering, parts: &[Part], control: usize) -> bool {
         let group = &gathering.group;
-        let bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();
-        let fits = group.parts.is_empty() || group.bytes + bytes <= self.group_bytes_max;
+        let fits = group.fits(bytes_of(parts) + control, self.group_bytes_max);
         fits && group.parts.len() + parts.len() <= ENTRIES_MAX && parts.iter().all(Door::is_reserved)
     }
 
@@ -300,7 +266,7 @@ impl Door {
                 group: gathering.group.number,
                 producers: highest.into(),
             };
-            gathering.group.bytes += run.bytes.len() + ENTRY_BYTES;
+            gathering.group.handed_in += run.bytes.len() + PART_BYTES;
             gathering.group.parts.push(Numbered { stream: part.stream, shard: part.shard, run, payload: part.payload });
         }
         placements
@@ -313,7 +279,12 @@ impl Door {
             let Ok(length) = encode::skip(rest) else { break };
             if let Some(blob) = encode::blob(&rest[..length]) {
                 let entry = self.blobs.refer(part.stream.id, &blob, part.shard.index, number);
-                gathering.group.control.push(entry);
+                // It says all that the one before said of the file.
+                let same = |known: &&mut frame::Control| (known.0, &known.1) == (entry.0, &entry.1);
+                match gathering.group.control.iter_mut().rfind(same) {
+                    Some(known) => *known = entry,
+                    None => gathering.group.put_control(entry),
+                }
             }
             rest = &rest[length..];
         }
@@ -355,20 +326,29 @@ impl Door {
     /// Sleeps until the group has more than `bytes`, the door closes, or `bound` is over.
     pub fn wait_for_company(&self, bytes: usize, bound: std::time::Duration) {
         let gathering = self.lock();
-        let alone = |gathering: &mut Gathering| gathering.group.bytes <= bytes && !gathering.closed;
+        let alone = |gathering: &mut Gathering| gathering.group.bytes() <= bytes && !gathering.closed;
         drop(self.work.wait_timeout_while(gathering, bound, alone).unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Takes the group; the next batches go into a new one.
-    pub fn take(&self) -> Group {
+    /// Takes the group, with as many of the log's own entries as a frame of `bytes` holds beside what producers handed in;
+    /// the next batches go into a new one.
+    pub fn take(&self, bytes: usize, state: &State) -> Group {
         let mut gathering = self.lock();
         let next = Group::new(gathering.group.number + 1);
         let mut group = std::mem::replace(&mut gathering.group, next);
+        let mut late = std::mem::take(&mut group.own);
+        group.own = late.take(bytes.saturating_sub(frame::HEADER_BYTES + group.handed_in), state);
+        // A caller's change of a row stands over the log's own, which it may have been made from.
+        for (table, key, _) in &group.control {
+            late.rows.remove(&(*table, key.clone()));
+        }
+        if !late.is_empty() {
+            gathering.late = gathering.group.number;
+            gathering.group.own = late;
+        }
         drop(gathering);
         self.room.notify_waiters();
-        // A caller's change of a row stands over the log's own of the same group, which it may have been made from.
-        let own = group.own.iter().map(|((table, key), value)| (*table, key.clone(), value.clone()));
-        group.control = own.chain(std::mem::take(&mut group.control)).collect();
+        group.control = group.own.entries().chain(std::mem::take(&mut group.control)).collect();
         group
     }
 
@@ -378,22 +358,15 @@ impl Door {
         let mut gathering = self.lock();
         let number = gathering.group.number;
         let mut group = Group::new(number);
-        let mut left = bytes.saturating_sub(frame::HEADER_BYTES);
-        while let Some(gap) = gathering.group.gaps.pop(state, &mut left) {
-            group.gaps.put(gap.0, &gap.1);
+        if bytes > 0 {
+            group.own = gathering.group.own.take(bytes.saturating_sub(frame::HEADER_BYTES), state);
         }
-        while let Some(entry) = gathering.group.own.first_entry() {
-            let length = own_bytes(&entry.key().1, entry.get().as_ref());
-            if length > left {
-                break;
-            }
-            left -= length;
-            let (key, value) = entry.remove_entry();
-            group.control.push((key.0, key.1.clone(), value.clone()));
-            group.own.insert(key, value);
-        }
+        group.control = group.own.entries().collect();
         if !group.is_empty() {
             gathering.group.number = number + 1;
+            if !gathering.group.own.is_empty() {
+                gathering.late = number + 1;
+            }
             gathering.group.parts.iter_mut().for_each(|part| part.run.group = number + 1);
         }
         group
@@ -411,11 +384,8 @@ impl Door {
         }
         let next = Group::new(gathering.group.number + 1);
         let behind = std::mem::replace(&mut gathering.group, next);
-        for ((table, key), value) in group.own.iter().chain(&behind.own) {
-            gathering.group.put_own(*table, key.clone(), value.clone());
-        }
         for of in [group, &behind] {
-            gathering.group.gaps.take_in(&of.gaps);
+            gathering.group.own.take_in(&of.own);
         }
         for (place, id, before) in behind.undo.iter().rev().chain(group.undo.iter().rev()) {
             gathering.producers.undo(*place, *id, *before);
@@ -434,6 +404,16 @@ impl Door {
         self.room.notify_waiters();
     }
 
+    /// See [`Producers::rows`].
+    pub fn mark_rows(&self, marks: &Marks) -> (Vec<frame::Control>, usize) {
+        self.lock().producers.rows(marks)
+    }
+
+    /// See [`Producers::folded`].
+    pub fn marks_folded(&self, forgotten: usize) {
+        self.lock().producers.folded(forgotten);
+    }
+
     pub fn forget_stream(&self, stream: u32) {
         self.lock().producers.forget_stream(stream);
     }
@@ -450,7 +430,7 @@ impl Gathering {
         match (self.group.is_empty(), self.closed) {
             (true, true) => Waiting::Closed,
             (true, false) => Waiting::Nothing,
-            (false, _) => Waiting::Group { bytes: self.group.bytes },
+            (false, _) => Waiting::Group { bytes: self.group.bytes() },
         }
     }
 
@@ -470,13 +450,27 @@ impl Gathering {
             }
         };
         let on_places = batch.on_places.drain(..).map(|(table, key, value)| (table, key, value(placements)));
-        for (table, key, value) in batch.control.drain(..).chain(on_places) {
-            self.group.bytes += key.len() + value.as_ref().map_or(0, Bytes::len) + 8;
-            self.group.control.push((table, key, value));
-        }
+        on_places.for_each(|entry| self.group.put_control(entry));
         self.join(waiter);
         batch.large.clear();
         Ticket(self.group.number)
+    }
+
+    /// Takes of a batch's changes what the group has room for. A batch that no group holds comes in pieces; whether this was
+    /// the last.
+    fn take_control(&mut self, batch: &mut Batch, waiter: &Arc<Waiter>, bytes_max: usize) -> bool {
+        let mut taken = 0;
+        while let Some((_, key, value)) = batch.control.get(taken)
+            && self.group.fits(control_bytes(key, value.as_ref()), bytes_max)
+        {
+            self.group.put_control(batch.control[taken].clone());
+            taken += 1;
+        }
+        batch.control.drain(..taken);
+        if taken > 0 {
+            self.join(waiter);
+        }
+        batch.control.is_empty()
     }
 
     /// Drops the records of `part` that were stored before. `None`: all are kept; else which of them are.
@@ -535,9 +529,14 @@ impl Gathering {
         }
         let up_to = assigned + RESERVE_AHEAD;
         if self.raising.insert((part.stream.id, part.shard.index), up_to).is_none() {
-            self.group.control.push(super::state::reserve_entry(part.stream.id, part.shard.index, up_to));
+            self.group.put_control(super::state::reserve_entry(part.stream.id, part.shard.index, up_to));
         }
     }
+}
+
+/// Bytes that parts take in a frame, at most.
+fn bytes_of(parts: &[Part]) -> usize {
+    parts.iter().map(|part| part.bytes.len() + PART_BYTES).sum()
 }
 
 fn in_push_order(order: &[(u32, u32)], numbered: &[Vec<Placement>]) -> Vec<Placement> {

@@ -1,4 +1,4 @@
-//! The door after a group that failed: who may go on, and with which numbers.
+//! The door: what one group takes, and who may go on after one that failed, with which numbers.
 
 use super::disk::sim::{Fault, SimDisk};
 use super::sim::{SimSizes, SimStep, SteppedLog};
@@ -29,7 +29,7 @@ fn whoever_waits_for_a_failed_group_is_told_before_the_door_opens_again() {
     let (log, stream) = log_and_stream(&sim);
     let mut appender = log.appender();
     log.append(&mut appender, &mut numbered(&stream, 1)).unwrap().unwrap();
-    let group = log.engine.door.take();
+    let group = log.engine.door.take(usize::MAX, &log.engine.state);
     log.append(&mut appender, &mut numbered(&stream, 2)).unwrap().unwrap();
     log.engine.door.failed(&group, "the disk said no");
     assert!(log.append(&mut appender, &mut numbered(&stream, 3)).is_err());
@@ -74,4 +74,169 @@ fn a_shard_whose_numbers_were_used_up_by_failures_goes_on_when_the_disk_does() {
         let _ = log.fold_step(true);
     }
     assert!(handed_in && appender.durable_now().unwrap() > Ticket::NONE);
+}
+
+const SMALL: SimSizes = SimSizes { budget: 1 << 30, ring: 512 << 10, segment: 128 << 10, blob_file: 256 << 10 };
+
+fn open(sim: &SimDisk, seed: u64, sizes: SimSizes) -> SteppedLog {
+    SteppedLog::open(sim.mount(), Clock::manual(1, 1_800_000_000_000), seed, sizes).unwrap()
+}
+
+fn row(n: u32) -> (Bytes, Bytes) {
+    let mut noise = fastrand::Rng::with_seed(u64::from(n));
+    (n.to_be_bytes().to_vec().into(), std::iter::repeat_with(|| noise.u8(..)).take(400).collect())
+}
+
+/// Commits until nothing is left to commit.
+fn settle(log: &SteppedLog) {
+    loop {
+        match log.commit_step() {
+            SimStep::Committed => {}
+            SimStep::NoRoom => _ = log.fold_step(true).unwrap(),
+            SimStep::Idle => return,
+            SimStep::Failed => panic!("{:?}", log.trouble()),
+        }
+    }
+}
+
+// Changes of state had no bound: a frame that was longer than a file of the journal was written past the file's end and
+// acknowledged, and the next start refused it with all that was in it. A shorter one found no room and ended the committer.
+#[test]
+fn changes_of_state_that_no_group_holds_come_in_pieces_and_stay() {
+    const ROWS: u32 = 2_000;
+    let sim = SimDisk::new(1);
+    let (log, mut batch) = (open(&sim, 1, SMALL), Batch::new());
+    (0..ROWS).map(row).for_each(|(key, value)| batch.put_state(Table::Sessions, key, Some(value)));
+    let mut appender = log.appender();
+    let ticket = loop {
+        // What has found its place is not in the batch any more.
+        match log.append(&mut appender, &mut batch).unwrap() {
+            Some((ticket, _)) => break ticket,
+            None => settle(&log),
+        }
+    };
+    settle(&log);
+    assert_eq!(appender.durable_now().unwrap(), ticket);
+    sim.crash();
+    drop(log);
+    let log = open(&sim, 2, SMALL);
+    assert_eq!(log.engine.state.scan(Table::Sessions, b""), (0..ROWS).map(row).collect::<Vec<_>>());
+}
+
+#[test]
+fn many_changes_of_state_during_one_slow_sync_wait_for_the_next_group() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim, 1, SMALL);
+    let mut waiting = Vec::new();
+    for n in 0..1_000 {
+        let (mut batch, (key, value)) = (Batch::new(), row(n));
+        batch.put_state(Table::Sessions, key, Some(value));
+        let mut appender = log.appender();
+        if log.append(&mut appender, &mut batch).unwrap().is_none() {
+            waiting.push(n);
+        }
+    }
+    assert!((1..1_000).contains(&waiting.len()), "{}", waiting.len());
+    settle(&log);
+    sim.crash();
+    drop(log);
+    let log = open(&sim, 2, SMALL);
+    assert_eq!(log.engine.state.scan(Table::Sessions, b"").len(), 1_000 - waiting.len());
+}
+
+#[test]
+fn changes_of_the_log_itself_go_over_as_many_groups_as_they_need() {
+    const ROWS: u32 = 2_000;
+    let sim = SimDisk::new(1);
+    let log = open(&sim, 1, SMALL);
+    let ticket = log.engine.door.put_state((0..ROWS).map(row).map(|(key, value)| (Table::Uplink, key, Some(value))));
+    assert_eq!(log.commit_step(), SimStep::Committed);
+    assert!(log.engine.door.durable_with(ticket) > ticket);
+    settle(&log);
+    sim.crash();
+    drop(log);
+    let log = open(&sim, 2, SMALL);
+    assert_eq!(log.engine.state.scan(Table::Uplink, b"").len(), ROWS as usize);
+}
+
+#[test]
+fn a_stream_with_a_long_ledger_is_deleted_and_a_crash_in_between_leaves_nothing_of_it() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim, 1, SMALL);
+    let name = StreamName::new("s").unwrap();
+    let stream = log.create_stream(&name, StreamSettings { shards: 1, ..StreamSettings::default() }).unwrap();
+    (0..5_000)
+        .for_each(|n| log.record_gap(&stream, &Gap::of(0, 2 * n + 1, 2 * n + 1, crate::record::GapReason::Corrupt)));
+    settle(&log);
+    assert_eq!(log.gaps(&stream).len(), 5_000);
+    log.delete_stream(&name).unwrap();
+    sim.crash();
+    drop(log);
+    let log = open(&sim, 2, SMALL);
+    assert!(log.stream("s").is_none());
+    settle(&log);
+    for table in Table::OF_STREAMS {
+        assert_eq!(log.engine.state.scan(table, b""), [], "{table:?}");
+    }
+}
+
+// A ring stays as large as it was made. With a larger budget, groups were larger than its files.
+#[test]
+fn groups_are_bounded_by_the_ring_there_is_and_not_by_the_one_a_new_budget_would_make() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim, 1, SMALL);
+    let name = StreamName::new("s").unwrap();
+    log.create_stream(&name, StreamSettings { shards: 1, ..StreamSettings::default() }).unwrap();
+    log.close().unwrap();
+    let log = open(&sim, 2, SimSizes { ring: 16 << 20, ..SMALL });
+    let stream = log.stream("s").unwrap();
+    let mut numbers = 0;
+    for n in 0..1_000 {
+        let ((_, data), mut batch, mut appender) = (row(n), Batch::new(), log.appender());
+        batch.push(&stream, &NewRecord { key: b"k", data: &data, ..Default::default() }).unwrap();
+        numbers += u64::from(log.append(&mut appender, &mut batch).unwrap().is_some());
+    }
+    settle(&log);
+    assert_eq!(stream.shard(0).unwrap().newest(), numbers);
+    sim.crash();
+    drop(log);
+    let log = open(&sim, 3, SMALL);
+    assert_eq!(log.stream("s").unwrap().shard(0).unwrap().newest(), numbers);
+}
+
+// Rows of producers went at a start alone. Until then there was one of everybody who ever sent, and the start read them in
+// the order of their keys and kept the last.
+#[test]
+fn marks_on_disk_are_those_that_are_remembered() {
+    use crate::log::producer::PRODUCERS_MAX;
+    let sim = SimDisk::new(1);
+    let (log, stream) = log_and_stream(&sim);
+    let mut appender = log.appender();
+    for from in (0..PRODUCERS_MAX as u128 + 5_000).step_by(500) {
+        let mut batch = Batch::new();
+        for id in from..from + 500 {
+            // The first of all is never silent.
+            for id in [id, 0] {
+                let producer = Some(Producer { id: u128::MAX / 2 - id, epoch: 1, sequence: from as u64 + 1 });
+                batch.push(&stream, &NewRecord { key: b"k", producer, ..Default::default() }).unwrap();
+            }
+        }
+        log.append(&mut appender, &mut batch).unwrap().unwrap();
+        settle(&log);
+        if from % 5_000 == 0 {
+            log.fold_step(true).unwrap();
+        }
+    }
+    log.fold_step(true).unwrap();
+    sim.crash();
+    drop(log);
+    let state_db = crate::log::state_db::StateDb::open(&*sim.mount(), disk::Written::default()).unwrap();
+    let (mut marks, mut first) = (0, false);
+    let count = |table, key: Bytes, _| {
+        marks += usize::from(table == Table::Producers);
+        first |= table == Table::Producers && key.ends_with(&(u128::MAX / 2).to_be_bytes());
+    };
+    state_db.load(count).unwrap();
+    assert!((PRODUCERS_MAX / 2..=PRODUCERS_MAX).contains(&marks), "{marks}");
+    assert!(first);
 }

@@ -397,3 +397,39 @@ fn records_of_earlier_boots_do_not_expire_with_a_lost_state() {
     }
     assert_eq!(read(&log).0, 0, "a day later they are old");
 }
+
+// A disk that had gone away was taken for one whose every page is bad: the file was set aside as soon as the disk was there
+// again, and all of it told as lost.
+#[test]
+fn a_segment_of_which_the_disk_refuses_much_is_left_alone() {
+    let clock = Clock::manual(1, 1_800_000_000_000);
+    for is_salvaged in [true, false] {
+        let sim = SimDisk::new(1);
+        drop(stepped(&sim, &clock));
+        sim.kill();
+        let (newest, length) = sim.files().into_iter().rfind(|(path, _)| path.starts_with("segments/")).unwrap();
+        let refused = if is_salvaged { 4 } else { length / 4096 / 2 };
+        (0..refused).for_each(|page| sim.ruin(&newest, page));
+        let log = SteppedLog::open(sim.mount(), clock.clone(), 2, SIZES).unwrap();
+        let aside = sim.files().iter().any(|(path, _)| path.starts_with("quarantine/"));
+        assert_eq!(aside, is_salvaged, "{refused}");
+        assert!(is_salvaged || log.gaps(&log.stream("s").unwrap()).is_empty());
+        log.heal();
+        assert_eq!(sim.files().iter().any(|(path, _)| path.starts_with("quarantine/")), is_salvaged);
+    }
+}
+
+// The disk refused the last of the two renames of a salvage: until the next start, nobody found what had been saved.
+#[test]
+fn what_a_salvage_saved_is_put_in_its_place_by_the_next_healing() {
+    let clock = Clock::manual(1, 1_800_000_000_000);
+    let sim = SimDisk::new(1);
+    let log = stepped(&sim, &clock);
+    log.engine.store.close_all();
+    let newest = sim.files().into_iter().rfind(|(path, _)| path.starts_with("segments/")).unwrap().0;
+    sim.mount().rename(&newest, &newest.replace(".redb", ".salvaged")).unwrap();
+    let mut reader = log.reader(&log.stream("s").unwrap(), 0, Position::At(0)).unwrap();
+    while reader.next_blocking(100, 1 << 20).is_ok_and(|entries| !entries.is_empty()) {}
+    log.heal();
+    assert_eq!(read(&log), (20, 0));
+}

@@ -62,6 +62,8 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
     /// Bytes that may still be written here by this process.
     fn free_bytes(&self) -> io::Result<u64>;
+    /// Waits before what was refused is asked for again, longer each time. A disk on which no time passes does not wait.
+    fn pause(&self, _attempt: u32) {}
 }
 
 /// An open file. One that was removed or renamed meanwhile stays usable, as on every Unix.

@@ -2,10 +2,11 @@
 
 use super::batch::Batch;
 use super::blob::BlobFiles;
-use super::committer::{self, Door, Group, RESERVE_AHEAD};
+use super::committer::{Door, RESERVE_AHEAD};
 use super::cursor::Cursors;
 use super::disk::Disk;
 use super::frame::{Control, Encoder, Link, Section};
+use super::group::{Group, Numbered};
 use super::journal::Journal;
 use super::mutation::{Mutation, is_on};
 use super::rebuild;
@@ -106,10 +107,10 @@ pub enum Step {
 }
 
 /// What the ring and the window still take.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Room {
-    ForAll,
-    /// A frame of so many bytes, of the log's own entries.
+    /// A frame of so many bytes.
+    ForAll(usize),
+    /// The same, of the log's own entries.
     ForOwn(usize),
 }
 
@@ -120,15 +121,14 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Engine {
     /// One group: take, write, sync, publish, acknowledge. In this order, always.
     pub fn commit_step(&self, now_s: impl Fn() -> f64) -> Step {
-        let room = self.room();
-        let mut group = match room {
-            Room::ForAll => self.door.take(),
-            Room::ForOwn(bytes) => self.door.take_own(bytes, &self.state),
+        let (mut group, nothing) = match self.room() {
+            Room::ForAll(bytes) => (self.door.take(bytes, &self.state), Step::Idle),
+            Room::ForOwn(bytes) => (self.door.take_own(bytes, &self.state), Step::NoRoom),
         };
         if group.is_empty() {
-            return if room == Room::ForAll { Step::Idle } else { Step::NoRoom };
+            return nothing;
         }
-        let ledger = group.gaps.rows(&self.state);
+        let ledger = group.own.gaps.rows(&self.state);
         group.control.extend(ledger);
         if is_on(Mutation::AcknowledgeEarly) {
             group.waiters.iter().for_each(|waiter| waiter.resolve(group.number, true));
@@ -158,7 +158,7 @@ impl Engine {
         let journal = lock(&self.journal);
         let window = self.window_bytes.load(Ordering::Relaxed) < self.sizes.window_max;
         match window && journal.has_room(&[journal.frame_bytes_max(), journal.reserve()]) {
-            true => Room::ForAll,
+            true => Room::ForAll(journal.frame_bytes_max() as usize),
             false if journal.has_room(&[journal.reserve()]) => Room::ForOwn(journal.reserve() as usize),
             false => Room::ForOwn(0),
         }
@@ -166,7 +166,7 @@ impl Engine {
 
     /// Writes and syncs the group's frame.
     fn write(&self, group: &Group) -> io::Result<u64> {
-        let mut order: Vec<&committer::Numbered> = group.parts.iter().collect();
+        let mut order: Vec<&Numbered> = group.parts.iter().collect();
         // Stable: runs of a shard stay in the order of their numbers.
         order.sort_by_key(|part| (part.stream.id, part.shard.index));
         let runs: Vec<Run> = order.iter().map(|part| part.run.clone()).collect();
@@ -304,7 +304,10 @@ impl Engine {
     pub fn heal_step(&self) {
         for (stream, id, why) in std::mem::take(&mut *lock(&self.suspects)) {
             let Some(entry) = self.store.entries(stream.id).into_iter().find(|entry| entry.id == id) else { continue };
-            let again = super::recover::guarded(|| {
+            if let Err(error) = self.store.place_left(stream.id, id) {
+                tracing::warn!(stream = %stream.name, segment = id, %error, "what was saved of a segment is not in its place");
+            }
+            let again = super::recover::guarded(&*self.disk, || {
                 self.store.close(stream.id, id);
                 self.store.open(stream.id, id, false)?.verify()
             });

@@ -10,7 +10,7 @@ use super::encode;
 use super::engine::{Committed, Engine, lock};
 use super::frame::Control;
 use super::mutation::{Mutation, is_on};
-use super::producer::{self, Place};
+use super::producer::Marks;
 use super::rebuild::StateCopy;
 use super::recover::shielded;
 use super::schema::Table;
@@ -21,7 +21,7 @@ use super::state_db::{FORMAT, Position};
 use super::store::Entry;
 use super::stream::Stream;
 use super::window::{Run, cut_front};
-use crate::record::{Number, Producer};
+use crate::record::Number;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,9 +42,6 @@ pub struct Folding {
     /// Stored bytes of a raw byte, per stream, as seen last.
     ratio: BTreeMap<u32, f64>,
 }
-
-/// The last number of each producer in each shard.
-type Marks = BTreeMap<(Place, u128), Producer>;
 
 /// What one fold did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,11 +102,11 @@ impl Engine {
             let reserve = |shard: &Arc<Shard>| state::reserve_entry(stream.id, shard.index, shard.reserved());
             rows.extend(stream.shards().iter().map(reserve));
         }
-        for ((place, id), producer) in &producers {
-            rows.push((Table::Producers, producer::mark_key(*place, *id), Some(producer::mark_to_bytes(producer))));
-        }
+        let (marks, forgotten) = self.door.mark_rows(&producers);
+        rows.extend(marks);
         let committed = self.committed_at(folded_group);
         self.write_state(rows, &committed, clean)?;
+        self.door.marks_folded(forgotten);
         // Everything is durable in its new home: the old one may go.
         for (shard, last) in freed {
             let before = shard.window().folded;

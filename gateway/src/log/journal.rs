@@ -4,7 +4,7 @@
 //! what does not fit begins the next one. The ring knows nothing of what the frames mean.
 
 use super::disk::{AlignedBuf, Disk, DiskFile, Mode};
-use super::frame::{self, FrameError, Header, Link, PAGE, Unplaced};
+use super::frame::{self, BODY_BYTES_MAX, FrameError, Header, Link, PAGE, Unplaced};
 use super::mutation::{Mutation, is_on};
 use super::segment::{READ_ATTEMPTS, may_pass};
 use std::cell::RefCell;
@@ -90,7 +90,7 @@ impl Journal {
 
     /// Longest frame that is written, in bytes: two fit a file.
     pub fn frame_bytes_max(&self) -> u64 {
-        self.file_bytes / 2
+        self.file_bytes / 2 / PAGE as u64 * PAGE as u64
     }
 
     /// Goes on at `head` under a new epoch; frames from `tail` on are still needed.
@@ -135,9 +135,14 @@ impl Journal {
     }
 
     /// Writes and syncs one group; returns the bytes written. After an error the place is given up: see [`Journal::give_up`].
+    /// A frame that would reach over its file's end, over what is still needed, or that no start reads is refused.
     pub fn append(&mut self, group: u64, frame: &mut Unplaced<'_>) -> io::Result<u64> {
         let length = frame.header.frame_len();
-        assert!(self.has_room(&[length]), "journal law: a frame is written over nothing that is needed");
+        let is_readable = length <= self.file_bytes && frame.header.raw_len as usize <= BODY_BYTES_MAX;
+        if !is_readable || !self.has_room(&[length]) {
+            let says = format!("a group of {length} bytes has no room in the journal");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, says));
+        }
         let pos = self.place(self.head, length);
         self.buffer.clear();
         self.buffer.pad_to(length as usize);
@@ -313,7 +318,7 @@ impl Journal {
 }
 
 /// Asks again when the disk refuses what it may give the next time.
-fn read_patiently(file: &dyn DiskFile, offset: u64, into: &mut [u8]) -> io::Result<()> {
+pub fn read_patiently(file: &dyn DiskFile, offset: u64, into: &mut [u8]) -> io::Result<()> {
     let mut attempts = 1;
     loop {
         match file.read_at(offset, into) {

@@ -234,3 +234,15 @@ fn a_page_that_the_disk_refuses_is_damage_and_a_disk_that_is_away_is_not() {
     let journal = Journal::open(&*ring.sim.mount(), RING, Some(RING / 4)).unwrap();
     assert!(journal.scan(0, Link::default(), &mut |_| {}).is_err(), "half of the ring is no bad sector");
 }
+
+// It was written past the end of its file, where no start reads it; one that met frames still needed was a panic.
+#[test]
+fn a_frame_that_no_file_holds_is_refused_and_the_ring_goes_on() {
+    let mut ring = Ring::new();
+    assert!(ring.append(1, 17 * PAGE).is_err());
+    ring.append(1, 10).unwrap();
+    (0..4).for_each(|_| _ = ring.append(1, 12 * PAGE));
+    assert!(ring.append(1, 12 * PAGE).is_err(), "the ring is full");
+    let (scan, found) = ring.scan();
+    assert_eq!((scan.damaged, scan.torn, found[0]), (0, false, (2, 2, true)));
+}

@@ -11,10 +11,13 @@ use super::state::{State, shard_key, to_json};
 use crate::record::{Gap, GapReason, Number, ShardIndex};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Bytes that a row takes in a frame, at most.
+/// Bytes that a row takes in a frame, at most, with the end of another that makes room for it.
 const ROW_BYTES_MAX: usize = 160;
+/// Rows of refused records that a shard has, at most. One more, and the two oldest are one, which spans what lies between
+/// them: the record is still here, so nobody misses it for that.
+pub const REFUSED_ROWS_MAX: usize = 1024;
 const LOST: u8 = 0;
 const REFUSED: u8 = 1;
 
@@ -100,6 +103,36 @@ impl State {
         without(from, to, self.gaps(stream, shard, from, to).iter().map(|gap| (gap.from, gap.to)))
     }
 
+    /// Ends the rows of refused records that are below `number`: those are gone, and rows of losses say why.
+    pub fn end_refused_below(&self, stream: u32, shard: ShardIndex, number: Number) -> Vec<Control> {
+        let below = self.class_of(REFUSED, stream, shard, 0, number).into_iter();
+        // Cut to what was asked for: one that goes on has all of it.
+        let below = below.filter(|gap| gap.to < number);
+        below.map(|gap| (Table::Gaps, key(stream, shard, REFUSED, gap.from), None)).collect()
+    }
+
+    /// Makes the oldest rows of refused records one where `rows` would make them too many.
+    fn join_refused(&self, stream: u32, shard: ShardIndex, rows: &mut Vec<Control>) {
+        let known = self.class_of(REFUSED, stream, shard, 0, Number::MAX);
+        let mut all: BTreeMap<Bytes, Gap> =
+            known.iter().map(|gap| (key(stream, shard, REFUSED, gap.from), gap.clone())).collect();
+        let of_shard = &key(stream, shard, REFUSED, 0)[..9];
+        for (_, key, value) in rows.iter().filter(|(_, key, _)| key.starts_with(of_shard)) {
+            all.extend(value.as_ref().and_then(|value| gap_of(key, value)).map(|gap| (key.clone(), gap)));
+        }
+        // As many as came, so that the frame has room for their ends.
+        let surplus = all.len().saturating_sub(REFUSED_ROWS_MAX).min(all.len() - known.len());
+        if surplus == 0 {
+            return;
+        }
+        let oldest: BTreeMap<Bytes, Gap> = all.into_iter().take(surplus + 1).collect();
+        rows.retain(|(_, key, _)| !oldest.contains_key(key));
+        if let Some((first, last)) = oldest.values().next().zip(oldest.values().last()) {
+            rows.push(row(stream, &Gap { to: last.to, to_ms: last.to_ms, ..first.clone() }));
+        }
+        rows.extend(oldest.into_keys().skip(1).map(|key| (Table::Gaps, key, None)));
+    }
+
     /// Rows for what of a gap the ledger does not know. The first may prolong the row in front of it.
     pub fn gap_rows(&self, stream: u32, gap: &Gap) -> Vec<Control> {
         let Some(before) = gap.from.checked_sub(1) else { return self.new_gap_rows(stream, gap) };
@@ -161,12 +194,21 @@ impl Pending {
         }
     }
 
-    /// Takes one out if its rows have room in `left` bytes, which it takes from that.
+    /// Takes one out, or as much of it as there is room for: its rows take their bytes from `left`.
     pub fn pop(&mut self, state: &State, left: &mut usize) -> Option<(u32, Gap)> {
         let first = self.gaps.first_entry()?;
-        let rows = state.gap_rows(first.key().0, first.get()).len();
-        *left = left.checked_sub(rows * ROW_BYTES_MAX)?;
-        let ((stream, ..), gap) = first.remove_entry();
+        let rows = state.gap_rows(first.key().0, first.get());
+        let fitting = rows.len().min(*left / ROW_BYTES_MAX);
+        let end = match rows.len() > fitting {
+            false => Number::MAX,
+            true => rows[..fitting].last().and_then(|(_, key, value)| gap_of(key, value.as_ref()?))?.to,
+        };
+        *left -= fitting * ROW_BYTES_MAX;
+        let ((stream, ..), mut gap) = first.remove_entry();
+        if end < gap.to {
+            self.put(stream, &Gap { from: end + 1, ..gap.clone() });
+            gap.to = end;
+        }
         Some((stream, gap))
     }
 
@@ -179,7 +221,12 @@ impl Pending {
 
     /// The rows that make them known, given everything that is.
     pub fn rows(&self, state: &State) -> Vec<Control> {
-        self.gaps.iter().flat_map(|((stream, ..), gap)| state.gap_rows(*stream, gap)).collect()
+        let mut rows = self.gaps.iter().flat_map(|((stream, ..), gap)| state.gap_rows(*stream, gap)).collect();
+        let refused = self.gaps.keys().filter(|(_, _, class, _)| *class == REFUSED);
+        for (stream, shard) in refused.map(|(stream, shard, ..)| (*stream, *shard)).collect::<BTreeSet<_>>() {
+            state.join_refused(stream, shard, &mut rows);
+        }
+        rows
     }
 }
 
@@ -238,6 +285,27 @@ mod tests {
         note(&state, &[gap(1, 1, Rejected), gap(4, 4, Rejected)]);
         assert_eq!(state.gaps(1, 2, 1, 9), [gap(1, 9, Evicted)]);
         assert_eq!(ledger(&state), [(1, 9, Evicted), (1, 1, Rejected), (4, 4, Rejected)]);
+    }
+
+    #[test]
+    fn refused_records_have_a_bounded_number_of_rows_which_name_each_of_them() {
+        let state = State::default();
+        let newest = 2 * (REFUSED_ROWS_MAX as u64 + 100);
+        for from in (2..newest).step_by(20) {
+            let group: Vec<_> = (from..from + 20).step_by(2).map(|number| gap(number, number, Rejected)).collect();
+            note(&state, &group);
+        }
+        let rows = ledger(&state);
+        assert_eq!(rows.len(), REFUSED_ROWS_MAX);
+        assert!(rows[0].0 == 2 && rows[0].1 >= 200, "{:?}", rows[0]);
+        assert!(rows.windows(2).all(|pair| pair[0].1 + 2 == pair[1].0), "in order, and none is missing");
+        note(&state, &[gap(50, 50, Rejected)]);
+        assert_eq!(ledger(&state), rows);
+        let ends = state.end_refused_below(1, 2, 1_001);
+        state.apply(0, ends);
+        assert_eq!(ledger(&state)[0].0, 1_002);
+        state.apply(0, state.end_refused_below(1, 2, u64::MAX));
+        assert_eq!(ledger(&state), []);
     }
 
     #[test]

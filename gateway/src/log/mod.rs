@@ -26,6 +26,7 @@ mod fold;
 mod frame;
 #[cfg(test)]
 mod full_disk_tests;
+mod group;
 mod journal;
 #[cfg(test)]
 mod journal_tests;
@@ -38,6 +39,8 @@ mod recover;
 mod relay;
 mod replay;
 mod retain;
+#[cfg(test)]
+mod retain_tests;
 mod schema;
 mod segment;
 mod shard;
@@ -359,13 +362,9 @@ impl Engine {
 
     pub(crate) fn delete_stream(&self, name: &StreamName, commit: Commit<'_>) -> Result<(), DeleteError> {
         let stream = self.stream_named(name).ok_or_else(|| DeleteError::NotFound(name.clone()))?;
-        let id = stream.id.to_be_bytes();
         let last = stream.shards().iter().map(|shard| shard.reserved()).max().unwrap_or(0);
         let mut entries =
             vec![(Table::Streams, state::stream_key(stream.id), None), meta(&format!("last_number/{name}"), last)];
-        for table in [Table::Shards, Table::Segments, Table::Blobs, Table::Gaps] {
-            entries.extend(self.state.scan(table, &id).into_iter().map(|(key, _)| (table, key, None)));
-        }
         entries.extend(self.cursors.forget_stream(name));
         commit(&mut Engine::control_batch(entries))?;
         stream.set_deleted();
@@ -377,7 +376,12 @@ impl Engine {
             let freed = shard.close();
             self.window_bytes.fetch_sub(freed, std::sync::atomic::Ordering::Relaxed);
         }
-        // The rows are durably gone: what cannot be unlinked now goes at the next start.
+        // They may be more than a group holds; those that a crash leaves go with the next start.
+        for table in Table::OF_STREAMS {
+            let rows = self.state.scan(table, &stream.id.to_be_bytes());
+            self.door.put_state(rows.into_iter().map(|(key, _)| (table, key, None)));
+        }
+        // The stream is durably gone: what cannot be unlinked now goes at the next start.
         for segment in self.store.entries(stream.id) {
             if let Err(error) = self.store.remove(stream.id, segment.id) {
                 tracing::warn!(stream = %name, %error, "a segment of a deleted stream could not be unlinked");

@@ -3,12 +3,15 @@
 //! A mark is of a producer and a shard. Records of one hand-in for several shards get their places shard by shard, and may
 //! become durable in different groups: a mark over all of them would call the lower numbers of the later shard stored.
 //! A mark moves when its record gets a number, under the door's lock, and is durable because the record is: recovery and
-//! fold read the marks off the records themselves. The table is bounded; the mark that was silent longest goes first.
+//! fold read the marks off the records themselves. The table is bounded; the mark that was silent longest goes first, and
+//! its row with the next fold: what is on disk is bounded too, and a start has nobody to choose from.
 
 use super::encode;
+use super::frame::Control;
+use super::schema::Table;
 use crate::record::{Producer, ShardIndex};
 use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Stream and shard.
@@ -16,6 +19,9 @@ pub type Place = (u32, ShardIndex);
 
 /// Marks remembered per gateway.
 pub const PRODUCERS_MAX: usize = 64 << 10;
+
+/// The last number of each producer in each shard.
+pub type Marks = BTreeMap<(Place, u128), Producer>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
@@ -29,6 +35,8 @@ pub struct Mark {
 pub struct Producers {
     marks: HashMap<(Place, u128), Mark>,
     used: u64,
+    /// Marks that went since the last fold, and may have a row on disk.
+    forgotten: Vec<(Place, u128)>,
 }
 
 impl Producers {
@@ -72,8 +80,23 @@ impl Producers {
     pub fn undo(&mut self, place: Place, id: u128, before: Option<Mark>) {
         match before {
             Some(mark) => _ = self.marks.insert((place, id), mark),
-            None => _ = self.marks.remove(&(place, id)),
+            // It may be one that was forgotten, came again, and was taken for known by a fold in between.
+            None => self.forgotten.extend(self.marks.remove(&(place, id)).map(|_| (place, id))),
         }
+    }
+
+    /// Rows for a fold of records that have these marks: one that was forgotten since leaves none. The second is for
+    /// [`Producers::folded`].
+    pub fn rows(&self, marks: &Marks) -> (Vec<Control>, usize) {
+        let row = |(place, id): &(Place, u128), value| (Table::Producers, mark_key(*place, *id), value);
+        let kept = marks.iter().map(|(of, last)| row(of, self.marks.contains_key(of).then(|| mark_to_bytes(last))));
+        let gone = self.forgotten.iter().filter(|of| !self.marks.contains_key(of)).map(|of| row(of, None));
+        (kept.chain(gone).collect(), self.forgotten.len())
+    }
+
+    /// The rows of so many forgotten marks are durably gone.
+    pub fn folded(&mut self, forgotten: usize) {
+        self.forgotten.drain(..forgotten);
     }
 
     pub fn forget_stream(&mut self, stream: u32) {
@@ -81,7 +104,8 @@ impl Producers {
     }
 
     pub fn keep_streams(&mut self, keep: impl Fn(u32) -> bool) {
-        self.marks.retain(|((stream, _), _), _| keep(*stream));
+        let gone = self.marks.extract_if(|((stream, _), _), _| !keep(*stream));
+        self.forgotten.extend(gone.map(|(of, _)| of));
     }
 
     pub fn knows(&self, place: Place, id: u128) -> bool {
@@ -97,7 +121,8 @@ impl Producers {
         let mut used: Vec<u64> = self.marks.values().map(|mark| mark.used).collect();
         let (_, oldest, _) = used.select_nth_unstable(PRODUCERS_MAX / 8);
         let oldest = *oldest;
-        self.marks.retain(|_, mark| mark.used > oldest);
+        let gone = self.marks.extract_if(|_, mark| mark.used <= oldest);
+        self.forgotten.extend(gone.map(|(of, _)| of));
     }
 }
 
@@ -224,5 +249,19 @@ mod tests {
         assert!(producers.len() <= PRODUCERS_MAX);
         let last = Producer { id: PRODUCERS_MAX as u128, epoch: 1, sequence: 1 };
         assert!(matches!(producers.admit((1, 0), &last), Admission::Duplicate));
+    }
+
+    #[test]
+    fn a_forgotten_mark_has_no_row_unless_it_came_again() {
+        let mut producers = Producers::default();
+        let of = |id| Producer { id, epoch: 1, sequence: 1 };
+        (0..=PRODUCERS_MAX as u128).for_each(|id| _ = producers.admit((1, 0), &of(id)));
+        producers.admit((1, 0), &of(3));
+        let (rows, forgotten) = producers.rows(&Marks::from([(((1, 0), 1), of(1)), (((1, 0), 3), of(3))]));
+        let row = |id| rows.iter().rfind(|(_, key, _)| *key == mark_key((1, 0), id)).map(|(_, _, value)| value.clone());
+        assert_eq!([row(1), row(2)], [Some(None), Some(None)]);
+        assert_eq!([row(3), row(PRODUCERS_MAX as u128)], [Some(Some(mark_to_bytes(&of(3)))), None]);
+        producers.folded(forgotten);
+        assert_eq!(producers.rows(&Marks::new()), (Vec::new(), 0));
     }
 }

@@ -6,6 +6,7 @@
 use super::block;
 use super::disk::{Disk, Mode};
 use super::frame::Control;
+use super::journal::read_patiently;
 use super::ledger::without;
 use super::recover::guarded;
 use super::schema::Table;
@@ -161,7 +162,7 @@ fn read_or_salvage(
     id: u32,
     told: &mut Vec<String>,
 ) -> Result<Option<ExtentAndCopy>, SegmentError> {
-    let read = guarded(|| {
+    let read = guarded(&**store.disk(), || {
         store.close(stream, id);
         let segment = store.open(stream, id, false)?;
         Ok((segment.extent()?, segment.copy()?))
@@ -251,17 +252,28 @@ pub fn missing_of<'a>(
 
 type Blocks = BTreeMap<(ShardIndex, Number), (block::Head, Vec<u8>)>;
 
+/// How many pages of a file the disk may refuse before it counts as away, of so many bytes: a spot, not a good part.
+fn refused_pages_max(length: u64) -> u64 {
+    (length / super::disk::PAGE_BYTES as u64 / 4).clamp(16, 256)
+}
+
 /// Every whole block of a file, wherever it lies: the file's own tree may be gone. Of blocks that overlap (an under-filled
-/// one and the one it was merged into) the longer counts.
+/// one and the one it was merged into) the longer counts. An error when the disk refuses much of it: it may be away and
+/// come back, and nothing is decided.
 fn find_blocks(store: &Store, stream: u32, file: &str) -> Result<Blocks, SegmentError> {
     let file = store.disk().open(file, Mode::Existing)?;
     let length = file.len()?;
     let mut blocks: Blocks = BTreeMap::new();
-    let mut at = 0;
+    let (mut at, mut refused) = (0, 0);
     let mut chunk = Vec::new();
     while at < length {
         chunk.resize(CHUNK.min((length - at) as usize), 0);
-        read_what_can_be_read(&*file, at, &mut chunk);
+        if let Some((pages, error)) = read_what_can_be_read(&*file, at, &mut chunk) {
+            refused += pages;
+            if refused > refused_pages_max(length) {
+                return Err(error.into());
+            }
+        }
         for offset in memchr_all(&chunk, &block::MAGIC) {
             let place = at + offset as u64;
             if let Some((head, stored)) = block_at(&*file, place, length)
@@ -280,16 +292,19 @@ fn find_blocks(store: &Store, stream: u32, file: &str) -> Result<Blocks, Segment
     Ok(without_overlaps(blocks))
 }
 
-/// Fills `into`; pages that the disk refuses are zeros, and the blocks on them lost.
-fn read_what_can_be_read(file: &dyn super::disk::DiskFile, at: u64, into: &mut [u8]) {
-    if file.read_at(at, into).is_ok() {
-        return;
+/// Fills `into`; pages that the disk refuses are zeros, and the blocks on them lost. Returns how many, and what it said.
+fn read_what_can_be_read(file: &dyn super::disk::DiskFile, at: u64, into: &mut [u8]) -> Option<(u64, io::Error)> {
+    if read_patiently(file, at, into).is_ok() {
+        return None;
     }
+    let mut refused = None;
     for (index, page) in into.chunks_mut(super::disk::PAGE_BYTES).enumerate() {
-        if file.read_at(at + (index * super::disk::PAGE_BYTES) as u64, page).is_err() {
+        if let Err(error) = read_patiently(file, at + (index * super::disk::PAGE_BYTES) as u64, page) {
             page.fill(0);
+            refused = Some((refused.map_or(0, |(pages, _)| pages) + 1, error));
         }
     }
+    refused
 }
 
 fn block_at(file: &dyn super::disk::DiskFile, place: u64, length: u64) -> Option<(block::Head, Vec<u8>)> {
@@ -297,13 +312,13 @@ fn block_at(file: &dyn super::disk::DiskFile, place: u64, length: u64) -> Option
     if place + head.len() as u64 > length {
         return None;
     }
-    file.read_at(place, &mut head).ok()?;
+    read_patiently(file, place, &mut head).ok()?;
     let stored_len = block::stored_len(&head)?;
     if place + stored_len as u64 > length {
         return None;
     }
     let mut stored = vec![0; stored_len];
-    file.read_at(place, &mut stored).ok()?;
+    read_patiently(file, place, &mut stored).ok()?;
     let head = block::read_head(&stored).ok()?;
     Some((head, stored))
 }

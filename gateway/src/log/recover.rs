@@ -100,6 +100,8 @@ pub(super) struct Recovering {
     pub(super) window_bytes: usize,
     /// Segments that have a row and no file.
     missing: Vec<(Arc<Stream>, u32, Extent)>,
+    /// Segments that the journal says are trimmed, until they are unlinked.
+    pub(super) trimmed: Vec<(u32, u32)>,
     pub(super) report: Recovery,
 }
 
@@ -143,7 +145,7 @@ impl Recovering {
         }
         let store = Store::new(disk.clone());
         let mut report = Recovery::default();
-        let loaded = match guarded(|| Loaded::from(&*disk, &store)) {
+        let loaded = match guarded(&*disk, || Loaded::from(&*disk, &store)) {
             Ok(loaded) => loaded,
             Err(error) if !error.is_damage() => return Err(store_error(error)),
             Err(error) => {
@@ -183,6 +185,7 @@ impl Recovering {
             newest_boot: 0,
             window_bytes: 0,
             missing: Vec::new(),
+            trimmed: Vec::new(),
             report,
         })
     }
@@ -208,11 +211,13 @@ impl Recovering {
         let (tail, link) = begin.unwrap_or_default();
         let scan = self.replay(&journal, tail, link, position.clean)?;
         journal.settle_tail(scan.prev).map_err(io_error(journal::DIR))?;
+        self.unlink_trimmed();
         let epoch = self.setup.entropy.u64(..);
         journal.resume(epoch, scan.head, tail, scan.prev);
         self.lose_missing();
         self.settle(&scan, journal.was_cut_short() && !self.report.clean);
         self.forget_marks();
+        self.forget_rows();
         let stamps = self.stamps();
         let ring_file = journal.file_bytes();
         let position = Position { format: FORMAT, clean: false, tail, link, ring_file, ..position };
@@ -233,7 +238,9 @@ impl Recovering {
         self.blobs.tidy().map_err(io_error(blob::DIR))?;
         let next_group = scan.last_group.max(position.group) + 1;
         let blobs = blobs(self.blobs.clone());
-        let door = Door::new(next_group, self.producers, blobs, self.setup.sizes.group_max, stamps.clone());
+        // The ring may have been made for another budget.
+        let group_max = self.setup.sizes.group_max.min(journal.frame_bytes_max() as usize / 2);
+        let door = Door::new(next_group, self.producers, blobs, group_max, stamps.clone());
         door.put_state(self.entries);
         self.report.streams = self.streams.len();
         let parts = Parts {
@@ -277,6 +284,15 @@ impl Recovering {
         });
         // What was found on the way here comes after, and may name one of them anew.
         self.rows.splice(0..0, forgotten);
+    }
+
+    /// Rows of deleted streams go after their streams; a crash may leave some.
+    fn forget_rows(&mut self) {
+        for table in Table::OF_STREAMS {
+            let rows = self.state.scan(table, b"").into_iter().map(|(key, _)| (table, key, None));
+            let is_gone = |key: &[u8]| state::pair_from_key(key).is_some_and(|of| !self.streams.contains_key(&of.0));
+            self.entries.extend(rows.filter(|(_, key, _)| is_gone(key)));
+        }
     }
 
     pub(super) fn row(&mut self, table: Table, key: Bytes, value: Bytes) {
@@ -354,7 +370,7 @@ impl Recovering {
     /// The row of all but the newest is final; the newest is asked itself, because a fold that was cut short may have
     /// written it and not the state. `None`: nothing of it could be saved.
     fn extent_of_newest(&mut self, stream: &Arc<Stream>, id: u32, row: &Extent) -> Result<Option<Extent>, OpenError> {
-        let read = guarded(|| {
+        let read = guarded(&*self.setup.disk, || {
             // After an error redb's view of the file is void.
             self.store.close(stream.id, id);
             self.store.open(stream.id, id, false)?.extent()
@@ -394,7 +410,7 @@ impl Recovering {
 
     /// A salvage was cut off before it was told: what it saved is in its place now.
     fn extent_of_saved(&mut self, stream: &Stream, id: u32, row: &Extent) -> Result<Extent, OpenError> {
-        let read = guarded(|| {
+        let read = guarded(&*self.setup.disk, || {
             self.store.close(stream.id, id);
             let segment = self.store.open(stream.id, id, false)?;
             Ok((segment.extent()?, segment.verify()?.good))
@@ -439,6 +455,7 @@ impl Recovering {
     fn load_blobs(&mut self) {
         for (key, value) in self.state.scan(Table::Blobs, b"") {
             if let Some((stream, file)) = state::pair_from_key(&key)
+                && self.streams.contains_key(&stream)
                 && let Ok(extent) = serde_json::from_slice(&value)
             {
                 self.blobs.restore(stream, file, extent);
@@ -529,12 +546,12 @@ pub fn shielded<T>(run: impl FnOnce() -> Result<T, SegmentError>) -> Result<T, S
 
 /// The same, and an error of the disk itself is tried again first: setting a sound file aside for a loose cable would lose
 /// what it holds.
-pub fn guarded<T>(mut run: impl FnMut() -> Result<T, SegmentError>) -> Result<T, SegmentError> {
+pub fn guarded<T>(disk: &dyn Disk, mut run: impl FnMut() -> Result<T, SegmentError>) -> Result<T, SegmentError> {
     let mut attempts = 0;
     loop {
         attempts += 1;
         match shielded(&mut run) {
-            Err(error) if error.may_pass() && attempts < READ_ATTEMPTS => {}
+            Err(error) if error.may_pass() && attempts < READ_ATTEMPTS => disk.pause(attempts),
             result => return result,
         }
     }

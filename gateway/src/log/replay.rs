@@ -110,7 +110,10 @@ impl Recovering {
                     && let Some(stream) = self.streams.remove(&id)
                 {
                     stream.set_deleted();
+                    self.window_bytes -= stream.shards().iter().map(|shard| shard.close()).sum::<usize>();
                     self.producers.forget_stream(id);
+                    // Their rows may not be gone yet, and what has no row goes with the start.
+                    self.blobs.files(id).into_iter().for_each(|file| self.blobs.forget(id, file));
                 }
             }
             (Table::Shards, Some(value)) => {
@@ -143,16 +146,27 @@ impl Recovering {
         }
     }
 
-    /// A segment that was trimmed: the unlink may not have happened.
+    /// A segment that was trimmed: the unlink may not have happened, and may not happen before the frame that says so is
+    /// settled.
     fn replay_segment(&mut self, key: &[u8], removed: bool) {
         let Some((stream, id)) = state::pair_from_key(key) else { return };
         if let Some(stream) = self.streams.get(&stream) {
             stream.next_segment.fetch_max(id + 1, Ordering::Relaxed);
         }
-        if removed && let Err(error) = self.store.remove(stream, id) {
-            self.report
-                .told
-                .push(format!("trimmed segment {} could not be unlinked: {error}", store::path(stream, id)));
+        if removed {
+            self.store.forget(stream, id);
+            self.trimmed.push((stream, id));
+        }
+    }
+
+    /// Unlinks what the journal says was trimmed. Its last frame is durable (crash rules 2 and 4).
+    pub(super) fn unlink_trimmed(&mut self) {
+        for (stream, id) in std::mem::take(&mut self.trimmed) {
+            if let Err(error) = self.store.remove(stream, id) {
+                self.report
+                    .told
+                    .push(format!("trimmed segment {} could not be unlinked: {error}", store::path(stream, id)));
+            }
         }
     }
 

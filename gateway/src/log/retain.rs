@@ -189,6 +189,7 @@ impl Engine {
                 ..Gap::of(*index, from, extent.last, reason)
             });
             entries.push(state::trim_entry(stream.id, *index, extent.last + 1));
+            entries.extend(self.state.end_refused_below(stream.id, *index, extent.last + 1));
         }
         let stream = stream.clone();
         let mut dropping = Dropping { stream, segment: id, entries, gaps, ticket: super::Ticket::NONE, reason };
@@ -199,12 +200,9 @@ impl Engine {
         retaining.dropping.push(dropping);
     }
 
-    /// The ledger first: its rows are in the group of the trim mark, or in the one before.
+    /// In one group: a ledger row that is durable before its trim mark calls records lost that a start still serves.
     fn send(&self, drop: &mut Dropping) {
-        for gap in &drop.gaps {
-            self.door.put_gap(drop.stream.id, gap);
-        }
-        drop.ticket = self.door.put_state(drop.entries.iter().cloned());
+        drop.ticket = self.door.put_gaps_and_state(drop.stream.id, &drop.gaps, &drop.entries);
     }
 
     /// Unlinks what is durably trimmed.
@@ -264,7 +262,7 @@ impl Engine {
     pub fn save_cursors(&self, saving: &mut Option<super::Ticket>) {
         if let Some(ticket) = saving {
             let committed = lock(&self.committed).back().map_or(0, |last| last.group);
-            if committed < ticket.0 {
+            if committed < self.door.durable_with(*ticket).0 {
                 return;
             }
             self.cursors.saved();

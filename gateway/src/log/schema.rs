@@ -48,6 +48,9 @@ impl Table {
         Table::Uplink,
     ];
 
+    /// Those whose keys begin with a stream, and whose rows go behind it.
+    pub const OF_STREAMS: [Table; 4] = [Table::Shards, Table::Segments, Table::Blobs, Table::Gaps];
+
     pub fn from_u8(id: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|table| *table as u8 == id)
     }

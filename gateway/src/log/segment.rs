@@ -162,6 +162,7 @@ impl RedbError for redb::CommitError {}
 impl RedbError for redb::SetDurabilityError {}
 
 pub struct Segment {
+    stream: u32,
     database: Database,
     file: Arc<dyn DiskFile>,
 }
@@ -177,7 +178,7 @@ pub struct Write<'a> {
 impl Segment {
     pub fn open(
         disk: &dyn Disk,
-        path: &str,
+        (stream, path): (u32, &str),
         create: bool,
         cache: Cache,
         written: Written,
@@ -186,7 +187,7 @@ impl Segment {
         let database = redb::Builder::new()
             .set_cache_size(cache.bytes())
             .create_with_backend(Backend::new(file.clone(), written))?;
-        Ok(Segment { database, file })
+        Ok(Segment { stream, database, file })
     }
 
     /// Durable when it returns.
@@ -226,7 +227,7 @@ impl Segment {
 
     /// The block that holds `number`, or the first behind it in the segment. `last` is the shard's last number here.
     pub fn block_from(&self, shard: ShardIndex, number: Number, last: Number) -> Result<Option<Block>, SegmentError> {
-        self.found_from(shard, number, last, |stored| Block::open(stored).map(|block| (block.head.last(), block)))
+        self.found_from(shard, number, last, |stored| Block::open(stored).map(|block| (block.head.clone(), block)))
     }
 
     /// The same as it is stored, its checksum verified.
@@ -238,20 +239,22 @@ impl Segment {
     ) -> Result<Option<(block::Head, Bytes)>, SegmentError> {
         self.found_from(shard, number, last, |stored| {
             let head = block::read_head(stored)?;
-            Ok((head.last(), (head, Bytes::copy_from_slice(stored))))
+            Ok((head.clone(), (head, Bytes::copy_from_slice(stored))))
         })
     }
 
-    /// `read` returns the block's last number beside what is made of it.
+    /// `read` returns the block's head beside what is made of it.
     fn found_from<T>(
         &self,
         shard: ShardIndex,
         number: Number,
         last: Number,
-        read: impl Fn(&[u8]) -> Result<(Number, T), BlockError>,
+        read: impl Fn(&[u8]) -> Result<(block::Head, T), BlockError>,
     ) -> Result<Option<T>, SegmentError> {
         let open = |from: Number, to: Number, stored: &[u8]| {
-            read(stored).map_err(|source| SegmentError::Block { shard, from, to: to.max(from), source })
+            read(stored)
+                .and_then(|(head, found)| self.check_place(&head, shard, from).map(|()| (head.last(), found)))
+                .map_err(|source| SegmentError::Block { shard, from, to: to.max(from), source })
         };
         let transaction = self.database.begin_read()?;
         let blocks = transaction.open_table(BLOCKS)?;
@@ -286,7 +289,9 @@ impl Segment {
         match range.next_back().transpose()? {
             Some((at, value)) => {
                 let from = shard_and_number(at.value()).map_or(0, |(_, from)| from);
-                open_block(shard, from, from, value.value()).map(Some)
+                let block = Block::open(value.value());
+                let block = block.and_then(|block| self.check_place(&block.head, shard, from).map(|()| block));
+                block.map(Some).map_err(|source| SegmentError::Block { shard, from, to: from, source })
             }
             None => Ok(None),
         }
@@ -319,11 +324,19 @@ impl Segment {
         for row in blocks.iter()? {
             let (at, value) = row?;
             match block::read_head(value.value()) {
-                Ok(head) if key(head.shard, head.first) == *at.value() => verified.good.push(head),
+                Ok(head) if head.stream == self.stream && key(head.shard, head.first) == *at.value() => {
+                    verified.good.push(head)
+                }
                 _ => verified.damaged.extend(shard_and_number(at.value())),
             }
         }
         Ok(verified)
+    }
+
+    /// A block under another's key, or of another stream, is the tree's damage.
+    fn check_place(&self, head: &block::Head, shard: ShardIndex, first: Number) -> Result<(), BlockError> {
+        let is_here = (head.stream, head.shard, head.first) == (self.stream, shard, first);
+        is_here.then_some(()).ok_or(BlockError::Damaged)
     }
 
     pub fn file_bytes(&self) -> u64 {
@@ -347,17 +360,6 @@ fn unsealed(stored: &[u8]) -> Option<Vec<u8>> {
     (xxh3_64(note).to_be_bytes() == *sum).then(|| note.to_vec())
 }
 
-/// `to` is the last number that a damaged block can have held: the next block, or the segment, says so.
-fn open_block(shard: ShardIndex, from: Number, to: Number, stored: &[u8]) -> Result<Block, SegmentError> {
-    let damaged = |source| SegmentError::Block { shard, from, to: to.max(from), source };
-    let block = Block::open(stored).map_err(damaged)?;
-    // A block under another's key is the tree's damage.
-    match (block.head.shard, block.head.first) == (shard, from) {
-        true => Ok(block),
-        false => Err(damaged(BlockError::Damaged)),
-    }
-}
-
 fn key(shard: ShardIndex, number: Number) -> [u8; 12] {
     let mut key = [0; 12];
     key[..4].copy_from_slice(&shard.to_be_bytes());
@@ -379,7 +381,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = RealDisk::open_root(dir.path()).unwrap();
         let written = Written::default();
-        let segment = Segment::open(&disk, "x.redb", true, Cache::Write, written.clone()).unwrap();
+        let segment = Segment::open(&disk, (1, "x.redb"), true, Cache::Write, written.clone()).unwrap();
         let mut first = 1;
         for fold in 0..4 {
             let mut blocks = Vec::new();
@@ -404,5 +406,32 @@ mod tests {
             // The first fold begins the file.
             assert!(ratio < 1.1 || fold == 0, "{ratio}");
         }
+    }
+
+    // A reader was given the records of another shard under the numbers it asked for.
+    #[test]
+    fn a_block_under_anothers_key_or_of_another_stream_is_damage() {
+        let disk = super::super::disk::sim::SimDisk::new(1);
+        let mut zstd = zstd::bulk::Compressor::new(1).unwrap();
+        let mut block = |stream: u32, shard: ShardIndex, first: Number| {
+            let mut builder = block::Builder::new(stream, shard);
+            builder.push(first, 4, 5, &[7; 100]);
+            builder.finish(&mut zstd).unwrap()
+        };
+        let mut at = |shard, first| block::Head { shard, first, ..block(1, 0, 1).0 };
+        let heads = [at(0, 1), at(0, 5), at(1, 1), at(2, 1)];
+        let stored = [block(1, 0, 1), block(1, 0, 9), block(1, 0, 1), block(2, 2, 1)].map(|(_, stored)| stored);
+        let blocks: Vec<_> = heads.into_iter().zip(stored).collect();
+        let segment = Segment::open(&*disk.mount(), (1, "x.redb"), true, Cache::Write, Written::default()).unwrap();
+        segment.write(&Write { blocks: &blocks, extent: &Extent::default(), copy: None }).unwrap();
+        assert!(segment.block_from(0, 1, 8).unwrap().is_some());
+        for (shard, number) in [(0, 5), (0, 7), (1, 1), (2, 3)] {
+            let read = segment.block_from(shard, number, 8).map(|block| block.map(|block| block.head));
+            assert!(matches!(read, Err(SegmentError::Block { .. })), "{shard} {number}: {read:?}");
+            let stored = segment.stored_from(shard, number, 8).map(|found| found.map(|(head, _)| head));
+            assert!(matches!(stored, Err(SegmentError::Block { .. })), "{shard} {number}: {stored:?}");
+        }
+        let verified = segment.verify().unwrap();
+        assert_eq!((verified.good.len(), verified.damaged), (1, vec![(0, 5), (1, 1), (2, 1)]));
     }
 }

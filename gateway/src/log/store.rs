@@ -108,7 +108,8 @@ impl Store {
             self.disk.create_dir(&dir_of(stream))?;
         }
         let cache = if create || inner.is_newest((stream, id)) { Cache::Write } else { Cache::Read };
-        let segment = Arc::new(Segment::open(&*self.disk, &path(stream, id), create, cache, self.written.clone())?);
+        let segment =
+            Arc::new(Segment::open(&*self.disk, (stream, &path(stream, id)), create, cache, self.written.clone())?);
         if create {
             inner.close_others(stream);
         }
@@ -261,7 +262,7 @@ impl Store {
         if self.disk.exists(&path)? {
             self.disk.remove(&path)?;
         }
-        let segment = Segment::open(&*self.disk, &path, true, Cache::Write, self.written.clone())?;
+        let segment = Segment::open(&*self.disk, (stream, &path), true, Cache::Write, self.written.clone())?;
         self.disk.sync_dir(&dir_of(stream))?;
         Ok(segment)
     }
@@ -280,6 +281,14 @@ impl Store {
             self.disk.sync_dir(&dir_of(stream))?;
         }
         Ok(placed)
+    }
+
+    /// The same for a segment that is nowhere: its salvage was refused between two renames.
+    pub fn place_left(&self, stream: u32, id: u32) -> io::Result<()> {
+        if !self.disk.exists(&path(stream, id))? {
+            self.place_salvaged(stream)?;
+        }
+        Ok(())
     }
 
     /// Segments that lie in a stream's folder.

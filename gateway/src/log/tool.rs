@@ -162,7 +162,7 @@ impl Opened {
         let mut done = 0;
         for stream in engine.all_streams() {
             for entry in engine.store.entries(stream.id) {
-                let checked = guarded(|| engine.store.open(stream.id, entry.id, false)?.verify());
+                let checked = guarded(&*engine.disk, || engine.store.open(stream.id, entry.id, false)?.verify());
                 engine.store.close(stream.id, entry.id);
                 let damage = match &checked {
                     Ok(verified) => note_segment(report, &stream, &entry, verified),

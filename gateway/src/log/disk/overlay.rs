@@ -130,6 +130,9 @@ impl Disk for OverlayDisk {
         Ok(())
     }
 
+    fn pause(&self, attempt: u32) {
+        self.base.pause(attempt);
+    }
     fn free_bytes(&self) -> io::Result<u64> {
         self.base.free_bytes()
     }

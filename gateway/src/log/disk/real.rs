@@ -9,9 +9,13 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Name of the file that keeps a second process out of a data directory.
 const LOCK_NAME: &str = "lock";
+
+/// How long a cable or a controller has to come back before the first of the next tries.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Held as long as this process owns the data directory; the kernel lets go of it when the process ends, however it ends.
 #[derive(Debug)]
@@ -61,6 +65,9 @@ impl RealDisk {
 }
 
 impl Disk for RealDisk {
+    fn pause(&self, attempt: u32) {
+        std::thread::sleep(PAUSE * attempt);
+    }
     fn open(&self, path: &str, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.at(path);
         let mut options = OpenOptions::new();

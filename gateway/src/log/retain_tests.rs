@@ -1,0 +1,129 @@
+//! What goes, and that nothing goes before it is told: retention against a sync that fails and a power cut.
+
+use super::disk::sim::{Fault, SimDisk};
+use super::sim::{SimSizes, SimStep, SteppedLog};
+use super::*;
+use crate::record::{GapReason, NewRecord};
+
+const SIZES: SimSizes = SimSizes { budget: 1 << 30, ring: 1 << 20, segment: 128 << 10, blob_file: 256 << 10 };
+/// Less than four segments take.
+const KEPT: ByteSize = ByteSize(512 << 10);
+
+fn open(sim: &SimDisk, seed: u64) -> SteppedLog {
+    SteppedLog::open(sim.mount(), Clock::manual(1, 1_800_000_000_000), seed, SIZES).unwrap()
+}
+
+fn made(log: &SteppedLog, max_bytes: Option<ByteSize>) -> Arc<Stream> {
+    let settings = StreamSettings { shards: 1, max_bytes, ..StreamSettings::default() };
+    log.create_stream(&name(), settings).unwrap()
+}
+
+fn name() -> StreamName {
+    StreamName::new("s").unwrap()
+}
+
+/// Commits and folds records of 1,000 bytes, ten a group.
+fn fill(log: &SteppedLog, stream: &Arc<Stream>, groups: u32) {
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut appender = log.appender();
+    for _ in 0..groups {
+        let mut batch = Batch::new();
+        for _ in 0..10 {
+            let data: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(1_000).collect();
+            batch.push(stream, &NewRecord { key: b"k", data: &data, ..Default::default() }).unwrap();
+        }
+        log.append(&mut appender, &mut batch).unwrap().unwrap();
+        assert_eq!(log.commit_step(), SimStep::Committed);
+        log.fold_step(true).unwrap();
+    }
+}
+
+/// Each number from the first to the newest: its record, or why it is gone.
+fn read(log: &SteppedLog) -> Vec<Option<GapReason>> {
+    let stream = log.stream("s").unwrap();
+    let mut reader = log.reader(&stream, 0, Position::At(1)).unwrap();
+    let mut found = Vec::new();
+    loop {
+        let entries = reader.next_blocking(1_000, 1 << 20).unwrap();
+        if entries.is_empty() {
+            return found;
+        }
+        for entry in entries {
+            match entry {
+                Entry::Record(_) => found.push(None),
+                Entry::Gap(gap) => found.extend((gap.from..=gap.to).map(|_| Some(gap.reason))),
+            }
+        }
+    }
+}
+
+// A start unlinked what the last frame called trimmed, and then made that frame durable. Where the power went in between,
+// the file was gone, and the trim mark and the ledger's row with the frame: the records were told as damaged.
+#[test]
+fn a_start_unlinks_nothing_before_the_frame_that_says_so_is_durable() {
+    let mut cuts = 0;
+    for after in 0..60 {
+        let sim = SimDisk::new(after);
+        let mut log = open(&sim, 1);
+        let stream = made(&log, Some(KEPT));
+        fill(&log, &stream, 120);
+        log.tick();
+        // The frame stands in a cache that takes it for written.
+        sim.arm(Fault::FailSync { after: 0 });
+        assert_eq!(log.commit_step(), SimStep::Failed);
+        drop(log);
+        sim.kill();
+        sim.disarm();
+        sim.arm(Fault::CutPower { after });
+        drop(SteppedLog::open(sim.mount(), Clock::manual(1, 1_800_000_000_000), 2, SIZES));
+        cuts += u32::from(sim.power_is_cut());
+        sim.crash();
+        let log = open(&sim, 3);
+        let found = read(&log);
+        assert!(found.len() >= 1_200, "cut after {after}: {}", found.len());
+        assert!(found.iter().all(|of| matches!(of, None | Some(GapReason::Evicted | GapReason::Unused))), "{after}");
+    }
+    assert!(cuts > 20, "{cuts}");
+}
+
+// A stream that was deleted in frames which a start replays left its records in the account of the window: each such start
+// had less room, down to none.
+#[test]
+fn a_stream_that_is_deleted_behind_the_last_fold_takes_no_room_of_the_window() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim, 1);
+    let stream = made(&log, None);
+    let mut batch = Batch::new();
+    (0..10)
+        .for_each(|_| batch.push(&stream, &NewRecord { key: b"k", data: &[7; 1_000], ..Default::default() }).unwrap());
+    log.append(&mut log.appender(), &mut batch).unwrap().unwrap();
+    log.commit_step();
+    assert!(log.window_bytes() > 10_000);
+    log.delete_stream(&name()).unwrap();
+    sim.crash();
+    drop(log);
+    let log = open(&sim, 2);
+    assert!(log.stream("s").is_none());
+    assert_eq!(log.window_bytes(), 0);
+}
+
+// Rows of records that a destination refused stayed for ever, in memory and on the disk.
+#[test]
+fn the_ledger_forgets_refused_records_with_the_records() {
+    let sim = SimDisk::new(1);
+    let mut log = open(&sim, 1);
+    let stream = made(&log, Some(KEPT));
+    let refused = |log: &SteppedLog| log.gaps(&stream).iter().filter(|gap| gap.reason == GapReason::Rejected).count();
+    fill(&log, &stream, 120);
+    (1..=600).for_each(|n| log.record_gap(&stream, &Gap::of(0, 2 * n, 2 * n, GapReason::Rejected)));
+    assert_eq!(log.commit_step(), SimStep::Committed);
+    assert_eq!(refused(&log), 600);
+    for _ in 0..3 {
+        log.tick();
+        log.commit_step();
+    }
+    let oldest = stream.shard(0).unwrap().oldest();
+    assert!((100..1_200).contains(&oldest), "{oldest}");
+    assert_eq!(refused(&log) as u64, 600 - (oldest - 1) / 2);
+    assert!(read(&log).iter().all(|of| matches!(of, None | Some(GapReason::Evicted))));
+}
