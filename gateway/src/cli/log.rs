@@ -76,10 +76,10 @@ fn with_progress(dir: &Path, out: &Output, what: &'static str, work: Work) -> Re
 
 /// A directory without a log would be opened as a new one, and found whole.
 fn there(dir: &Path) -> Result<()> {
-    let mut entries = std::fs::read_dir(dir).map_err(|error| anyhow::anyhow!("{}: {error}", dir.display()))?;
+    std::fs::read_dir(dir).map_err(|error| anyhow::anyhow!("{}: {error}", dir.display()))?;
     ensure!(
-        entries.next().is_some(),
-        "{}: the directory is empty; name the data directory of a gateway",
+        ["journal", "segments", "state.redb"].iter().any(|name| dir.join(name).exists()),
+        "{}: no gateway has kept anything here; name the data directory of a gateway",
         dir.display()
     );
     Ok(())

@@ -289,6 +289,9 @@ impl Engine {
             let label = ReasonLabel { part: "log", reason: gap.reason.as_str() };
             self.metrics.gap_records.get_or_create(&label).inc_by(news);
         }
+        if gap.reason == GapReason::Corrupt {
+            tracing::warn!(stream = %stream.name, shard = gap.shard, from = gap.from, to = gap.to, "records are damaged and lost; they are in the gap ledger");
+        }
         self.door.put_gap(stream.id, gap);
     }
 

@@ -6,6 +6,7 @@
 
 use super::block::{self, Block, BlockError};
 use super::disk::{Disk, DiskFile, Mode, Store as Backend, Written};
+use super::recover::shielded;
 use crate::record::{Number, ShardIndex};
 use bytes::Bytes;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
@@ -163,7 +164,7 @@ impl RedbError for redb::SetDurabilityError {}
 
 pub struct Segment {
     stream: u32,
-    database: Database,
+    database: Shut,
     file: Arc<dyn DiskFile>,
 }
 
@@ -173,6 +174,28 @@ pub struct Write<'a> {
     pub extent: &'a Extent,
     /// The state's copy, when the segment is begun.
     pub copy: Option<&'a [u8]>,
+}
+
+/// A database that may be closed although its file is damaged: redb writes to it then, and may panic where it is dropped.
+struct Shut(Option<Database>);
+
+impl std::ops::Deref for Shut {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Shut {
+    fn drop(&mut self) {
+        let database = self.0.take();
+        // What it would have written is not needed: a commit was durable before, or failed.
+        let _ = shielded(move || {
+            drop(database);
+            Ok(())
+        });
+    }
 }
 
 impl Segment {
@@ -187,7 +210,7 @@ impl Segment {
         let database = redb::Builder::new()
             .set_cache_size(cache.bytes())
             .create_with_backend(Backend::new(file.clone(), written))?;
-        Ok(Segment { stream, database, file })
+        Ok(Segment { stream, database: Shut(Some(database)), file })
     }
 
     /// Durable when it returns.

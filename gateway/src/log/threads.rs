@@ -223,7 +223,8 @@ pub fn is_full(error: &FoldError) -> bool {
 
 fn finish(engine: &Engine) {
     engine.retain_step();
-    match engine.fold_step(true, true) {
+    // A segment that cannot be written is left by the first try, and the second begins a new one.
+    match engine.fold_step(true, true).or_else(|_| engine.fold_step(true, true)) {
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "the last fold failed; the next start does it"),
     }
