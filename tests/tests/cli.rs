@@ -130,6 +130,12 @@ fn what_is_put_can_be_read_from_a_position() {
     let rest = to(&gateway, &["tail", "--from", sequence, "--shard", shard, "--no-follow", "--json"]).ok();
     assert_eq!(json_lines(&rest), all[600..]);
     let future = format!("@{}", middle["time"].as_f64().unwrap() as u64 + 3_600);
+    let index = shard.trim_start_matches("shardId-").trim_start_matches('0');
+    let index = if index.is_empty() { "0" } else { index };
+    let by_number = to(&gateway, &["tail", "--from", sequence, "--shard", index, "--no-follow", "--json"]).ok();
+    assert_eq!(by_number, rest, "a shard has the number that records are shown with");
+    let none = to(&gateway, &["tail", "--shard", "99", "--no-follow"]).failed(1);
+    assert!(none.contains("has no shard 99; `headwater stream describe"), "{none}");
     assert!(to(&gateway, &["tail", "--from", &future, "--no-follow"]).failed(1).contains("cannot be greater than"));
     let past = format!("@{}", middle["time"].as_f64().unwrap() as u64 - 3_600);
     assert_eq!(to(&gateway, &["tail", "--from", &past, "--no-follow"]).ok().lines().count(), 1_200);

@@ -55,12 +55,18 @@ impl Tail {
         let mut sources = Vec::new();
         for shard in stream::shards(client, &self.stream).await? {
             let shard = shard["ShardId"].as_str().context("a shard without ShardId")?.to_owned();
-            if self.shard.as_ref().is_none_or(|wanted| *wanted == shard) {
+            if self.shard.as_ref().is_none_or(|wanted| is_shard(&shard, wanted)) {
                 let iterator = self.iterator(client, &shard, &start).await?;
                 sources.push(Source { shard, iterator, sequence: None });
             }
         }
-        anyhow::ensure!(!sources.is_empty(), "the stream {} has no shard {:?}", self.stream, self.shard);
+        let wanted = self.shard.as_deref().unwrap_or_default();
+        anyhow::ensure!(
+            !sources.is_empty(),
+            "the stream {} has no shard {wanted}; `headwater stream describe {}` names them",
+            self.stream,
+            self.stream
+        );
         let mut left = self.count.unwrap_or(u64::MAX);
         loop {
             let (mut idle, mut behind) = (true, false);
@@ -178,6 +184,11 @@ fn printable(text: &str) -> String {
 fn clock_time(time: f64) -> String {
     let ms = (time * 1000.0).max(0.0) as u64 % 86_400_000;
     format!("{:02}:{:02}:{:02}.{:03}", ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60, ms % 1000)
+}
+
+/// Whether `wanted` names a shard: by its id, or by its number as records are shown with it.
+fn is_shard(id: &str, wanted: &str) -> bool {
+    id == wanted || crate::record::parse_shard_id(id).is_some_and(|index| index.to_string() == wanted)
 }
 
 #[cfg(test)]
