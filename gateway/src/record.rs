@@ -3,7 +3,7 @@
 //! A record is bytes with a partition key. Its place is a stream, a shard of that stream, and a number in that shard.
 //! Nothing here knows of disks, sockets or clocks; the log, MQTT, the AWS door and the uplink all speak these types. Pure.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use md5::{Digest, Md5};
 use std::fmt;
 use std::sync::Arc;
@@ -177,6 +177,20 @@ pub struct Record {
     pub producer: Option<Producer>,
     pub headers: Vec<Header>,
     pub data: Bytes,
+}
+
+/// Writes a number in decimal, without memory of its own: record ids are made by the million.
+pub fn put_decimal(into: &mut impl BufMut, number: u64) {
+    let (mut digits, mut at, mut rest) = ([0u8; 20], 20, number);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    into.put_slice(&digits[at..]);
 }
 
 impl Record {

@@ -19,7 +19,7 @@ pub mod blocks;
 
 use crate::record::{
     DATA_BYTES_MAX, HEADERS_BYTES_MAX, HashKey, Header, HeaderId, NewRecord, PARTITION_KEY_BYTES_MAX, Producer,
-    StreamName,
+    StreamName, put_decimal,
 };
 use bytes::{Bytes, BytesMut};
 use std::io::Read;
@@ -349,16 +349,7 @@ fn origin(prefix: &[u8], sequence: u64, arena: &mut BytesMut) -> Bytes {
         *arena = BytesMut::with_capacity(16 << 10);
     }
     arena.extend_from_slice(prefix);
-    let (mut digits, mut at, mut rest) = ([0u8; 20], 20, sequence);
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    arena.extend_from_slice(&digits[at..]);
+    put_decimal(arena, sequence);
     arena.split().freeze()
 }
 

@@ -41,18 +41,19 @@ impl LogCommand {
                 let report = tool::inspect(&dir);
                 spinner.finish_and_clear();
                 let report = report?;
-                out.result(&report, || text(&report))
+                let nothing = "nothing seems to be damaged; `headwater log verify` reads the blocks too";
+                out.result(&report, || text(&report, nothing))
             }
             What::Verify(Directory { dir }) => {
                 let report = with_progress(&dir, out, "verifying", tool::verify)?;
-                out.result(&report, || text(&report))?;
+                out.result(&report, || text(&report, "nothing is damaged"))?;
                 let found = report.problems.len();
                 ensure!(found == 0, "{found} problems; `headwater log repair {}` saves what is whole", dir.display());
                 Ok(())
             }
             What::Repair(Directory { dir }) => {
                 let report = with_progress(&dir, out, "repairing", tool::repair)?;
-                out.result(&report, || text(&report))
+                out.result(&report, || text(&report, "nothing is damaged"))
             }
         }
     }
@@ -85,8 +86,8 @@ fn there(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The report for people.
-fn text(report: &Report) -> String {
+/// The report for people. `nothing` is said where there is nothing to say.
+fn text(report: &Report, nothing: &str) -> String {
     let mut lines = vec![
         format!("gateway {}, incarnation {}, {}", report.gateway, report.incarnation, size(report.bytes)),
         String::new(),
@@ -100,10 +101,16 @@ fn text(report: &Report) -> String {
             lines.extend(sentences.iter().map(|sentence| format!("  {sentence}")));
         }
     };
-    list("problems", &report.problems);
+    // What a start says it did was done for a repair, and over an overlay for the others.
+    let told = &report.recovery.told;
+    let others: Vec<String> = report.problems.iter().filter(|problem| !told.contains(problem)).cloned().collect();
+    if report.actions.is_empty() {
+        list("the next start would do this, and say", told);
+    }
+    list("problems", &others);
     list("done", &report.actions);
     if report.problems.is_empty() && report.actions.is_empty() {
-        lines.push("nothing is damaged".to_owned());
+        lines.push(nothing.to_owned());
     }
     lines.join("\n")
 }

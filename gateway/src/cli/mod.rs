@@ -85,6 +85,7 @@ pub fn main() -> ExitCode {
     // Usage errors leave here, with exit code 2.
     let cli = Cli::parse();
     let out = Output::new(&cli.global);
+    crate::log::hush_shielded_panics();
     out.start_logging(matches!(cli.command, Command::Run(_)));
     let done = match cli.command {
         Command::Run(run) => run.run(),

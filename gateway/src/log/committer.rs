@@ -190,7 +190,7 @@ impl Door {
     /// Changes with the gaps that they make, in one group; where a frame does not hold all, the gaps are ahead.
     pub fn put_gaps_and_state(&self, stream: u32, gaps: &[Gap], entries: &[frame::Control]) -> Ticket {
         let mut gathering = self.lock();
-        gaps.iter().for_each(|gap| gathering.group.own.gaps.put(stream, gap));
+        gaps.iter().for_each(|gap| _ = gathering.group.own.gaps.put(stream, gap));
         for (table, key, value) in entries {
             gathering.group.own.put(*table, key.clone(), value.clone());
         }
@@ -198,10 +198,11 @@ impl Door {
         Ticket(gathering.group.number)
     }
 
-    /// A gap for the ledger, from the log itself; as [`Door::put_state`].
-    pub fn put_gap(&self, stream: u32, gap: &Gap) {
-        self.lock().group.own.gaps.put(stream, gap);
+    /// A gap for the ledger, from the log itself; as [`Door::put_state`]. How many numbers of it were not on their way.
+    pub fn put_gap(&self, stream: u32, gap: &Gap) -> u64 {
+        let new = self.lock().group.own.gaps.put(stream, gap);
         self.work.notify_one();
+        new
     }
 
     /// The group with which changes of [`Door::put_state`] are durable that were put into `ticket`.

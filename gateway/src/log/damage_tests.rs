@@ -95,25 +95,24 @@ fn a_segment_whose_tree_is_gone_is_salvaged() {
     log.close(STOP);
 }
 
-// A bit of redb's own tables: the reading goes well, and redb panics where the database is closed. It took the thread that
-// folds along, and `headwater log repair` too.
+// A bit of redb's own tables: the reading goes well, and redb panics where the database is closed or written. It took the
+// thread that folds along. What redb checks differs in a release build: `tests/tests/cli.rs` has the same for the tools.
 #[test]
-fn a_segment_that_cannot_be_closed_takes_nothing_along() {
+fn a_segment_with_a_flipped_bit_anywhere_takes_nothing_along() {
     let bench = Bench::roomy();
     let newest = filled(&bench);
     let last = segments(&bench).pop().unwrap();
     let sound = std::fs::read(&last).unwrap();
-    for n in 0..60 {
+    for n in 0..40 {
         let mut bytes = sound.clone();
         let at = 4096 + n * 173 % (12 << 10);
         bytes[at] ^= 1 << (n % 8);
         std::fs::write(&last, &bytes).unwrap();
         let copy = Bench::copy_of(&bench);
         let log = copy.open();
-        let stream = log.stream("s").unwrap();
         // Asserts that each number is read or told.
         missing(&log, newest);
-        put(&log, &stream, 0..10, 100);
+        put(&log, &log.stream("s").unwrap(), 0..10, 100);
         log.close(STOP);
         drop(log);
         let log = copy.open();

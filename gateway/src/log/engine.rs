@@ -273,15 +273,12 @@ impl Engine {
 
     /// Puts what the ledger does not know of a gap into it, with the next commit.
     pub fn note_gap(&self, stream: &Stream, gap: &Gap) {
-        let news: u64 = match gap.reason {
-            GapReason::Rejected => gap.count(),
-            _ => self
-                .state
-                .unexplained(stream.id, gap.shard, gap.from, gap.to)
-                .iter()
-                .map(|(from, to)| to - from + 1)
-                .sum(),
+        let parts = match gap.reason {
+            GapReason::Rejected => vec![(gap.from, gap.to)],
+            _ => self.state.unexplained(stream.id, gap.shard, gap.from, gap.to),
         };
+        let parts = parts.into_iter().map(|(from, to)| Gap { from, to, ..gap.clone() });
+        let news: u64 = parts.map(|part| self.door.put_gap(stream.id, &part)).sum();
         if news == 0 {
             return;
         }
@@ -292,7 +289,6 @@ impl Engine {
         if gap.reason == GapReason::Corrupt {
             tracing::warn!(stream = %stream.name, shard = gap.shard, from = gap.from, to = gap.to, "records are damaged and lost; they are in the gap ledger");
         }
-        self.door.put_gap(stream.id, gap);
     }
 
     /// A segment gave an error: it is looked at off the reader's way.

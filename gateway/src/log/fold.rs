@@ -65,6 +65,8 @@ struct ShardFold {
     blocks: Vec<(block::Head, Vec<u8>)>,
     /// Bytes of the large values that the blocks refer to.
     blob_bytes: u64,
+    /// The same of what goes into the next block.
+    next_blob_bytes: u64,
     /// Last number in the blocks.
     last: Number,
     /// The first group that stays, in part or whole.
@@ -167,34 +169,31 @@ impl Engine {
         ratio: &mut f64,
         zstd: &mut zstd::bulk::Compressor<'_>,
     ) -> Result<ShardFold, FoldError> {
-        let mut fold = ShardFold { shard: shard.clone(), blocks: Vec::new(), blob_bytes: 0, last: 0, stays: None };
+        let mut fold = ShardFold::new(shard);
         let mut builder = Builder::new(stream.id, shard.index);
         let folded = shard.window().folded;
         self.take_up_tail(stream, shard, runs[0].first.max(folded + 1), &mut builder)?;
         let taken_up = builder.raw_len();
         let mut oldest_in_builder = u64::MAX;
         let has_blobs = !self.blobs.files(stream.id).is_empty();
-        let mut blob_bytes = 0;
         for run in runs {
             let mut first = run.first.max(folded + 1);
             let Some(mut rest) = cut_front(run, first) else { continue };
             while !rest.is_empty() {
                 if !builder.is_empty() && builder.next() != first {
                     fold.finish(&mut builder, zstd, ratio)?;
-                    fold.blob_bytes += std::mem::take(&mut blob_bytes);
                 }
                 let goal = raw_goal(*ratio);
                 let (count, length) = records_within(&rest, goal.saturating_sub(builder.raw_len()));
                 let records = rest.split_to(length);
                 if has_blobs {
-                    blob_bytes += encode::blob_bytes(&records);
+                    fold.next_blob_bytes += encode::blob_bytes(&records);
                 }
                 builder.push(first, count, run.stamp, &records);
                 oldest_in_builder = oldest_in_builder.min(run.group);
                 first += u64::from(count);
                 if builder.raw_len() >= goal {
                     fold.finish(&mut builder, zstd, ratio)?;
-                    fold.blob_bytes += std::mem::take(&mut blob_bytes);
                     oldest_in_builder = u64::MAX;
                 }
             }
@@ -204,7 +203,6 @@ impl Engine {
         }
         if oldest_in_builder <= must {
             fold.finish(&mut builder, zstd, ratio)?;
-            fold.blob_bytes += blob_bytes;
         } else if builder.raw_len() > taken_up || !fold.blocks.is_empty() {
             fold.stays = Some(oldest_in_builder);
         }
@@ -330,6 +328,10 @@ impl Engine {
 }
 
 impl ShardFold {
+    fn new(shard: &Arc<Shard>) -> Self {
+        ShardFold { shard: shard.clone(), blocks: Vec::new(), blob_bytes: 0, next_blob_bytes: 0, last: 0, stays: None }
+    }
+
     fn finish(
         &mut self,
         builder: &mut Builder,
@@ -344,6 +346,7 @@ impl ShardFold {
             *ratio = if seen > *ratio { seen } else { *ratio * 0.9 + seen * 0.1 }.clamp(0.01, 1.1);
         }
         self.last = head.last();
+        self.blob_bytes += std::mem::take(&mut self.next_blob_bytes);
         self.blocks.push((head, block));
         Ok(())
     }

@@ -179,19 +179,23 @@ impl Pending {
         self.gaps.is_empty()
     }
 
-    pub fn put(&mut self, stream: u32, gap: &Gap) {
+    /// How many numbers are new to it.
+    pub fn put(&mut self, stream: u32, gap: &Gap) -> u64 {
         let at = |from| (stream, gap.shard, class(gap.reason), from);
         let before = self.gaps.range(at(0)..=at(gap.from)).next_back();
         let behind = self.gaps.range(at(gap.from.saturating_add(1))..=at(gap.to.max(gap.from + 1)));
         let known: Vec<_> = before.into_iter().chain(behind).map(|(_, gap)| (gap.from, gap.to)).collect();
         let known = known.into_iter().filter(|(_, to)| *to >= gap.from);
+        let mut new = 0;
         for (from, to) in without(gap.from, gap.to, known) {
+            new += to - from + 1;
             let before = self.gaps.range_mut(at(0)..at(from)).next_back().map(|(_, gap)| gap);
             match before.filter(|before| before.to + 1 == from && before.reason == gap.reason) {
                 Some(before) => (before.to, before.to_ms) = (to, gap.to_ms),
                 None => _ = self.gaps.insert(at(from), Gap { from, to, ..gap.clone() }),
             }
         }
+        new
     }
 
     /// Takes one out, or as much of it as there is room for: its rows take their bytes from `left`.
@@ -241,7 +245,7 @@ mod tests {
 
     fn note(state: &State, gaps: &[Gap]) {
         let mut pending = Pending::default();
-        gaps.iter().for_each(|gap| pending.put(1, gap));
+        gaps.iter().for_each(|gap| _ = pending.put(1, gap));
         state.apply(0, pending.rows(state));
     }
 

@@ -62,7 +62,7 @@ pub use batch::{Batch, INLINE_BYTES_MAX, Placement, PushError};
 pub use cursor::CursorState;
 pub use error::{AppendError, CreateError, DeleteError, OpenError, ReadError};
 pub use read::{Entry, Position, Reader};
-pub use recover::Recovery;
+pub use recover::{Recovery, hush_shielded_panics};
 pub use relay::{BlocksWeight, RelayError, RelayLimits, Relaying, StoredBlock};
 pub use schema::Table;
 pub use shard::Shard;

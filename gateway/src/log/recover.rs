@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::record::{Gap, GapReason, StreamName};
 use bytes::Bytes;
 use serde::Serialize;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -537,9 +538,26 @@ fn restore_numbers(stream: &Stream, extent: &Extent) {
     }
 }
 
+thread_local! {
+    static SHIELDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on a panic that is an error here prints no trace: what it means is told where it is known. Once a process.
+pub fn hush_shielded_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !SHIELDED.get() {
+            usual(panic);
+        }
+    }));
+}
+
 /// Runs what may meet a damaged file: redb may panic on one, and that is an error like another here.
 pub fn shielded<T>(run: impl FnOnce() -> Result<T, SegmentError>) -> Result<T, SegmentError> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+    let outer = SHIELDED.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(run));
+    SHIELDED.set(outer);
+    done.unwrap_or_else(|_| {
         Err(SegmentError::Io(io::Error::new(io::ErrorKind::InvalidData, "the database is damaged")))
     })
 }

@@ -9,7 +9,7 @@ use super::block;
 use super::encode::{self, Malformed, Parts};
 use super::producer::{self, Span};
 use super::stream::Stream;
-use crate::record::{HEADERS_BYTES_MAX, HashKey, Number, PARTITION_KEY_BYTES_MAX, Producer, ShardIndex};
+use crate::record::{HEADERS_BYTES_MAX, HashKey, Number, PARTITION_KEY_BYTES_MAX, Producer, ShardIndex, put_decimal};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
@@ -269,16 +269,7 @@ impl<'a, F: FnMut(HashKey, ShardIndex) -> u128> Relaying<'a, F> {
 
     fn write_origin(&mut self, number: Number) {
         self.origin.truncate(self.origin_prefix);
-        let (mut digits, mut at, mut rest) = ([0u8; 20], 20, number);
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        self.origin.extend_from_slice(&digits[at..]);
+        put_decimal(&mut self.origin, number);
     }
 }
 

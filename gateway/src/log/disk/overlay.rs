@@ -133,6 +133,7 @@ impl Disk for OverlayDisk {
     fn pause(&self, attempt: u32) {
         self.base.pause(attempt);
     }
+
     fn free_bytes(&self) -> io::Result<u64> {
         self.base.free_bytes()
     }

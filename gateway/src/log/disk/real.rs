@@ -68,6 +68,7 @@ impl Disk for RealDisk {
     fn pause(&self, attempt: u32) {
         std::thread::sleep(PAUSE * attempt);
     }
+
     fn open(&self, path: &str, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.at(path);
         let mut options = OpenOptions::new();
