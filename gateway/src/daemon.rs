@@ -1,7 +1,7 @@
 //! The composition root: the only place that knows all parts. It builds them, joins them, and owns the order of start and
 //! stop; it does nothing else.
 //!
-//! Start: log, streams, uplink, MQTT, AWS door, console; then one `headwater ready ...` line on stderr with the addresses
+//! Start: log, streams, uplink, console, AWS door, MQTT; then one `headwater ready ...` line on stderr with the addresses
 //! that were chosen, `/readyz` and `READY=1`. Stop: the doors first, so that nothing new comes in, then the uplink, then
 //! the log, all within one bound. Whatever was acknowledged is on disk before any of this.
 
@@ -42,18 +42,15 @@ pub fn run(config: &Config, stop_within: Duration) -> Result<()> {
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .context("the runtime could not be started")?;
-    let outcome = runtime.block_on(async {
-        let daemon = Daemon::start(config, log.clone(), clock, metrics.clone()).await.map_err(advise)?;
-        serve(daemon, stop_within).await
-    });
-    let (within, outcome) = match outcome {
-        Ok(left) => (left, Ok(())),
-        Err(error) => (stop_within, Err(error)),
-    };
-    log.close(within);
+    let started = runtime.block_on(Daemon::start(config, log.clone(), clock, metrics.clone())).map_err(advise);
+    let has_started = started.is_ok();
+    let served = started.and_then(|daemon| runtime.block_on(serve(daemon, stop_within)));
+    log.close(*served.as_ref().unwrap_or(&stop_within));
     runtime.shutdown_timeout(Duration::from_secs(1));
-    eprintln!("{}", stopped_line(&metrics));
-    outcome
+    if has_started {
+        eprintln!("{}", stopped_line(&metrics));
+    }
+    served.map(|_| ())
 }
 
 /// A shell's soft limit on open files is for programs that use select(); what the hard one allows is ours.
@@ -141,16 +138,18 @@ impl Daemon {
     /// Starts all parts over an open log. When it returns, every listener is bound.
     pub async fn start(config: &Config, log: Log, clock: Clock, metrics: Arc<Metrics>) -> Result<Daemon> {
         let (ready, seen) = watch::channel(false);
-        let console = match config.console.listen {
-            Listen::At(_) => {
-                let card = CardLife::watch(&config.data.dir, clock.clone());
-                Some(Console::start(&config.console, log.clone(), metrics.clone(), card, seen).await?)
-            }
-            Listen::Off => None,
-        };
         let uplink = Uplink::start(&config.sinks, log.clone(), clock.clone(), metrics.clone())
             .await
             .context("the uplink could not be started")?;
+        let console = match config.console.listen {
+            Listen::At(_) => {
+                let card = CardLife::watch(&config.data.dir, clock.clone());
+                let board = uplink.board();
+                let sinks = Box::new(move || serde_json::json!(board.status()));
+                Some(Console::start(&config.console, log.clone(), metrics.clone(), card, sinks, seen).await?)
+            }
+            Listen::Off => None,
+        };
         log.begin_aging();
         let api = match config.api.listen {
             Listen::At(_) => Some(Api::start(&config.api, log.clone(), clock.clone(), metrics.clone()).await?),

@@ -32,6 +32,9 @@ use tokio::sync::{Mutex, Semaphore, watch};
 /// Pages that walk over all streams, made at once.
 const PAGES_AT_ONCE: usize = 2;
 
+/// Gives what `/status` shows as `sinks`: a list of what each has to say of each stream.
+pub type SinksStatus = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
+
 /// The running console.
 pub struct Console {
     server: Server,
@@ -54,12 +57,13 @@ impl Console {
         log: Log,
         metrics: Arc<Metrics>,
         card: CardLife,
+        sinks: SinksStatus,
         ready: watch::Receiver<bool>,
     ) -> Result<Console, ConsoleStartError> {
         let token = config.token_file.as_deref().map(Token::load).transpose()?;
         let (pages, scrape) = (Semaphore::new(PAGES_AT_ONCE), Mutex::default());
         let for_this_box = token.is_none() && !config.insecure_no_token;
-        let desk = Arc::new(Desk { log, metrics, card, ready, token, for_this_box, pages, scrape });
+        let desk = Arc::new(Desk { log, metrics, card, sinks, ready, token, for_this_box, pages, scrape });
         let listen = config.listen.address().ok_or(ConsoleStartError::Off)?;
         let server = Server::start(listen, config.limits(), desk).await;
         let server = server.map_err(|source| ConsoleStartError::Listen { listen, source })?;
@@ -79,6 +83,7 @@ struct Desk {
     log: Log,
     metrics: Arc<Metrics>,
     card: CardLife,
+    sinks: SinksStatus,
     ready: watch::Receiver<bool>,
     token: Option<Token>,
     /// There is no token, so this is for programs on the box: not for a page in its browser whose name points here.
@@ -148,7 +153,7 @@ impl Desk {
                 let _alone = self.scrape.lock().await;
                 pages::metrics(&self.log, &self.metrics, &self.card)
             }
-            "/status" => pages::status(&self.log, *self.ready.borrow()),
+            "/status" => pages::status(&self.log, (self.sinks)(), *self.ready.borrow()),
             _ => Page::text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz and /status\n"),
         }
     }

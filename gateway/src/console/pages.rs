@@ -58,6 +58,7 @@ struct Status {
     ready: bool,
     trouble: Option<String>,
     streams: Vec<StreamStatus>,
+    sinks: serde_json::Value,
     cursors: Vec<CursorStatus>,
 }
 
@@ -94,7 +95,7 @@ struct CursorStatus {
     done: Vec<(Number, Number)>,
 }
 
-pub fn status(log: &Log, ready: bool) -> Page {
+pub fn status(log: &Log, sinks: serde_json::Value, ready: bool) -> Page {
     let status = Status {
         gateway: log.gateway_id().to_owned(),
         incarnation: log.incarnation(),
@@ -102,6 +103,7 @@ pub fn status(log: &Log, ready: bool) -> Page {
         ready,
         trouble: log.trouble(),
         streams: log.streams().iter().map(|stream| stream_status(log, stream)).collect(),
+        sinks,
         cursors: cursors(log),
     };
     match serde_json::to_string_pretty(&status) {

@@ -36,8 +36,9 @@ async fn start(token: Option<&str>) -> Running {
         path
     });
     let config = ConsoleConfig { listen: "127.0.0.1:0".parse().unwrap(), token_file, ..ConsoleConfig::default() };
+    let sinks = Box::new(|| serde_json::json!([{ "sink": "cloud", "stream": "tele", "trouble": "it denies access" }]));
     let (ready, receiver) = watch::channel(false);
-    let console = Console::start(&config, log.clone(), metrics, card, receiver).await.unwrap();
+    let console = Console::start(&config, log.clone(), metrics, card, sinks, receiver).await.unwrap();
     Running { console, log, clock, ready, _dir: dir }
 }
 
@@ -91,6 +92,7 @@ async fn status_and_metrics_show_streams_and_sinks() {
     let status: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(code, 200);
     assert_eq!(status["gateway"], running.log.gateway_id());
+    assert_eq!(status["sinks"][0]["trouble"], "it denies access");
     assert_eq!(status["streams"][0]["name"], "other");
     let tele = &status["streams"][1];
     assert_eq!((&tele["name"], &tele["records"]), (&"tele".into(), &3.into()));

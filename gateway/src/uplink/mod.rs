@@ -40,8 +40,8 @@ use sink::file::FileForwarder;
 use sink::kinesis::KinesisSink;
 use sink::mqtt::MqttSink;
 use sink::{Identity, Sink};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -68,10 +68,39 @@ pub struct SinkStatus {
 pub struct Uplink {
     stop: watch::Sender<bool>,
     sinks: Vec<JoinHandle<()>>,
-    troubles: Troubles,
+    board: Board,
 }
 
-type Troubles = Arc<Mutex<HashMap<(String, String), Trouble>>>;
+/// Where the sinks write what holds them.
+#[derive(Clone, Default)]
+pub struct Board(Arc<Mutex<BTreeMap<(String, String), Trouble>>>);
+
+impl Board {
+    pub fn status(&self) -> Vec<SinkStatus> {
+        let status = |((sink, stream), trouble): (&(String, String), &Trouble)| SinkStatus {
+            sink: sink.clone(),
+            stream: stream.clone(),
+            trouble: trouble.get(),
+        };
+        self.lock().iter().map(status).collect()
+    }
+
+    fn add(&self, sink: &str, stream: &Stream) -> Trouble {
+        let trouble = Trouble::default();
+        self.lock().insert((sink.to_owned(), stream.name.to_string()), trouble.clone());
+        trouble
+    }
+
+    /// Forgets the streams of a sink that are gone.
+    fn keep(&self, sink: &str, streams: &[Arc<Stream>]) {
+        let is_there = |name: &str| streams.iter().any(|stream| stream.name.as_str() == name);
+        self.lock().retain(|(of, stream), _| of != sink || is_there(stream));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Trouble>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
 
 impl Uplink {
     /// Starts every sink at its cursors. An upstream that is not there is no error: it is waited for.
@@ -85,7 +114,7 @@ impl Uplink {
             return Err(UplinkStartError::Config(problem));
         }
         let (stop, stopped) = watch::channel(false);
-        let troubles = Troubles::default();
+        let board = Board::default();
         let running = sinks.iter().map(|config| {
             let cap = Some(config.common().max_bytes_per_s.0).filter(|rate| *rate > 0);
             let running = Running {
@@ -94,7 +123,7 @@ impl Uplink {
                 clock: clock.clone(),
                 metrics: metrics.clone(),
                 budget: Arc::new(Mutex::new(Budget::new(cap, clock.now().mono_ms))),
-                troubles: troubles.clone(),
+                board: board.clone(),
                 stop: stopped.clone(),
                 forwarders: HashMap::new(),
             };
@@ -102,20 +131,17 @@ impl Uplink {
             running.register();
             tokio::spawn(running.run())
         });
-        Ok(Uplink { sinks: running.collect(), stop, troubles: troubles.clone() })
+        Ok(Uplink { sinks: running.collect(), stop, board })
     }
 
-    /// The state of every sink and stream.
+    /// The state of every sink and stream, by their names.
     pub fn status(&self) -> Vec<SinkStatus> {
-        let troubles = self.troubles.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let status = |((sink, stream), trouble): (&(String, String), &Trouble)| SinkStatus {
-            sink: sink.clone(),
-            stream: stream.clone(),
-            trouble: trouble.get(),
-        };
-        let mut all: Vec<_> = troubles.iter().map(status).collect();
-        all.sort_by(|a, b| (&a.sink, &a.stream).cmp(&(&b.sink, &b.stream)));
-        all
+        self.board.status()
+    }
+
+    /// What stays readable while the sinks work.
+    pub fn board(&self) -> Board {
+        self.board.clone()
     }
 
     /// Stops sending, waits for what is in flight within `bound`, and saves the cursors.
@@ -143,7 +169,7 @@ struct Running {
     clock: Clock,
     metrics: Arc<Metrics>,
     budget: Arc<Mutex<Budget>>,
-    troubles: Troubles,
+    board: Board,
     stop: watch::Receiver<bool>,
     /// By stream id: a stream made again under its name is another.
     forwarders: HashMap<u32, Forwarding>,
@@ -171,6 +197,7 @@ impl Running {
     fn follow_streams(&mut self) {
         self.forwarders.retain(|_, forwarding| !forwarding.0.is_finished());
         let streams = self.wanted();
+        self.board.keep(&self.config.common().name, &streams);
         let new: Vec<_> = streams.iter().filter(|stream| !self.forwarders.contains_key(&stream.id)).cloned().collect();
         if new.is_empty() {
             return;
@@ -203,9 +230,7 @@ impl Running {
             incarnation: self.log.incarnation(),
             stream: stream.name.clone(),
         };
-        let trouble = Trouble::default();
-        let place = (self.config.common().name.clone(), stream.name.to_string());
-        self.troubles.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(place, trouble.clone());
+        let trouble = self.board.add(&self.config.common().name, stream);
         let sink: Arc<dyn Sink> = match &self.config {
             SinkConfig::Kinesis(config) => Arc::new(KinesisSink::new(config, who.clone())),
             SinkConfig::Mqtt(config) => Arc::new(MqttSink::new(config, who.clone())),
