@@ -1,7 +1,8 @@
 //! The configuration: TOML text, flags and environment in, one checked [`Config`] out.
 //!
 //! Each part's section type lives with the part; this module joins them, and `config/read.rs` finds the place of every
-//! mistake. Nothing here opens a socket or a data directory. The only I/O is reading the file itself ([`Config::load`]).
+//! mistake. Nothing here opens a socket or a data directory. The only I/O is reading the file itself ([`Config::load`]) and,
+//! to check them, the users, keys and certificates it names.
 
 mod read;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use crate::units::{ByteSize, Span};
 use crate::uplink::SinkConfig;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// The stream that is always there: the default route sends everything to it.
@@ -244,6 +246,7 @@ impl Config {
         problems.extend(self.mqtt.check(&self.routes, &self.allows, &known));
         problems.extend(self.api.check());
         problems.extend(self.console.check());
+        self.check_addresses(&mut problems);
         problems.extend(SinkConfig::check_all(&self.sinks));
         for (at, sink) in self.sinks.iter().enumerate() {
             let common = sink.common();
@@ -255,6 +258,27 @@ impl Config {
             }
         }
         problems
+    }
+
+    /// Of two listeners that want the same address the second is told: at a start it would be the one that fails.
+    fn check_addresses(&self, problems: &mut Vec<Problem>) {
+        let listeners = [
+            ("mqtt.listen", self.mqtt.listen),
+            ("mqtt.tls.listen", self.mqtt.tls.listen),
+            ("api.listen", self.api.listen),
+            ("console.listen", self.console.listen),
+        ];
+        let addresses: Vec<_> = listeners.iter().filter_map(|(key, listen)| Some((key, listen.address()?))).collect();
+        for (at, (key, address)) in addresses.iter().enumerate() {
+            let is_taken = |other: &SocketAddr| {
+                let everywhere = other.ip().is_unspecified() || address.ip().is_unspecified();
+                address.port() != 0 && other.port() == address.port() && (other.ip() == address.ip() || everywhere)
+            };
+            if let Some((by, other)) = addresses[..at].iter().find(|(_, other)| is_taken(other)) {
+                let says = format!("{address} is taken by {by} = \"{other}\"; write another port");
+                problems.push(Problem::new(**key, says));
+            }
+        }
     }
 }
 

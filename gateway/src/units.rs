@@ -126,10 +126,20 @@ impl fmt::Display for Span {
 }
 
 macro_rules! text_serde {
-    ($type:ty) => {
+    ($type:ty, $expected:expr) => {
         impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                String::deserialize(d)?.parse().map_err(de::Error::custom)
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                struct Visit;
+                impl de::Visitor<'_> for Visit {
+                    type Value = $type;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expected)
+                    }
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$type, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+                from.deserialize_str(Visit)
             }
         }
         impl Serialize for $type {
@@ -139,8 +149,9 @@ macro_rules! text_serde {
         }
     };
 }
-text_serde!(ByteSize);
-text_serde!(Span);
+text_serde!(ByteSize, "a size as a number and a unit, such as \"64 MiB\"");
+text_serde!(Span, "a span of time as a number and a unit, such as \"20 ms\"");
+text_serde!(Listen, "an IP address and a port such as \"127.0.0.1:4567\", or \"off\"");
 
 /// Where a listener listens. Text: an IP address and a port, or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,18 +200,6 @@ impl fmt::Display for Listen {
             Listen::Off => f.write_str("off"),
             Listen::At(address) => address.fmt(f),
         }
-    }
-}
-
-impl Serialize for Listen {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Listen {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(de::Error::custom)
     }
 }
 

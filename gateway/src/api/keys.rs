@@ -11,7 +11,7 @@ pub const KEYS_MAX: usize = 1024;
 
 /// One access key as a configuration names it. The secret belongs in `keys_file`; here it is for tests and trials.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table such as { id = \"...\", secret = \"...\" }")]
 pub struct AccessKey {
     pub id: String,
     pub secret: String,

@@ -8,6 +8,7 @@ use super::Config;
 use super::tree::{NAMING, Step, deepest, dotted, keys_of, lay_over, remove, span_of, undotted};
 use crate::problem::Problem;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
@@ -64,7 +65,7 @@ pub struct Mistakes(pub Vec<Mistake>);
 impl Mistakes {
     pub(super) fn unreadable(file: &str, error: &std::io::Error) -> Self {
         let says = match error.kind() {
-            std::io::ErrorKind::NotFound => "there is no such file; name another with --config".to_owned(),
+            std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
             std::io::ErrorKind::InvalidData => "the file is not UTF-8 text".to_owned(),
             _ => format!("cannot be read: {error}"),
         };
@@ -122,8 +123,9 @@ fn typed(places: &Places, tree: &mut Tree, whole: &DeTable, mistakes: &mut Vec<M
             .is_some_and(|field| cut.iter().any(|gone| *gone == format!("{key}.{field}")));
         let path = path.filter(|path| remove(tree.get_mut(), path));
         if !caused_by_a_cut {
-            let siblings = path.as_deref().map(|path| keys_beside(tree, path)).unwrap_or_default();
-            mistakes.push(places.mistake(place, &key, sentence(error.message(), &siblings)));
+            let beside = path.as_deref().map(|path| beside(tree, path)).unwrap_or_default();
+            let usual = path.as_deref().and_then(|path| beside.get(last_key(path)?));
+            mistakes.push(places.mistake(place, &key, sentence(&key, error.message(), &beside, usual)));
         }
         cut.push(key);
         path?;
@@ -181,11 +183,19 @@ fn as_first(path: &[Step]) -> Vec<Step> {
     path.iter().map(|step| if let Step::Item(_) = step { Step::Item(0) } else { step.clone() }).collect()
 }
 
-/// The keys that may stand where `path` was cut out, as the type writes them. Other mistakes do not hide them: of the tree
-/// only that one item is read, and of that only what says which type it is.
-fn keys_beside(tree: &Tree, path: &[Step]) -> Vec<String> {
-    let Some((Step::Key(_), table)) = path.split_last() else { return Vec::new() };
-    let Some(Step::Key(section)) = table.first() else { return Vec::new() };
+/// The name of the entry itself.
+fn last_key(path: &[Step]) -> Option<&str> {
+    match path.last()? {
+        Step::Key(key) => Some(key),
+        Step::Item(_) => None,
+    }
+}
+
+/// The keys that may stand where `path` was cut out, as the type writes them, with their defaults. Other mistakes do not
+/// hide them: of the tree only that one item is read, and of that only what says which type it is.
+fn beside(tree: &Tree, path: &[Step]) -> Map<String, Value> {
+    let Some((Step::Key(_), table)) = path.split_last() else { return Map::new() };
+    let Some(Step::Key(section)) = table.first() else { return Map::new() };
     let mut alone = match table.get(1) {
         Some(Step::Item(at)) => only(tree, section, *at),
         _ => tree.clone(),
@@ -200,14 +210,17 @@ fn keys_beside(tree: &Tree, path: &[Step]) -> Vec<String> {
         inside.pop();
     }
     let config = read(&alone).ok().and_then(|config| serde_json::to_value(config).ok());
-    let Some(mut value) = config else { return Vec::new() };
+    let Some(mut value) = config else { return Map::new() };
     for step in as_first(table) {
         value = match step {
             Step::Key(key) => value[key.as_str()].take(),
             Step::Item(at) => value[at].take(),
         };
     }
-    value.as_object().map(|keys| keys.keys().cloned().collect()).unwrap_or_default()
+    match value {
+        Value::Object(keys) => keys,
+        _ => Map::new(),
+    }
 }
 
 /// Turns offsets into lines, and offsets beyond the text into overrides.
@@ -258,8 +271,9 @@ fn quoted(message: &str, lead: &str) -> Option<String> {
     Some(rest[..rest.find('`')?].to_owned())
 }
 
-/// serde's message as advice: what to write instead, and the name that was probably meant.
-fn sentence(message: &str, siblings: &[String]) -> String {
+/// serde's message as advice: what to write instead, and the name that was probably meant. `beside` are the keys that may
+/// stand there, `usual` the default of this one.
+fn sentence(key: &str, message: &str, beside: &Map<String, Value>, usual: Option<&Value>) -> String {
     if let Some(field) = quoted(message, "missing field `") {
         return format!("`{field}` is missing; add `{field} = ...`");
     }
@@ -268,7 +282,7 @@ fn sentence(message: &str, siblings: &[String]) -> String {
         let listed = &message[message.find("expected").unwrap_or(message.len())..];
         let mut known: Vec<&str> = listed.split('`').skip(1).step_by(2).collect();
         if known.is_empty() {
-            known = siblings.iter().map(String::as_str).collect();
+            known = beside.keys().map(String::as_str).collect();
         }
         let what = if lead.contains("field") { "there is no key" } else { "there is no" };
         return match nearest(&given, &known) {
@@ -277,7 +291,35 @@ fn sentence(message: &str, siblings: &[String]) -> String {
             None => format!("{what} `{given}` here; write one of {}", known.join(", ")),
         };
     }
-    message.replace('\n', "; ")
+    other_type(key, message, usual).unwrap_or_else(|| message.replace('\n', "; "))
+}
+
+/// "write this, not that", where a value is of another type than its key's.
+fn other_type(key: &str, message: &str, usual: Option<&Value>) -> Option<String> {
+    let rest = message.strip_prefix("invalid type: ").or(message.strip_prefix("invalid value: "))?;
+    let (given, expected) = rest.split_once(", expected ")?;
+    let such_as = usual.filter(|usual| usual.as_str().is_none_or(|text| !text.is_empty()));
+    let such_as = such_as.map(|usual| format!(", such as {usual}")).unwrap_or_default();
+    // `integer `5``, `string "x"`: the value as it was written; of a table or a list only that it is one.
+    let text = given.strip_prefix("string ");
+    let given = match given {
+        "map" => "a table",
+        "sequence" => "a list",
+        _ => text.or_else(|| given.split('`').nth(1)).unwrap_or(given),
+    };
+    let wanted = match (expected, given) {
+        ("a sequence", "a table") => format!("[[{key}]], in two brackets: there may be several"),
+        ("a sequence", _) => match text {
+            Some(text) => format!("a list, such as [{text}]"),
+            None => "a list in brackets".to_owned(),
+        },
+        ("a string", _) => format!("a text in quotes{such_as}"),
+        ("path string", _) => format!("a path in quotes{such_as}"),
+        ("a boolean", _) => "true or false".to_owned(),
+        ("u16" | "u32" | "u64" | "usize", _) => format!("a whole number{such_as}"),
+        _ => expected.to_owned(),
+    };
+    Some(format!("write {wanted}, not {given}"))
 }
 
 fn syntax(message: &str) -> String {

@@ -20,7 +20,7 @@ fn the_empty_file_is_a_gateway_on_loopback() {
 fn every_mistake_is_told_with_its_place_and_what_to_write_instead() {
     let text = r#"
 [data]
-dri = "/tmp/x"
+dri = "/srv/x"
 max_bytes = "3 parsecs"
 linger = "20 ms"
 
@@ -70,7 +70,7 @@ fn an_override_stands_above_the_file_and_is_named_when_it_is_wrong() {
 #[test]
 fn a_file_that_is_not_there_is_told_by_name() {
     let told = Config::load(Some(Path::new("/nowhere/h.toml")), &[]).unwrap_err();
-    assert_eq!(told.to_string(), "/nowhere/h.toml: there is no such file; name another with --config");
+    assert_eq!(told.to_string(), "/nowhere/h.toml: there is no such file");
 }
 
 proptest::proptest! {
@@ -108,16 +108,61 @@ linger = 5
     assert_eq!(
         mistakes(text),
         [
-            "h.toml:3:1: mqtt.listen: \"127.0.0.1\" is not an address; write \"127.0.0.1:1883\", or \"off\"",
+            "h.toml:3:1: mqtt.listen: \"127.0.0.1\" is not an address; write an IP address and a port such as \"127.0.0.1:4567\", or \"off\"",
             "h.toml:8:1: route[0].key: a '{' without its '}', or the other way round, in \"{topic[3]\"",
             "h.toml:13:1: sink[0].streams: there is no stream \"telemetry\"; add a [[stream]] with name = \"telemetry\"",
             "h.toml:14:1: sink[0].tagret: there is no key `tagret` here; did you mean `target`?",
             "h.toml:18:1: sink[1].type: there is no `kinesi` here; did you mean `kinesis`?",
             "h.toml:20:1: sink[2].name: name the sink with 1 to 64 letters, digits, '-', '_' or '.', such as name = \"cloud\"",
             "h.toml:20:1: sink[2].dir: name the directory for the files, such as dir = \"/srv/headwater\"",
-            "h.toml:22:1: sink[2].linger: invalid type: integer `5`, expected a string",
+            "h.toml:22:1: sink[2].linger: write a span of time as a number and a unit, such as \"20 ms\", not 5",
         ]
     );
+}
+
+#[test]
+fn a_value_of_another_type_is_told_what_to_write() {
+    let told = |text: &str| mistakes(text).join("; ").split_once(": ").unwrap().1.to_owned();
+    for (text, says) in [
+        ("[mqtt]\nreceive_maximum = 100000\n", "mqtt.receive_maximum: write a whole number, such as 1024, not 100000"),
+        ("[mqtt]\ninsecure_listen = \"yes\"\n", "mqtt.insecure_listen: write true or false, not \"yes\""),
+        (
+            "[mqtt]\nlisten = 1883\n",
+            "mqtt.listen: write an IP address and a port such as \"127.0.0.1:4567\", or \"off\", not 1883",
+        ),
+        (
+            "[data]\nlinger = 20\n",
+            "data.linger: write a span of time as a number and a unit, such as \"20 ms\", not 20",
+        ),
+        ("[data]\ndir = [\"x\"]\n", "data.dir: write a path in quotes, such as \"headwater-data\", not a list"),
+        ("[sink]\nname = \"x\"\n", "sink: write [[sink]], in two brackets: there may be several, not a table"),
+        ("stream = 3\n", "stream: write a list in brackets, not 3"),
+        (
+            "[api]\naccess_keys = [\"x\"]\n",
+            "api.access_keys[0]: write a table such as { id = \"...\", secret = \"...\" }, not \"x\"",
+        ),
+    ] {
+        assert_eq!(told(text), says);
+    }
+}
+
+#[test]
+fn two_listeners_that_cannot_both_have_their_address_are_told() {
+    let at =
+        |mqtt: &str, api: &str| format!("[mqtt]\nlisten = {mqtt:?}\ninsecure_listen = true\n[api]\nlisten = {api:?}\n");
+    for (mqtt, api) in
+        [("127.0.0.1:4567", "127.0.0.1:4567"), ("0.0.0.0:4567", "127.0.0.1:4567"), ("[::]:4567", "127.0.0.1:4567")]
+    {
+        let told = mistakes(&at(mqtt, api));
+        assert_eq!(
+            told,
+            [format!("h.toml:5:1: api.listen: {api} is taken by mqtt.listen = \"{mqtt}\"; write another port")]
+        );
+    }
+    for (mqtt, api) in [("127.0.0.1:0", "127.0.0.1:0"), ("127.0.0.2:4567", "127.0.0.1:4567"), ("off", "127.0.0.1:4567")]
+    {
+        assert!(Config::parse("h.toml", &at(mqtt, api), &[]).is_ok());
+    }
 }
 
 #[test]
@@ -125,7 +170,7 @@ fn every_listener_can_be_turned_off_by_the_same_word() {
     let text = "[mqtt]\nlisten = \"off\"\n[mqtt.tls]\nlisten = \"off\"\n[api]\nlisten = \"off\"\n[console]\nlisten = \"off\"\n";
     let config = Config::parse("h.toml", text, &[]).unwrap();
     assert_eq!((config.api.listen.address(), config.console.listen.address()), (None, None));
-    assert_eq!((config.mqtt.listen.as_str(), config.mqtt.tls.listen.as_str()), ("off", "off"));
+    assert_eq!((config.mqtt.listen.address(), config.mqtt.tls.listen.address()), (None, None));
     for section in ["mqtt", "mqtt.tls", "api", "console"] {
         let told = mistakes(&format!("[{section}]\nlisten = \"localhost\"\n"));
         assert!(
@@ -184,15 +229,15 @@ streams = ["three"]
     assert_eq!(
         mistakes(text),
         [
-            "h.toml:6:1: route[1].topics: invalid type: string \"b/#\", expected a sequence",
+            "h.toml:6:1: route[1].topics: write a list, such as [\"b/#\"], not \"b/#\"",
             "h.toml:10:1: route[2].key: a '{' without its '}', or the other way round, in \"{topic[\"",
             "h.toml:12:1: stream[0]: `name` is missing; add `name = ...`",
             "h.toml:17:1: stream[1].retention: write at least \"1 min\"",
-            "h.toml:20:1: allow[0].identity: invalid type: integer `3`, expected a string",
+            "h.toml:20:1: allow[0].identity: write a text in quotes, such as \"*\", not 3",
             "h.toml:23:1: allow[1].publsh: there is no key `publsh` here; did you mean `publish`?",
             "h.toml:25:1: sink[0]: `type` is missing; add `type = ...`",
             "h.toml:30:1: sink[1].type: there is no `kinesi` here; did you mean `kinesis`?",
-            "h.toml:36:1: sink[2].region: invalid type: integer `5`, expected a string",
+            "h.toml:36:1: sink[2].region: write a text in quotes, not 5",
             "h.toml:37:1: sink[2].tagret: there is no key `tagret` here; did you mean `target`?",
             "h.toml:39:1: sink[3].dir: name the directory for the files, such as dir = \"/srv/headwater\"",
             "h.toml:41:1: sink[3].name: name the sink with 1 to 64 letters, digits, '-', '_' or '.', such as name = \"cloud\"",

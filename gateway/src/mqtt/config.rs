@@ -1,11 +1,13 @@
 //! What a user writes under `[mqtt]`, `[[route]]` and `[[allow]]`, and the mistakes that can be told before a start.
 
 use super::access;
+use super::auth::Users;
 use super::route::Routes;
+use super::tls;
 use crate::problem::Problem;
-use crate::units::{ByteSize, Span};
+use crate::units::{ByteSize, Listen, Span};
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 /// `[mqtt]`
@@ -13,7 +15,7 @@ use std::path::PathBuf;
 #[serde(deny_unknown_fields, default)]
 pub struct MqttConfig {
     /// Address of the plain listener; "off" turns it off.
-    pub listen: String,
+    pub listen: Listen,
     /// Users and password hashes, one `name:hash` a line (`headwater passwd` writes one). Asked for on every listener but
     /// where a client certificate has named the device.
     pub users_file: Option<PathBuf>,
@@ -45,7 +47,7 @@ pub struct MqttConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct TlsConfig {
     /// Address of the TLS listener; "off" turns it off.
-    pub listen: String,
+    pub listen: Listen,
     /// Certificate chain of the gateway, PEM, its own certificate first.
     pub cert: Option<PathBuf>,
     /// Private key, PEM.
@@ -59,7 +61,7 @@ pub struct TlsConfig {
 impl Default for MqttConfig {
     fn default() -> Self {
         MqttConfig {
-            listen: "127.0.0.1:1883".into(),
+            listen: (Ipv4Addr::LOCALHOST, 1883).into(),
             users_file: None,
             insecure_listen: false,
             connections_max: 10_000,
@@ -77,7 +79,7 @@ impl Default for MqttConfig {
 
 impl Default for TlsConfig {
     fn default() -> Self {
-        TlsConfig { listen: "off".into(), cert: None, key: None, client_ca: None, handshakes_per_s: 200 }
+        TlsConfig { listen: Listen::Off, cert: None, key: None, client_ca: None, handshakes_per_s: 200 }
     }
 }
 
@@ -139,23 +141,23 @@ impl MqttConfig {
     }
 
     fn check_listeners(&self, problems: &mut Vec<Problem>) {
-        let plain = check_address(&self.listen, "mqtt.listen", problems);
-        if plain.is_some_and(|at| !at.ip().is_loopback()) && self.users_file.is_none() && !self.insecure_listen {
+        if self.listen.is_open() && self.users_file.is_none() && !self.insecure_listen {
             problems.push(Problem::new(
                 "mqtt.listen",
                 "this address is open to others and nothing says who may come in: set mqtt.users_file, or listen on \
                  127.0.0.1, or use [mqtt.tls] with client_ca; insecure_listen = true lets anyone in",
             ));
         }
-        let tls = &self.tls;
-        let Some(at) = check_address(&tls.listen, "mqtt.tls.listen", problems) else { return };
-        for (key, file) in [("mqtt.tls.cert", &tls.cert), ("mqtt.tls.key", &tls.key)] {
-            if file.is_none() {
-                problems.push(Problem::new(key, "name a PEM file; a TLS listener needs a certificate and its key"));
-            }
+        if let Some(Err(error)) = self.users_file.as_deref().map(Users::load) {
+            problems.push(Problem::new("mqtt.users_file", error.to_string()));
         }
+        let tls = &self.tls;
+        if tls.listen == Listen::Off {
+            return;
+        }
+        problems.extend(tls::check(tls));
         let authenticated = tls.client_ca.is_some() || self.users_file.is_some();
-        if !at.ip().is_loopback() && !authenticated && !self.insecure_listen {
+        if tls.listen.is_open() && !authenticated && !self.insecure_listen {
             problems.push(Problem::new(
                 "mqtt.tls.listen",
                 "this address is open to others and nothing says who may come in: set mqtt.tls.client_ca or \
@@ -186,19 +188,6 @@ impl MqttConfig {
     }
 }
 
-/// `None` where the listener is off or the address is no address.
-pub(super) fn address(text: &str) -> Option<SocketAddr> {
-    if text == "off" { None } else { text.parse().ok() }
-}
-
-fn check_address(text: &str, key: &str, problems: &mut Vec<Problem>) -> Option<SocketAddr> {
-    if text != "off" && address(text).is_none() {
-        let says = format!("{text:?} is not an address; write \"127.0.0.1:1883\", or \"off\"");
-        problems.push(Problem::new(key, says));
-    }
-    address(text)
-}
-
 fn missing_streams(configs: &[RouteConfig], routes: &Routes, streams: &[&str]) -> Vec<Problem> {
     let exists = |name: &str| name == "default" || streams.contains(&name);
     let missing = routes.streams().filter(|name| !exists(name.as_str()));
@@ -216,9 +205,15 @@ fn missing_streams(configs: &[RouteConfig], routes: &Routes, streams: &[&str]) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn keys(config: &MqttConfig) -> Vec<String> {
         config.check(&[], &[], &[]).into_iter().map(|p| p.key).collect()
+    }
+
+    /// Those of them that are about where it listens.
+    fn listeners(config: &MqttConfig) -> Vec<String> {
+        keys(config).into_iter().filter(|key| key.ends_with("listen")).collect()
     }
 
     #[test]
@@ -228,19 +223,49 @@ mod tests {
 
     #[test]
     fn an_open_listener_without_an_authenticator_is_refused_unless_insecure_is_said() {
-        let open = MqttConfig { listen: "0.0.0.0:1883".into(), ..Default::default() };
+        let open = MqttConfig { listen: "0.0.0.0:1883".parse().unwrap(), ..Default::default() };
         assert_eq!(keys(&open), ["mqtt.listen"]);
         assert!(keys(&MqttConfig { insecure_listen: true, ..open.clone() }).is_empty());
-        assert!(keys(&MqttConfig { users_file: Some("users".into()), ..open.clone() }).is_empty());
+        assert!(listeners(&MqttConfig { users_file: Some("users".into()), ..open.clone() }).is_empty());
         let tls = TlsConfig {
-            listen: "0.0.0.0:8883".into(),
+            listen: "0.0.0.0:8883".parse().unwrap(),
             cert: Some("c".into()),
             key: Some("k".into()),
             ..TlsConfig::default()
         };
-        assert_eq!(keys(&MqttConfig { tls: tls.clone(), ..Default::default() }), ["mqtt.tls.listen"]);
+        assert_eq!(listeners(&MqttConfig { tls: tls.clone(), ..Default::default() }), ["mqtt.tls.listen"]);
         let mutual = TlsConfig { client_ca: Some("ca".into()), ..tls };
-        assert!(keys(&MqttConfig { tls: mutual, ..Default::default() }).is_empty());
+        assert!(listeners(&MqttConfig { tls: mutual, ..Default::default() }).is_empty());
+    }
+
+    #[test]
+    fn a_file_that_a_start_would_not_take_is_told_at_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            Some(path)
+        };
+        let users = MqttConfig { users_file: file("users", "pump\n"), ..Default::default() };
+        assert_eq!(keys(&users), ["mqtt.users_file"]);
+        assert!(keys(&MqttConfig { users_file: file("empty", ""), ..users }).is_empty());
+
+        let pem = |name: &str| Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/mqtt/testdata").join(name));
+        let (cert, key) = (pem("server.pem"), pem("server.key"));
+        let good = TlsConfig { listen: "127.0.0.1:8883".parse().unwrap(), cert, key, ..TlsConfig::default() };
+        let keys_of = |tls: TlsConfig| keys(&MqttConfig { tls, ..Default::default() });
+        assert!(keys_of(good.clone()).is_empty());
+        for (tls, told) in [
+            (TlsConfig { cert: None, key: None, ..good.clone() }, &["mqtt.tls.cert", "mqtt.tls.key"][..]),
+            (TlsConfig { cert: Some("/nowhere".into()), ..good.clone() }, &["mqtt.tls.cert"]),
+            (TlsConfig { key: Some("/nowhere".into()), ..good.clone() }, &["mqtt.tls.key"]),
+            (TlsConfig { client_ca: file("ca", "no PEM"), ..good.clone() }, &["mqtt.tls.client_ca"]),
+            (TlsConfig { key: pem("device.key"), ..good.clone() }, &["mqtt.tls.cert"]),
+        ] {
+            assert_eq!(keys_of(tls), told);
+        }
+        let off = TlsConfig { listen: Listen::Off, cert: Some("/nowhere".into()), ..good };
+        assert!(keys_of(off).is_empty());
     }
 
     #[test]

@@ -108,8 +108,8 @@ impl Mqtt {
 
     /// Binds all before serving any, so that a start that fails has let nobody in.
     fn listen(&mut self, config: &MqttConfig) -> Result<(), MqttStartError> {
-        let plain = config::address(&config.listen).map(bind).transpose()?;
-        let tls = match config::address(&config.tls.listen) {
+        let plain = config.listen.address().map(bind).transpose()?;
+        let tls = match config.tls.listen.address() {
             None => None,
             Some(address) => Some((bind(address)?, tls_listener(&config.tls)?)),
         };

@@ -1,6 +1,7 @@
 //! TLS 1.2 and 1.3 by rustls: the listener's configuration, and the identity a verified client certificate carries.
 
 use super::config::TlsConfig;
+use crate::problem::Problem;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("mqtt.tls.{0} is not set; a TLS listener needs a certificate and its key")]
+    #[error("{0} is not set; a TLS listener needs a certificate and its key, each in a PEM file")]
     Missing(&'static str),
     #[error("{path}: {source}")]
     Pem { path: PathBuf, source: rustls::pki_types::pem::Error },
@@ -18,6 +19,27 @@ pub enum TlsError {
     Empty(PathBuf),
     #[error("{path}: {says}")]
     Unusable { path: PathBuf, says: String },
+}
+
+/// What a start would stumble over, each at its key.
+pub fn check(config: &TlsConfig) -> Vec<Problem> {
+    let missing = [("cert", &config.cert), ("key", &config.key)].into_iter().filter(|(_, file)| file.is_none());
+    let missing: Vec<_> = missing.map(|(key, _)| TlsError::Missing(key)).collect();
+    let errors = if missing.is_empty() { server_config(config).err().into_iter().collect() } else { missing };
+    let problem = |error: TlsError| Problem::new(format!("mqtt.tls.{}", error.key(config)), error.to_string());
+    errors.into_iter().map(problem).collect()
+}
+
+impl TlsError {
+    /// The key whose file it is about.
+    fn key(&self, config: &TlsConfig) -> &'static str {
+        let path = match self {
+            TlsError::Missing(key) => return key,
+            TlsError::Pem { path, .. } | TlsError::Empty(path) | TlsError::Unusable { path, .. } => path,
+        };
+        let files = [("cert", &config.cert), ("key", &config.key), ("client_ca", &config.client_ca)];
+        files.into_iter().find(|(_, file)| file.as_ref() == Some(path)).map_or("listen", |(key, _)| key)
+    }
 }
 
 /// The server side of a TLS listener.

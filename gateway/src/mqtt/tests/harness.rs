@@ -35,7 +35,7 @@ impl Gateway {
         let metrics = Metrics::new();
         let log = open(dir.path(), &metrics);
         create(&log, "default", StreamSettings::default());
-        let config = MqttConfig { listen: "127.0.0.1:0".into(), ..config };
+        let config = MqttConfig { listen: "127.0.0.1:0".parse().unwrap(), ..config };
         let (routes, allow) = (routes.to_vec(), allow.to_vec());
         let mut gateway = Gateway { mqtt: None, log, metrics, config, routes, allow, dir };
         for route in gateway.routes.iter().filter(|r| r.store && r.stream != "default") {

@@ -23,7 +23,7 @@ async fn gateway(mutual: bool) -> Gateway {
 async fn gateway_with(mutual: bool, config: MqttConfig) -> Gateway {
     let tls = TlsConfig {
         handshakes_per_s: config.tls.handshakes_per_s,
-        listen: "127.0.0.1:0".into(),
+        listen: "127.0.0.1:0".parse().unwrap(),
         cert: Some(file("server.pem")),
         key: Some(file("server.key")),
         client_ca: mutual.then(|| file("ca.pem")),
