@@ -245,7 +245,7 @@ impl WorkDir {
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_path_buf);
         let name = format!("headwater-{what}-{}-{:08x}", std::process::id(), fastrand::u32(..));
         let path = parent.join(name);
-        std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        std::fs::create_dir(&path).with_context(|| format!("no directory can be made in {}", parent.display()))?;
         Ok(WorkDir { path, keep: false })
     }
 

@@ -19,6 +19,8 @@ use tokio::time::Instant;
 
 /// Distinct packets of one connection; sequence and time make them distinct for ever.
 const PACKETS: usize = 1024;
+/// Memory for them, over all connections.
+const PACKETS_BYTES: usize = 256 << 20;
 const READ_BYTES: usize = 64 << 10;
 /// Size of the block that [`Load::payload_ratio`] presses.
 const RATIO_BYTES: usize = 64 << 10;
@@ -298,12 +300,12 @@ impl Packets {
     fn new(load: &Load, number: u32) -> Self {
         let topic = load.topic.replace("{}", &number.to_string());
         let mut sensor = Sensor::new(load.seed, number);
-        let mut bytes = Vec::new();
-        let mut size = 0;
-        for _ in 0..PACKETS.max(usize::from(load.window)) {
-            let packet = wire::publish_v4(&topic, 1, &sensor.fixed(number, load.payload_bytes));
-            size = packet.len();
-            bytes.extend_from_slice(&packet);
+        let mut make = || wire::publish_v4(&topic, 1, &sensor.fixed(number, load.payload_bytes));
+        let mut bytes = make();
+        let size = bytes.len();
+        let room = PACKETS_BYTES / load.connections as usize / size;
+        for _ in 1..PACKETS.max(usize::from(load.window)).min(room) {
+            bytes.extend_from_slice(&make());
         }
         let first_sequence = fastrand::Rng::with_seed(load.seed ^ u64::from(number)).u64(..80_000_000);
         Packets { id_at: size - load.payload_bytes - 2, bytes, size, first_sequence }

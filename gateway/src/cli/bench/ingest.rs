@@ -10,6 +10,7 @@ use crate::cli::client::{block_on, until_interrupted};
 use crate::cli::output::{Output, Unit};
 use crate::cli::{telemetry, usage};
 use crate::metrics::Device;
+use crate::record::DATA_BYTES_MAX;
 use crate::units::Span;
 use anyhow::{Context, Result};
 use clap::Args;
@@ -18,6 +19,9 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+/// MQTT has room for 65,535; a connection's number needs some of it.
+const TOPIC_BYTES_MAX: usize = 60_000;
 
 #[derive(Args, Clone)]
 pub struct Ingest {
@@ -34,7 +38,7 @@ pub struct Ingest {
     #[arg(long, default_value = "20 s", value_name = "SPAN")]
     duration: Span,
     /// Stop after this many messages instead.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Messages a second over all connections; without it, as fast as they are acknowledged.
     #[arg(long)]
@@ -109,8 +113,11 @@ struct Report {
 
 impl Ingest {
     pub fn run(self, out: &Output) -> Result<()> {
-        if self.payload < telemetry::FIXED_BYTES_MIN {
-            return Err(usage(format!("--payload is at least {}", telemetry::FIXED_BYTES_MIN)));
+        if !(telemetry::FIXED_BYTES_MIN..=DATA_BYTES_MAX).contains(&self.payload) {
+            return Err(usage(format!("--payload is {} to {DATA_BYTES_MAX}", telemetry::FIXED_BYTES_MIN)));
+        }
+        if self.topic.is_empty() || self.topic.len() > TOPIC_BYTES_MAX || self.topic.contains(['#', '+', '\0']) {
+            return Err(usage(format!("--topic is a topic without wildcards, of up to {TOPIC_BYTES_MAX} bytes")));
         }
         if self.rate.is_some_and(|rate| !(rate > 0.0 && rate < 1e9)) {
             return Err(usage("--rate is a number of messages a second above 0"));
@@ -161,9 +168,9 @@ impl Ingest {
         report.gateway_cpu_s =
             machine::cpu_seconds(gateway.pid()).zip(cpu).map(|(after, before)| round3(after - before));
         report.gateway_resident_bytes_idle = idle;
-        report.gateway_resident_bytes_max = Some(watch.max_bytes());
-        drop(watch);
         report.stop(gateway)?;
+        // The last folds included.
+        report.gateway_resident_bytes_max = Some(watch.max_bytes());
         report.gateway_cpu_total_s = Some(round3(machine::own_cpu_seconds().1 - ended_before));
         report.count_wear(device.as_ref(), written, self);
         let payload = report.acked * self.payload as u64;

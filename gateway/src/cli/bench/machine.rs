@@ -50,7 +50,7 @@ pub fn read_bytes(pid: u32) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("read_bytes:"))?.trim().parse().ok()
 }
 
-/// Watches the largest resident memory of a process, several times a second.
+/// The most resident memory of a process, to be asked after its end too.
 pub struct MemoryWatch {
     stop: Arc<AtomicBool>,
     max: Arc<AtomicU64>,
@@ -63,7 +63,7 @@ impl MemoryWatch {
         let (stopped, seen) = (stop.clone(), max.clone());
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                seen.fetch_max(resident_bytes(pid).unwrap_or(0), Ordering::Relaxed);
+                seen.fetch_max(resident_bytes_max(pid).unwrap_or(0), Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(100));
             }
         });

@@ -21,7 +21,7 @@ pub enum Found {
     Alien,
 }
 
-/// The closing line. Good if the last four are 0.
+/// The closing line. Good if all that was sent was acknowledged and the last four are 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Audit {
     pub sent: u64,
@@ -41,8 +41,16 @@ pub struct Audit {
 }
 
 impl Audit {
-    pub fn is_good(&self) -> bool {
-        (self.lost, self.duplicated, self.reordered, self.altered) == (0, 0, 0, 0)
+    /// What is wrong, if anything. A gateway that acknowledges nothing loses nothing either, so that is a fault too.
+    pub fn fault(&self) -> Option<String> {
+        let open = self.sent - self.acked;
+        if (self.lost, self.duplicated, self.reordered, self.altered) != (0, 0, 0, 0) {
+            Some("the audit failed".to_owned())
+        } else if open > 0 || self.sent == 0 {
+            Some(format!("{open} of {} messages were never acknowledged", self.sent))
+        } else {
+            None
+        }
     }
 
     pub fn line(&self) -> String {
@@ -135,10 +143,16 @@ mod tests {
     }
 
     #[test]
-    fn two_whole_logs_are_good() {
-        let audit = audit(&devices(), &whole(), &whole());
-        assert!(audit.is_good());
-        assert_eq!(audit.line(), "sent=5 acked=4 stored=4 upstream=4 lost=0 duplicated=0 reordered=0");
+    fn two_whole_logs_are_good_if_all_was_acknowledged() {
+        let mut answered = devices();
+        answered.insert(2, Sent { sent: 1, ..Sent::default() });
+        let good = audit(&answered, &whole(), &whole());
+        assert_eq!(good.fault(), None);
+        assert_eq!(good.line(), "sent=4 acked=4 stored=4 upstream=4 lost=0 duplicated=0 reordered=0");
+        let open = audit(&devices(), &whole(), &whole());
+        assert_eq!(open.line(), "sent=5 acked=4 stored=4 upstream=4 lost=0 duplicated=0 reordered=0");
+        assert_eq!(open.fault().as_deref(), Some("1 of 5 messages were never acknowledged"));
+        assert!(audit(&BTreeMap::new(), &[], &[]).fault().is_some(), "nothing was shown");
     }
 
     #[test]
@@ -154,7 +168,7 @@ mod tests {
     fn what_was_stored_without_an_acknowledgement_is_owed_to_the_upstream() {
         let stored = [shard(&[(1, 1), (1, 2), (1, 3)]), shard(&[(2, 1), (2, 2)])];
         assert_eq!(audit(&devices(), &stored, &whole()).lost, 1);
-        assert!(audit(&devices(), &stored, &stored).is_good());
+        assert_eq!(audit(&devices(), &stored, &stored).lost, 0);
     }
 
     #[test]
@@ -162,7 +176,7 @@ mod tests {
         let broken = [shard(&[(1, 1), (1, 2), (1, 3), (1, 1)]), shard(&[(2, 1)])];
         let audit = audit(&devices(), &broken, &whole());
         assert_eq!((audit.lost, audit.duplicated, audit.reordered), (0, 1, 0));
-        assert!(!audit.is_good());
+        assert_eq!(audit.fault().as_deref(), Some("the audit failed"));
     }
 
     #[test]
@@ -170,7 +184,7 @@ mod tests {
         let broken = [shard(&[(1, 1), (1, 3), (1, 2)]), shard(&[(2, 1)])];
         let audit = audit(&devices(), &whole(), &broken);
         assert_eq!((audit.lost, audit.duplicated, audit.reordered), (0, 0, 1));
-        assert!(!audit.is_good());
+        assert_eq!(audit.fault().as_deref(), Some("the audit failed"));
     }
 
     #[test]
@@ -180,7 +194,7 @@ mod tests {
             broken[0].push(alien);
             let audit = audit(&devices(), &broken, &whole());
             assert_eq!(audit.altered, 1);
-            assert!(!audit.is_good() && audit.line().ends_with("altered=1"), "{}", audit.line());
+            assert!(audit.fault().is_some() && audit.line().ends_with("altered=1"), "{}", audit.line());
         }
     }
 }

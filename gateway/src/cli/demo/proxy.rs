@@ -1,6 +1,6 @@
 //! The bad link: an HTTP proxy in front of the upstream that refuses, throttles, fails in part, loses answers.
 
-use super::sabotage::{Sabotage, TIMES};
+use super::sabotage::Sabotage;
 use crate::wire;
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -247,7 +247,7 @@ async fn partial(
 
 /// The body of a PutRecords that is broken on purpose, and which result of its answer each entry gets.
 fn sabotage(shared: &Shared, body: &Bytes) -> Option<(Bytes, Vec<usize>)> {
-    let sabotage = shared.sabotage.filter(|_| shared.sabotaged.load(Ordering::Relaxed) < TIMES)?;
+    let sabotage = shared.sabotage.filter(|how| shared.sabotaged.load(Ordering::Relaxed) < how.times())?;
     let mut ask: Value = serde_json::from_slice(body).ok()?;
     let spoilt = sabotage.spoil(ask["Records"].as_array()?)?;
     shared.sabotaged.fetch_add(1, Ordering::Relaxed);

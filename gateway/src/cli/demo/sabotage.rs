@@ -1,6 +1,8 @@
 //! A link that is broken on purpose, so that it can be seen that the audit notices: of the entries of a PutRecords one is
 //! dropped though it is answered as stored, stored twice, or stored in front of an earlier one of its key. Pure.
 //!
+//! Or the gateway is one that no device may publish to: it loses nothing, and takes nothing.
+//!
 //! Not a fault: no gateway could know. The upstream's own defence, that a numbered record is stored once, is taken away
 //! from the entries concerned. Behind a hidden flag, for `tests/run`.
 
@@ -8,13 +10,14 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 /// How often it happens in one demo: the audit must count exactly this.
-pub const TIMES: u64 = 3;
+const TIMES: u64 = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Sabotage {
     Lost,
     Duplicated,
     Reordered,
+    Unacknowledged,
 }
 
 /// What goes on to the upstream, and which of its answers each entry of the request gets.
@@ -25,6 +28,11 @@ pub struct Spoilt {
 }
 
 impl Sabotage {
+    /// How many requests it spoils in one demo.
+    pub fn times(self) -> u64 {
+        if self == Sabotage::Unacknowledged { 0 } else { TIMES }
+    }
+
     /// `None` if no two entries have the same key: these two are in one shard, so the answer of one suits the other.
     pub fn spoil(self, entries: &[Value]) -> Option<Spoilt> {
         let (first, second) = twins(entries)?;
@@ -37,6 +45,7 @@ impl Sabotage {
                 }
                 spoilt.answer_of[first] = second - 1;
             }
+            Sabotage::Unacknowledged => return None,
             Sabotage::Duplicated => spoilt.entries.push(without_number(&entries[first])),
             Sabotage::Reordered => {
                 spoilt.entries[first] = without_number(&entries[second]);
