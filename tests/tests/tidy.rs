@@ -1,6 +1,6 @@
 //! The rules of the tree that a machine can hold: who may import whom, what is pure, how a file opens and how long it is.
 //!
-//! DESIGN and CONTRIBUTING say why. A rule here only ever gets stricter: the lists of exceptions may shrink, not grow.
+//! ARCHITECTURE.md and CONTRIBUTING.md say why. A rule here only ever gets stricter: the lists of exceptions may shrink, not grow.
 
 use headwater_tests::tools::root;
 use std::collections::BTreeSet;
@@ -273,6 +273,31 @@ fn nothing_committed_names_the_machine_it_was_written_on() {
         }
     }
     none(wrong, "committed files name no path or host of one machine:");
+}
+
+/// The first string literal behind each `call`, white space aside.
+fn literals_behind<'a>(code: &'a str, call: &'a str) -> impl Iterator<Item = &'a str> {
+    code.split(call).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next())
+}
+
+#[test]
+fn every_reason_an_operator_may_see_stands_in_the_table_of_reasons() {
+    let table = std::fs::read_to_string(root().join("docs/mqtt.md")).unwrap();
+    let calls = ["reject_as(", "silent(", "reject(\"mqtt\",", "reason: "];
+    let (mut missing, mut seen) = (Vec::new(), 0);
+    for file in
+        rust_files().iter().filter(|file| file.path.starts_with("gateway/src/mqtt/") && !is_test_file(&file.path))
+    {
+        let code = product(&file.text);
+        for reason in calls.iter().flat_map(|call| literals_behind(&code, call)) {
+            seen += 1;
+            if !table.contains(&format!("`{reason}`")) {
+                missing.push(format!("{}: {reason}", file.path));
+            }
+        }
+    }
+    assert!(seen >= 15, "{seen} reasons are found in the code");
+    none(missing, "a reason that is counted is explained in docs/mqtt.md");
 }
 
 #[test]

@@ -33,8 +33,17 @@ const SIGNATURE_KINDS: [&str; 4] = [
 #[derive(Args, Clone, Debug)]
 pub struct Target {
     /// Address of the gateway's AWS APIs.
-    #[arg(long, global = true, value_name = "ADDR", default_value = "127.0.0.1:4567", env = "HEADWATER_API")]
+    #[arg(long, global = true, value_name = "ADDR", default_value = "127.0.0.1:4567", env = "HEADWATER_API", value_parser = address)]
     api: String,
+}
+
+/// `host:port`, as the user may write it: with `http://` in front, or a `/` behind.
+fn address(text: &str) -> Result<String, String> {
+    let bare = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    match bare.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+        Some((host, Ok(_))) if !host.is_empty() && !host.contains(['/', ' ']) => Ok(bare.to_owned()),
+        _ => Err("write a host and a port, such as 127.0.0.1:4567".to_owned()),
+    }
 }
 
 /// The gateway said no.
@@ -61,7 +70,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(target: &Target) -> Self {
-        Client { address: target.api.trim_start_matches("http://").trim_end_matches('/').to_owned() }
+        Client { address: target.api.clone() }
     }
 
     /// One Kinesis operation.
@@ -208,3 +217,18 @@ pub fn heed_interrupts() -> Result<()> {
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for text in ["127.0.0.1:4567", "http://127.0.0.1:4567/", "box.local:80", "[::1]:4567"] {
+            assert!(address(text).is_ok_and(|bare| text.contains(&bare)), "{text}");
+        }
+        for text in ["", "127.0.0.1", "box", ":4567", "box:99999", "https://box:443", "http://box:80/path"] {
+            assert!(address(text).is_err(), "{text}");
+        }
+    }
+}

@@ -21,7 +21,8 @@ pub struct StreamCommand {
 
 #[derive(Subcommand)]
 enum What {
-    /// Make a stream and wait until it can be written.
+    /// Make a stream that keeps its records for a day, as Kinesis does, and wait until it can be written. Retention and limits
+    /// of a stream stand in the configuration (`[[stream]]`).
     Create {
         name: String,
         /// Number of shards.

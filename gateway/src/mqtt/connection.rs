@@ -19,6 +19,7 @@ use super::session::{Kept, Session};
 use super::shared::Shared;
 use crate::log::{Appender, Placement, Table};
 use serving::End;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -44,6 +45,7 @@ const COMMIT_WITHIN: Duration = Duration::from_secs(30);
 /// Serves one connection from its first byte to its end. `identity`: what a verified client certificate said.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
     mut stream: S,
+    from: IpAddr,
     shared: Arc<Shared>,
     identity: Option<String>,
     mut stopping: watch::Receiver<bool>,
@@ -57,7 +59,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
     };
     let welcome = match welcome {
         Ok(welcome) => welcome,
-        Err(refusal) => return shared.reject_as(refusal.label, "", refusal.says),
+        Err(refusal) => return shared.reject_as(refusal.label, &from.to_string(), refusal.says),
     };
     shared.metrics.mqtt_connects.inc();
     shared.metrics.mqtt_connections.inc();

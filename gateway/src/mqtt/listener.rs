@@ -153,7 +153,7 @@ pub async fn accept(
         let admitted = match room.admit(from) {
             Ok(admitted) => admitted,
             Err(no) => {
-                shared.reject_as(no.label, "", &no.says);
+                shared.reject_as(no.label, &from.to_string(), &no.says);
                 if tls.is_none() {
                     room.turn_away(stream, no.reason, shared.memory.clone());
                 }
@@ -162,25 +162,25 @@ pub async fn accept(
         };
         // Without it a PUBACK could wait for the next one.
         let _ = stream.set_nodelay(true);
-        tokio::spawn(one(stream, tls.clone(), shared.clone(), admitted, stopping.clone()));
+        tokio::spawn(one((stream, from), tls.clone(), shared.clone(), admitted, stopping.clone()));
     }
 }
 
 async fn one(
-    stream: TcpStream,
+    (stream, from): (TcpStream, IpAddr),
     tls: Option<Tls>,
     shared: Arc<Shared>,
     admitted: Admitted,
     stopping: watch::Receiver<bool>,
 ) {
     match tls {
-        None => serve(stream, shared, None, stopping).await,
-        Some(tls) => one_tls(stream, tls, shared, stopping).await,
+        None => serve(stream, from, shared, None, stopping).await,
+        Some(tls) => one_tls((stream, from), tls, shared, stopping).await,
     }
     drop(admitted);
 }
 
-async fn one_tls(stream: TcpStream, tls: Tls, shared: Arc<Shared>, stopping: watch::Receiver<bool>) {
+async fn one_tls((stream, from): (TcpStream, IpAddr), tls: Tls, shared: Arc<Shared>, stopping: watch::Receiver<bool>) {
     let handshake = async {
         const FAILED: (&str, &str) = ("tls_handshake", "the TLS handshake failed");
         // A client that sends nothing gets no turn.
@@ -193,15 +193,19 @@ async fn one_tls(stream: TcpStream, tls: Tls, shared: Arc<Shared>, stopping: wat
     };
     let stream = match tokio::time::timeout(shared.connect_within, handshake).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err((label, says))) => return shared.reject_as(label, "", says),
-        Err(_) => return shared.reject_as("tls_late", "", "no TLS handshake in time"),
+        Ok(Err((label, says))) => return shared.reject_as(label, &from.to_string(), says),
+        Err(_) => return shared.reject_as("tls_late", &from.to_string(), "no TLS handshake in time"),
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let identity = certificate.and_then(tls::identity);
     if tls.mutual && identity.is_none() {
-        return shared.reject_as("certificate_name", "", "the client certificate has no single common name");
+        return shared.reject_as(
+            "certificate_name",
+            &from.to_string(),
+            "the client certificate has no single common name",
+        );
     }
-    serve(stream, shared, identity, stopping).await;
+    serve(stream, from, shared, identity, stopping).await;
 }
 
 #[cfg(test)]

@@ -102,17 +102,17 @@ impl Shared {
         Behind(&self.behind)
     }
 
-    /// Counts a refusal, and logs it if it starts a burst.
-    pub fn reject(&self, reason: Reason, client_id: &str, says: &str) {
-        self.reject_as(reason.label(), client_id, says);
+    /// Counts a refusal, and logs it if it starts a burst. `client` is its id, or its address as long as it has none.
+    pub fn reject(&self, reason: Reason, client: &str, says: &str) {
+        self.reject_as(reason.label(), client, says);
     }
 
-    pub fn reject_as(&self, label: &'static str, client_id: &str, says: &str) {
+    pub fn reject_as(&self, label: &'static str, client: &str, says: &str) {
         self.metrics.reject("mqtt", label);
         let line = self.bursts.lock().unwrap_or_else(PoisonError::into_inner).note(label, self.now_ms());
         if let Some(kept_back) = line {
-            let client_id: String = client_id.chars().take(64).collect();
-            tracing::warn!(reason = label, client = ?client_id, kept_back, "refused: {says}");
+            let client: String = client.chars().take(64).collect();
+            tracing::warn!(reason = label, ?client, kept_back, "refused: {says}");
         }
     }
 

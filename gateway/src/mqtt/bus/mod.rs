@@ -1,4 +1,4 @@
-//! The live bus: committed messages on their way to whoever listens now (QoS 0 subscribers, the console, previews).
+//! The live bus: committed messages on their way to whoever listens now (QoS 0 subscribers; later the console).
 //!
 //! rumqttd's `Router` is the bus, behind a guard: everything travels in frames under one fixed topic, so no topic,
 //! filter or client id a stranger chose ever reaches the router, which some of them would panic. It stands off the

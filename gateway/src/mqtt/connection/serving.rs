@@ -160,11 +160,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             Action::Store(publish) => {
                 if let Err(reason) = store(&mut self.inlet, &self.shared, &publish) {
                     let label = if reason == Reason::ServerBusy { "qos0_overload" } else { reason.label() };
-                    self.shared.reject_as(
-                        label,
-                        &self.inlet.who().client_id,
-                        "a message was refused (no route for its topic, or the reason named)",
-                    );
+                    self.shared.reject_as(label, &self.inlet.who().client_id, &refused_message(publish.topic, reason));
                     if let Some(id) = publish.id {
                         if publish.qos == Qos::ExactlyOnce {
                             self.session.inbound.release(id);
@@ -503,4 +499,14 @@ fn send(out: &mut Vec<u8>, version: Version, reply: Reply) {
 fn futures_write<W: AsyncWrite + Unpin>(writer: &mut W, bytes: &[u8]) -> bool {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     matches!(std::pin::Pin::new(writer).poll_write(&mut context, bytes), std::task::Poll::Ready(Ok(_)))
+}
+
+/// Why a message of a topic is not taken. A topic may be long, and say anything.
+fn refused_message(topic: &str, reason: Reason) -> String {
+    let topic: String = topic.chars().take(128).collect();
+    let why = match reason {
+        Reason::TopicNameInvalid => "no route takes it, or its stream was deleted",
+        _ => "for the reason named",
+    };
+    format!("a message to {topic:?}: {why}")
 }
