@@ -385,38 +385,62 @@ fn p8_malformed_packets_do_not_delay_others() {
     let (gateway, _dir) = in_memory(Setup::default());
     price("malformed packets", &gateway, |addr, stop| {
         politely();
-        let bad = bad_packets();
-        for n in (0..bad.len()).cycle() {
+        let oversized = publish(Version::V5, "dev/big", &vec![b'x'; 2 << 20], 1, 1, false, None);
+        let bad: Vec<_> = bad_packets().into_iter().map(|bad| bad.bytes.to_vec()).chain([oversized]).collect();
+        for bytes in bad.iter().cycle() {
             if stop.load(Ordering::SeqCst) {
                 return;
             }
             if let Ok(mut client) = Client::connect(addr, "offender", Version::V5) {
-                let _ = client.send_raw(&bad[n].bytes);
+                let _ = client.send_raw(bytes);
                 let _ = client.read_within(Duration::from_millis(50));
             }
         }
     });
+    struck(&gateway, &["malformed", "protocol_error", "too_large"]);
+}
+
+/// Whether the offenders offended: the gateway counted each of these.
+fn struck(gateway: &Gateway, reasons: &[&str]) {
+    for reason in reasons {
+        let count = gateway.metric(&format!("headwater_rejects_total{{part=\"mqtt\",reason=\"{reason}\"}}"));
+        eprintln!("{reason}: {count}");
+        assert!(count > 0.0, "nobody was refused for {reason}: the offender did not offend");
+    }
 }
 
 #[test]
 fn p8_clients_that_never_read_do_not_delay_others() {
-    let (gateway, _dir) = in_memory(Setup::default());
+    let (gateway, _dir) = in_memory(Setup::default().mqtt("write_within = \"1 s\""));
     price("clients that never read", &gateway, |addr, stop| {
         politely();
-        let mut deaf = Vec::new();
-        for n in 0..50 {
-            let Ok(mut client) = Client::connect(addr, &format!("deaf-{n}"), Version::V5) else { continue };
-            let _ = client.subscribe("#", n % 2);
-            let _ = client.stream.set_write_timeout(Some(Duration::from_millis(20)));
-            deaf.push(client);
-        }
-        while !stop.load(Ordering::SeqCst) {
-            for client in &mut deaf {
-                let _ = client.send("dev/deaf", b"answer me, I do not listen");
+        let deaf = |n: usize| {
+            let mut client = Client::connect(addr, &format!("deaf-{n}"), Version::V5).ok()?;
+            client.subscribe("dev/loud", (n % 2) as u8).ok()?;
+            client.stream.set_write_timeout(Some(Duration::from_millis(20))).ok()?;
+            Some(client)
+        };
+        // What the loud one says fills every buffer on the way to them, in a second or two.
+        let mut loud = Client::connect(addr, "loud", Version::V5).expect("it may connect");
+        let mut crowd: Vec<_> = (0..20).map(deaf).collect();
+        for n in 0.. {
+            if stop.load(Ordering::SeqCst) {
+                return;
             }
-            std::thread::sleep(Duration::from_millis(20));
+            let _ = loud.publish("dev/loud", &[b'x'; 20 << 10]);
+            // Those that were let go come back.
+            let at = n % crowd.len();
+            let gone =
+                crowd[at].as_mut().is_none_or(|client| client.send("dev/deaf", b"answer me, I do not listen").is_err());
+            if gone {
+                crowd[at] = deaf(at);
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     });
+    if !tools::fast() {
+        struck(&gateway, &["live_overflow", "never_reads"]);
+    }
 }
 
 /// Sends a PUBLISH, one byte a second, until it is told to stop or let go: after how long, and with which reason.
