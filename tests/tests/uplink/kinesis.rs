@@ -63,6 +63,24 @@ async fn p2_order_is_kept_without_aggregation_when_half_of_every_batch_fails() {
     assert!(upstream.struck().get("fail_record") > Some(&20));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_leaves_no_faster_than_the_cap() {
+    const RATE: u64 = 128 << 10;
+    let upstream = Upstream::start(26).await;
+    upstream.create_stream(STREAM, 3);
+    let mut rig = Rig::new(2);
+    rig.put_padded(800, 10, 1000).await;
+    let started = std::time::Instant::now();
+    rig.start(&sink(&upstream, r#","max_bytes_per_s":"128 KiB""#)).await;
+    rig.drained("cloud", MINUTE).await;
+    let took = started.elapsed();
+    assert_eq!(audit(&rig, &upstream), Audit { arrived: 800, ..Audit::default() });
+    let bytes: u64 = upstream.seen(STREAM).iter().map(|seen| seen.data.len() as u64).sum();
+    // A second's worth is in hand at the start, and the last request, of a second's worth at most, is paid for by nobody.
+    assert!(took >= Duration::from_millis((bytes - 2 * RATE) * 1000 / RATE), "{bytes} bytes in {took:?}");
+    assert!(took <= Duration::from_millis(bytes * 1000 / RATE + 5000), "{bytes} bytes in {took:?}");
+}
+
 /// Sends through one kind of fault until it struck this often, then heals the upstream and audits what arrived.
 async fn through_one(fault: &'static str, faults: Faults, times: u64, seed: u64) -> Audit {
     let upstream = Upstream::start(seed).await;
