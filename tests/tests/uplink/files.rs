@@ -70,7 +70,8 @@ async fn a_directory_that_cannot_be_written_holds_the_cursor() {
     rig.start(&sink(&blocked)).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(rig.backlog("disk"), 100);
-    assert!(rig.trouble().is_some());
+    let why = rig.trouble().unwrap();
+    assert!(why.starts_with(&format!("cannot write: {}: ", blocked.display())), "{why}");
     // The bytes and the age were 0 while nothing could be written: nothing was read.
     let figure = |unit: &str| rig.figure(&format!("headwater_sink_backlog{unit}"), "disk");
     let until = std::time::Instant::now() + Duration::from_secs(30);
