@@ -115,3 +115,60 @@ async fn files_are_written_no_faster_than_the_cap_and_a_stop_does_not_wait_for_i
     assert!(took >= Duration::from_millis((bytes - RATE - CHUNK) * 1000 / RATE), "{bytes} bytes in {took:?}");
     assert!(took <= Duration::from_millis(bytes * 1000 / RATE + 5000), "{bytes} bytes in {took:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_what_was_evicted_before_it_could_be_written_is_told_in_its_place() {
+    let out = tempfile::tempdir().unwrap();
+    let mut rig = Rig::new(1);
+    rig.put(100, 10).await;
+    rig.start(&sink(out.path())).await;
+    rig.drained("disk", Duration::from_secs(30)).await;
+    rig.stop().await;
+    rig.put_until_evicted().await;
+    rig.start(&sink(out.path())).await;
+    rig.drained("disk", Duration::from_secs(30)).await;
+    let lines = lines(out.path());
+    let gaps: Vec<_> = lines.iter().filter(|line| line["headwater"] == "gap").cloned().collect();
+    let lost = rig.told_as_evicted(&gaps, 100);
+    assert!(lost > 0);
+    let records = lines.iter().filter(|line| line["headwater"].is_null());
+    let numbers: Vec<u64> = records.map(|line| line["number"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=100).chain(101 + lost..=rig.total()).collect::<Vec<_>>());
+    // The first thing in the file that begins behind them.
+    assert_eq!(lines[100], gaps[0]);
+}
+
+/// The file is never old enough here, so it is its size that completes it.
+async fn rolls_at(bytes: u64, compression: &str, extension: &str) {
+    let out = tempfile::tempdir().unwrap();
+    let dir = out.path().display();
+    let mut rig = Rig::new(1);
+    rig.put_padded(3000, 10, 1000).await;
+    rig.start(&format!(
+        r#"{{"type":"file","name":"disk","dir":"{dir}","roll_bytes":"{bytes} B","roll_after":"1 h","compression":"{compression}"}}"#
+    ))
+    .await;
+    let until = Instant::now() + Duration::from_secs(30);
+    while rig.backlog("disk") as f64 > bytes as f64 / 1000.0 {
+        assert!(Instant::now() < until, "{} records left, {:?}", rig.backlog("disk"), rig.status());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The last file is not full, and complete all the same.
+    rig.stop().await;
+    assert_eq!(audit(&rig, out.path()), Audit { arrived: 3000, ..Audit::default() });
+    for name in std::fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()) {
+        assert!(name.starts_with("disk-telemetry-") && name.ends_with(extension), "{name}");
+    }
+    let sizes: Vec<u64> = texts(out.path()).iter().map(|text| text.len() as u64).collect();
+    let (_, full) = sizes.split_last().unwrap();
+    assert!(full.len() >= 3 && full.iter().all(|size| (bytes..bytes + CHUNK).contains(size)), "{sizes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_complete_once_it_has_its_size_however_it_is_compressed() {
+    for (compression, extension) in
+        [("zstd", "-0000.ndjson.zst"), ("gzip", "-0000.ndjson.gz"), ("none", "-0000.ndjson")]
+    {
+        rolls_at(600_000, compression, extension).await;
+    }
+}

@@ -506,27 +506,20 @@ async fn p5_what_was_evicted_before_it_could_leave_is_told_upstream() {
     let upstream = Upstream::start(15).await;
     upstream.create_stream(STREAM, 2);
     let mut rig = Rig::new(1);
-    let small = headwater::units::ByteSize::mib(8);
-    let settings = headwater::log::StreamSettings { max_bytes: Some(small), ..rig.stream.settings() };
-    rig.log.update_stream(&rig.stream.name, settings).unwrap();
     rig.put(100, 10).await;
     rig.start(&sink(&upstream, "")).await;
     rig.drained("cloud", MINUTE).await;
     rig.stop().await;
-    let until = std::time::Instant::now() + MINUTE;
-    while rig.stream.shards()[0].oldest() < 1000 {
-        assert!(std::time::Instant::now() < until, "nothing is evicted");
-        rig.put_padded(1000, 10, 4000).await;
-    }
+    rig.put_until_evicted().await;
     rig.start(&sink(&upstream, "")).await;
     rig.drained("cloud", MINUTE).await;
     let audit = audit(&rig, &upstream);
     assert_eq!((audit.reordered, audit.duplicated), (0, 0));
     assert!(audit.lost > 0);
-    let told = |shard: u64| {
-        let counts = audit.gaps.iter().map(|gap| gap["count"].as_u64().unwrap());
-        counts.sum::<u64>() / shard
-    };
-    assert_eq!(told(2), audit.lost, "each loss told to both upstream shards: {:?}", audit.gaps);
-    assert!(audit.gaps.iter().all(|gap| gap["reason"] == "evicted" && gap["stream"] == STREAM));
+    let (mut once, mut twice) = (Vec::new(), Vec::new());
+    for gap in audit.gaps {
+        if once.contains(&gap) { twice.push(gap) } else { once.push(gap) }
+    }
+    assert_eq!(once, twice, "each loss told to both upstream shards");
+    assert_eq!(rig.told_as_evicted(&once, 100), audit.lost);
 }
