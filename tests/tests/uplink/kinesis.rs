@@ -81,6 +81,31 @@ async fn a_backlog_leaves_no_faster_than_the_cap() {
     assert!(took <= Duration::from_millis(bytes * 1000 / RATE + 5000), "{bytes} bytes in {took:?}");
 }
 
+/// With the default of 50 KiB they would be four aggregates.
+#[tokio::test(flavor = "multi_thread")]
+async fn aggregates_and_records_are_as_small_as_the_stream_there_wants_them() {
+    let upstream = Upstream::start(27).await;
+    upstream.create_stream(STREAM, 1);
+    let mut rig = Rig::new(1);
+    rig.put_padded(1000, 10, 100).await;
+    let mut batch = headwater::log::Batch::new();
+    let data = vec![b'x'; 9000];
+    let large = headwater::record::NewRecord { key: b"dev-0", data: &data, ..Default::default() };
+    batch.push(&rig.stream, &large).unwrap();
+    rig.log.appender().commit(&mut batch).await.unwrap();
+    rig.put_padded(10, 10, 7500).await;
+    rig.start(&sink(&upstream, r#","aggregate_bytes":"4 KiB","max_record_bytes":"8 KiB""#)).await;
+    rig.drained("cloud", MINUTE).await;
+    let audit = audit(&rig, &upstream);
+    audit.nothing_lost_or_reordered();
+    let gaps: Vec<_> = audit.gaps.iter().map(|gap| (&gap["reason"], &gap["from"], &gap["to"])).collect();
+    assert_eq!(gaps, [(&"rejected".into(), &1001.into(), &1001.into())]);
+    // The ten that no aggregate has room for go alone.
+    let (alone, packed): (Vec<_>, Vec<_>) = upstream.sizes(STREAM).into_iter().partition(|size| *size > 4 << 10);
+    assert!(alone.len() == 10 && alone.iter().all(|size| *size <= 8 << 10), "{alone:?}");
+    assert!(packed.len() >= 1000 * 130 / 4096, "{packed:?}");
+}
+
 /// Sends through one kind of fault until it struck this often, then heals the upstream and audits what arrived.
 async fn through_one(fault: &'static str, faults: Faults, times: u64, seed: u64) -> Audit {
     let upstream = Upstream::start(seed).await;
