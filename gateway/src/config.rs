@@ -251,7 +251,7 @@ impl Config {
         for (at, sink) in self.sinks.iter().enumerate() {
             let common = sink.common();
             let wanted = common.streams.iter().map(|name| ("streams", name));
-            let wanted = wanted.chain((!common.dead_letter.is_empty()).then_some(("dead_letter", &common.dead_letter)));
+            let wanted = wanted.chain(sink.dead_letter().map(|name| ("dead_letter", name)));
             for (key, name) in wanted.filter(|(_, name)| !names.contains(name.as_str())) {
                 let says = format!("there is no stream {name:?}; add a [[stream]] with name = {name:?}");
                 problems.push(Problem::new(format!("sink[{at}].{key}"), says));

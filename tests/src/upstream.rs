@@ -232,6 +232,13 @@ impl Upstream {
         self.state().streams[stream].shards.iter().map(|shard| shard.records.len()).sum()
     }
 
+    /// And their sizes in bytes, keys included.
+    pub fn sizes(&self, stream: &str) -> Vec<usize> {
+        let state = self.state();
+        let records = state.streams[stream].shards.iter().flat_map(|shard| &shard.records);
+        records.map(|record| record.key.len() + record.data.len()).collect()
+    }
+
     /// What a consumer sees, shard after shard, parents first.
     pub fn seen(&self, stream: &str) -> Vec<Seen> {
         let state = self.state();

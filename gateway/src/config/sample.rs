@@ -21,11 +21,15 @@ const LISTS: [(&str, &str, &[Struct]); 6] = [
     ("stream", "name = \"telemetry\"", &[("src/config.rs", "StreamConfig")]),
     ("route", "", &[("src/mqtt/config.rs", "RouteConfig")]),
     ("allow", "", &[("src/mqtt/config.rs", "AllowConfig")]),
-    ("sink", "type = \"kinesis\"\nname = \"cloud\"", &[COMMON, ("src/uplink/sink/kinesis.rs", "KinesisConfig")]),
+    (
+        "sink",
+        "type = \"kinesis\"\nname = \"cloud\"",
+        &[COMMON, SENDING, ("src/uplink/sink/kinesis.rs", "KinesisConfig")],
+    ),
     (
         "sink",
         "type = \"mqtt\"\nname = \"broker\"\nbroker = \"mqtt://127.0.0.1:1884\"",
-        &[COMMON, ("src/uplink/sink/mqtt.rs", "MqttConfig")],
+        &[COMMON, SENDING, ("src/uplink/sink/mqtt.rs", "MqttConfig")],
     ),
     (
         "sink",
@@ -34,6 +38,9 @@ const LISTS: [(&str, &str, &[Struct]); 6] = [
     ),
 ];
 const COMMON: Struct = ("src/uplink/config.rs", "Common");
+const SENDING: Struct = ("src/uplink/config.rs", "Sending");
+/// Fields whose struct stands in [`LISTS`] by itself.
+const FLATTENED: [&str; 2] = ["common", "sending"];
 /// Tables within an item.
 const INNER: [Struct; 1] = [("src/uplink/aws.rs", "IotConfig")];
 
@@ -132,7 +139,7 @@ fn lists() -> Vec<String> {
             let _ = writeln!(into, "type = {kind:?}");
         }
         for (file, name) in *structs {
-            for field in fields(&source(file), name).iter().filter(|field| field.name != "common") {
+            for field in fields(&source(file), name).iter().filter(|field| !FLATTENED.contains(&field.name.as_str())) {
                 match values[&field.name].is_object() {
                     false => key(&mut into, list, field, &values),
                     true => {

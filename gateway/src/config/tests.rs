@@ -103,7 +103,8 @@ type = "kinesi"
 
 [[sink]]
 type = "file"
-linger = 5
+required = 5
+linger = "1 s"
 "#;
     assert_eq!(
         mistakes(text),
@@ -115,7 +116,9 @@ linger = 5
             "h.toml:18:1: sink[1].type: there is no `kinesi` here; did you mean `kinesis`?",
             "h.toml:20:1: sink[2].name: name the sink with 1 to 64 letters, digits, '-', '_' or '.', such as name = \"cloud\"",
             "h.toml:20:1: sink[2].dir: name the directory for the files, such as dir = \"/srv/headwater\"",
-            "h.toml:22:1: sink[2].linger: write a span of time as a number and a unit, such as \"20 ms\", not 5",
+            "h.toml:22:1: sink[2].required: write true or false, not 5",
+            "h.toml:23:1: sink[2].linger: there is no key `linger` here; write one of compression, dir, \
+             max_bytes_per_s, name, required, roll_after, roll_bytes, streams, type",
         ]
     );
 }

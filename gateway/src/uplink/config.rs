@@ -9,7 +9,7 @@ use crate::units::{ByteSize, Span};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
-/// One destination. The keys that all types have stand in [`Common`].
+/// One destination. The keys that all types have stand in [`Common`], those of a destination behind a network in [`Sending`].
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum SinkConfig {
@@ -30,6 +30,12 @@ pub struct Common {
     pub required: bool,
     /// Most bytes a second, for all streams of the sink together; 0: no cap.
     pub max_bytes_per_s: ByteSize,
+}
+
+/// Keys of every `[[sink]]` that sends over a network. A disk needs no window, and refuses no single record.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(default)]
+pub struct Sending {
     /// Most bytes of one shard between the oldest record that is not acknowledged and the newest that was sent.
     pub window: ByteSize,
     /// Most memory for records on their way, for each stream.
@@ -42,11 +48,13 @@ pub struct Common {
 
 impl Default for Common {
     fn default() -> Self {
-        Common {
-            name: String::new(),
-            streams: Vec::new(),
-            required: false,
-            max_bytes_per_s: ByteSize(0),
+        Common { name: String::new(), streams: Vec::new(), required: false, max_bytes_per_s: ByteSize(0) }
+    }
+}
+
+impl Default for Sending {
+    fn default() -> Self {
+        Sending {
             window: ByteSize::mib(64),
             memory: ByteSize::mib(16),
             linger: Span::ms(50),
@@ -64,9 +72,27 @@ impl SinkConfig {
         }
     }
 
+    /// `None` for files.
+    fn sending(&self) -> Option<&Sending> {
+        match self {
+            SinkConfig::Kinesis(config) => Some(&config.sending),
+            SinkConfig::Mqtt(config) => Some(&config.sending),
+            SinkConfig::File(_) => None,
+        }
+    }
+
+    /// The local stream for what the destination refuses, if one is named.
+    pub fn dead_letter(&self) -> Option<&String> {
+        self.sending().map(|sending| &sending.dead_letter).filter(|name| !name.is_empty())
+    }
+
     /// Mistakes of this section; `key` is its path, as in `sink[0]`.
     pub fn check(&self, key: &str) -> Vec<Problem> {
-        let mut problems = self.common().check(key);
+        let mut problems = Vec::new();
+        self.common().check(key, &mut problems);
+        if let Some(sending) = self.sending() {
+            sending.check(key, &self.common().streams, &mut problems);
+        }
         match self {
             SinkConfig::Kinesis(config) => config.check(key, &mut problems),
             SinkConfig::Mqtt(config) => config.check(key, &mut problems),
@@ -92,8 +118,7 @@ impl SinkConfig {
 }
 
 impl Common {
-    fn check(&self, key: &str) -> Vec<Problem> {
-        let mut problems = Vec::new();
+    fn check(&self, key: &str, problems: &mut Vec<Problem>) {
         let mut problem = |of: &str, says: &str| problems.push(Problem::new(format!("{key}.{of}"), says));
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(plain) {
@@ -102,6 +127,12 @@ impl Common {
         if self.streams.iter().any(|stream| StreamName::new(stream).is_err()) {
             problem("streams", "a stream's name is 1 to 128 letters, digits, '_', '.' or '-'");
         }
+    }
+}
+
+impl Sending {
+    fn check(&self, key: &str, streams: &[String], problems: &mut Vec<Problem>) {
+        let mut problem = |of: &str, says: &str| problems.push(Problem::new(format!("{key}.{of}"), says));
         if self.window.0 < 1 << 20 {
             problem("window", "write at least \"1 MiB\"; \"64 MiB\" suits most");
         }
@@ -114,10 +145,9 @@ impl Common {
         if !self.dead_letter.is_empty() && StreamName::new(&self.dead_letter).is_err() {
             problem("dead_letter", "name a stream of this gateway: 1 to 128 letters, digits, '_', '.' or '-'");
         }
-        if self.streams.contains(&self.dead_letter) {
+        if streams.contains(&self.dead_letter) {
             problem("dead_letter", "name a stream that this sink does not forward, or refused records go in circles");
         }
-        problems
     }
 }
 
@@ -168,6 +198,17 @@ mod tests {
         assert!(error.contains("regoin"), "{error}");
         let error = toml::from_str::<File>(&SAMPLE.replace("\"kinesis\"", "\"kafka\"")).unwrap_err().to_string();
         assert!(error.contains("kafka") && error.contains("`kinesis`"), "{error}");
+    }
+
+    #[test]
+    fn a_key_of_sinks_that_send_is_no_key_of_files() {
+        for key in ["window = \"8 MiB\"", "memory = \"8 MiB\"", "linger = \"1 s\"", "dead_letter = \"refused\""] {
+            let with = |section: &str| SAMPLE.replace(section, &format!("{section}\n{key}"));
+            toml::from_str::<File>(&with("type = \"mqtt\"")).unwrap();
+            let error = toml::from_str::<File>(&with("type = \"file\"")).unwrap_err().to_string();
+            let (name, _) = key.split_once(' ').unwrap();
+            assert!(error.contains(&format!("unknown field `{name}`")), "{error}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod relay;
 use super::backoff::Backoff;
 use super::batch;
 use super::budget::Budget;
-use super::config::Common;
+use super::config::{Common, Sending};
 use super::dead::DeadLetters;
 use super::feed::{BlocksWanted, Chunk, Feed};
 use super::figures::{Figures, Trouble};
@@ -53,6 +53,7 @@ pub struct Setup {
     pub stream: Arc<Stream>,
     pub sink: Arc<dyn Sink>,
     pub common: Common,
+    pub sending: Sending,
     pub who: Identity,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
@@ -138,7 +139,7 @@ impl Forwarder {
         let whole = Arc::new(ShardMap::whole());
         let (mut states, mut lanes) = (Vec::new(), Vec::new());
         let blocks_wanted = Arc::new(AtomicBool::new(false));
-        let memory = setup.common.memory.0 as usize / shards.len().max(1);
+        let memory = setup.sending.memory.0 as usize / shards.len().max(1);
         for (at, shard) in shards.iter().enumerate() {
             let cursor = setup.log.cursor(&setup.common.name, &setup.stream, shard.index);
             // Behind what was acknowledged out of order.
@@ -161,7 +162,7 @@ impl Forwarder {
             });
         }
         let figures = Figures::new(setup.metrics.clone(), &setup.common.name, setup.stream.name.as_str());
-        let dead = DeadLetters::new(&setup.log, &setup.stream, &setup.common.dead_letter);
+        let dead = DeadLetters::new(&setup.log, &setup.stream, &setup.sending.dead_letter);
         Forwarder {
             shards: states,
             lanes,
@@ -286,12 +287,12 @@ impl Forwarder {
     /// send them they lie in the log.
     async fn fill(&mut self, now_ms: u64) {
         let Map::Known(_) = self.map else { return };
-        let memory = (self.setup.common.memory.0 as usize / self.shards.len().max(1)).max(64 << 10);
+        let memory = (self.setup.sending.memory.0 as usize / self.shards.len().max(1)).max(64 << 10);
         for at in 0..self.shards.len() {
             while self.shards[at].relaying.is_none()
                 && self.shards[at].held_until_ms <= now_ms
                 && self.lanes[at].held_bytes() < memory
-                && self.lanes[at].progress().window_bytes() < self.setup.common.window.0
+                && self.lanes[at].progress().window_bytes() < self.setup.sending.window.0
             {
                 let shard = &mut self.shards[at];
                 if shard.begun.is_empty() {
@@ -319,7 +320,7 @@ impl Forwarder {
         }
         match shard.begun.pop_front() {
             Some(Entry::Record(record)) => {
-                self.linger_until_ms.get_or_insert(now_ms + self.setup.common.linger.as_ms());
+                self.linger_until_ms.get_or_insert(now_ms + self.setup.sending.linger.as_ms());
                 match self.setup.sink.refusal(&record) {
                     None => lanes.push(Kind::Record, record),
                     Some(why) => return self.take_in_refused(at, record, &why, now_ms).await,

@@ -218,8 +218,8 @@ impl Running {
         let common = self.config.common();
         let wanted = |stream: &Arc<Stream>| {
             let name = stream.name.as_str();
-            let named = common.streams.is_empty() && name != common.dead_letter;
-            !stream.is_deleted() && (named || common.streams.iter().any(|wanted| wanted == name))
+            let is_any = common.streams.is_empty() && self.config.dead_letter().is_none_or(|letters| name != letters);
+            !stream.is_deleted() && (is_any || common.streams.iter().any(|wanted| wanted == name))
         };
         self.log.streams().into_iter().filter(wanted).collect()
     }
@@ -231,9 +231,9 @@ impl Running {
             stream: stream.name.clone(),
         };
         let trouble = self.board.add(&self.config.common().name, stream);
-        let sink: Arc<dyn Sink> = match &self.config {
-            SinkConfig::Kinesis(config) => Arc::new(KinesisSink::new(config, who.clone())),
-            SinkConfig::Mqtt(config) => Arc::new(MqttSink::new(config, who.clone())),
+        let (sink, sending): (Arc<dyn Sink>, _) = match &self.config {
+            SinkConfig::Kinesis(config) => (Arc::new(KinesisSink::new(config, who.clone())), &config.sending),
+            SinkConfig::Mqtt(config) => (Arc::new(MqttSink::new(config, who.clone())), &config.sending),
             SinkConfig::File(config) => return self.write_files(config, stream, who, trouble),
         };
         let forwarder = Forwarder::new(forward::Setup {
@@ -241,6 +241,7 @@ impl Running {
             stream: stream.clone(),
             sink,
             common: self.config.common().clone(),
+            sending: sending.clone(),
             who,
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
@@ -265,6 +266,7 @@ impl Running {
             who,
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
+            budget: self.budget.clone(),
             trouble,
             stop: self.stop.clone(),
         });

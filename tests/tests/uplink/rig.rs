@@ -93,6 +93,37 @@ impl Rig {
         }
     }
 
+    /// Puts records until the stream had no room left for the first thousand of its only shard. No sink may hold them.
+    pub async fn put_until_evicted(&mut self) {
+        let settings = StreamSettings { max_bytes: Some(ByteSize::mib(8)), ..self.stream.settings() };
+        self.log.update_stream(&self.stream.name, settings).unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        while self.stream.shards()[0].oldest() < 1000 {
+            assert!(Instant::now() < until, "nothing is evicted");
+            self.put_padded(1000, 10, 4000).await;
+        }
+    }
+
+    /// Checks every field of the gap records of shard 0, of which all up to `delivered` had left before it was evicted;
+    /// how many records they tell of.
+    pub fn told_as_evicted(&self, gaps: &[serde_json::Value], delivered: u64) -> u64 {
+        let (mut next, now_ms) = (delivered + 1, self.clock.now().wall_ms);
+        for gap in gaps {
+            let number = |key: &str| gap[key].as_u64().unwrap_or_else(|| panic!("no {key} in {gap}"));
+            let (to, from_time, to_time) = (number("to"), number("from_time"), number("to_time"));
+            let expected = serde_json::json!({
+                "headwater": "gap", "gateway": self.log.gateway_id(), "stream": STREAM, "shard": 0,
+                "from": next, "to": to, "count": to + 1 - next, "reason": "evicted",
+                "from_time": from_time, "to_time": to_time,
+            });
+            assert_eq!(*gap, expected);
+            let (earliest, latest) = (now_ms - 120_000, now_ms);
+            assert!(earliest <= from_time && from_time <= to_time && to_time <= latest, "{gap}, now {now_ms}");
+            next = to + 1;
+        }
+        next - delivered - 1
+    }
+
     pub fn total(&self) -> u64 {
         self.sent.values().sum()
     }

@@ -152,7 +152,7 @@ impl Forwarder {
     }
 
     pub(super) fn blocks_wanted(&self, from: Number) -> BlocksWanted {
-        let memory = self.setup.common.memory.0 as usize / self.shards.len().max(1);
+        let memory = self.setup.sending.memory.0 as usize / self.shards.len().max(1);
         BlocksWanted { wanted: self.blocks_wanted.clone(), from, memory }
     }
 }

@@ -145,6 +145,7 @@ async fn p2_p4_blocks_and_lanes_by_turns_lose_reorder_and_duplicate_nothing() {
         stream: stream.clone(),
         sink: Arc::new(sink),
         common: config.common.clone(),
+        sending: config.sending.clone(),
         who,
         clock: clock.clone(),
         metrics: Metrics::new(),

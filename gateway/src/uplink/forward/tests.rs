@@ -3,6 +3,7 @@
 use super::*;
 use crate::log::{Options, StreamSettings};
 use crate::record::{NewRecord, Record, StreamName};
+use crate::uplink::config::Sending;
 use crate::uplink::sink::{Limits, SinkFuture};
 use std::sync::atomic::AtomicUsize;
 use tokio::sync::Notify;
@@ -82,6 +83,7 @@ impl Run {
             stream: stream.clone(),
             sink: sink.clone(),
             common,
+            sending: Sending::default(),
             who: Identity { gateway: "g".into(), incarnation: 1, stream: stream.name.clone() },
             clock,
             metrics: Metrics::new(),

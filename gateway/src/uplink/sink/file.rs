@@ -17,6 +17,7 @@ use crate::problem::Problem;
 use crate::record::{GapReason, Number, Record, ShardIndex};
 use crate::units::{ByteSize, Span};
 use crate::uplink::backoff::Backoff;
+use crate::uplink::budget::Budget;
 use crate::uplink::config::Common;
 use crate::uplink::feed::{Chunk, Feed};
 use crate::uplink::figures::{Backlog, Figures, Trouble};
@@ -24,7 +25,7 @@ use crate::uplink::is_stopped;
 use roll::Roller;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -84,6 +85,8 @@ pub struct Setup {
     pub who: Identity,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
+    /// Of all streams of the sink.
+    pub budget: Arc<Mutex<Budget>>,
     pub trouble: Trouble,
     pub stop: watch::Receiver<bool>,
 }
@@ -144,13 +147,16 @@ impl FileForwarder {
         let (_feeds, mut chunks) = self.feeds();
         let mut opened_ms = None;
         while !self.is_over() {
+            let now_ms = self.setup.clock.now().mono_ms;
+            let wait_ms = self.budget(|budget| budget.wait_ms(now_ms));
+            let tick = if wait_ms > 0 { TICK.min(Duration::from_millis(wait_ms)) } else { TICK };
             tokio::select! {
-                Some(chunk) = chunks.recv() => {
+                Some(chunk) = chunks.recv(), if wait_ms == 0 => {
                     opened_ms.get_or_insert(self.setup.clock.now().mono_ms);
                     roller = self.write(roller, chunk).await?;
                 }
                 _ = self.setup.stop.changed() => {}
-                () = tokio::time::sleep(TICK) => {}
+                () = tokio::time::sleep(tick) => {}
             }
             let age_ms = opened_ms.map_or(0, |at| self.setup.clock.now().mono_ms.saturating_sub(at));
             let is_full = roller.bytes() >= self.setup.config.roll_bytes.0;
@@ -161,6 +167,10 @@ impl FileForwarder {
             self.show();
         }
         self.complete(roller).await.map(drop)
+    }
+
+    fn budget<T>(&self, what: impl FnOnce(&mut Budget) -> T) -> T {
+        what(&mut self.setup.budget.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
     fn feeds(&self) -> (Vec<Feed>, mpsc::Receiver<Chunk>) {
@@ -211,6 +221,7 @@ impl FileForwarder {
             }
         }
         roller.note(records, payload);
+        self.budget(|budget| budget.spend(lines.len()));
         let now_ms = self.setup.clock.now().wall_ms;
         blocking(move || roller.write(&lines, now_ms).map(|()| roller)).await?
     }

@@ -12,7 +12,7 @@ use crate::problem::Problem;
 use crate::record::{HashKey, Record};
 use crate::units::{ByteSize, Span};
 use crate::uplink::aws::{Aws, AwsSettings, CredentialSource, IotConfig, trust};
-use crate::uplink::config::Common;
+use crate::uplink::config::{Common, Sending};
 use crate::uplink::http::{Bounds, HttpClient, HttpError};
 use crate::uplink::kpl;
 use crate::uplink::map::ShardMap;
@@ -44,6 +44,8 @@ const MAP_PAGES_MAX: usize = 20;
 pub struct KinesisConfig {
     #[serde(flatten)]
     pub common: Common,
+    #[serde(flatten)]
+    pub sending: Sending,
     /// The stream there; `{stream}` stands for the name of the stream here.
     pub target: String,
     /// Empty: from the environment or the profile, as AWS tools do.
@@ -76,6 +78,7 @@ impl Default for KinesisConfig {
     fn default() -> Self {
         KinesisConfig {
             common: Common::default(),
+            sending: Sending::default(),
             target: "{stream}".into(),
             region: String::new(),
             endpoint: String::new(),

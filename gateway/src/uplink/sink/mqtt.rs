@@ -11,7 +11,7 @@ use super::{Answer, Fault, Identity, Limits, Outcome, Request, Sink, SinkFuture}
 use crate::problem::Problem;
 use crate::record::Record;
 use crate::units::Span;
-use crate::uplink::config::Common;
+use crate::uplink::config::{Common, Sending};
 use crate::uplink::map::ShardMap;
 use crate::uplink::tls::Trust;
 use link::{Acknowledged, Link};
@@ -35,6 +35,8 @@ const PACKET_BYTES_MAX: u32 = 12 << 20;
 pub struct MqttConfig {
     #[serde(flatten)]
     pub common: Common,
+    #[serde(flatten)]
+    pub sending: Sending,
     /// `mqtt://host:1883`, or `mqtts://host:8883` for TLS.
     pub broker: String,
     /// Topic of each message; `{topic}` (as it came in), `{stream}`, `{key}` and `{shard}` stand for the record's.
@@ -64,6 +66,7 @@ impl Default for MqttConfig {
     fn default() -> Self {
         MqttConfig {
             common: Common::default(),
+            sending: Sending::default(),
             broker: String::new(),
             topic: "{topic}".into(),
             client_id: String::new(),

@@ -72,7 +72,7 @@ fn text_or_base64(bytes: &Bytes) -> (Option<&str>, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Header;
+    use crate::record::{GapReason, Header, StreamName};
 
     #[test]
     fn data_is_text_where_it_is_text_and_base64_where_it_is_not() {
@@ -94,6 +94,20 @@ mod tests {
             r#"{"id":"hw1/g/1/s/2/7","stream":"s","shard":2,"number":7,"time":5,"key":"k","topic":"a/b","properties":{"unit":"C"},"data":"{\"t\":1}"}"#,
             "\n",
             r#"{"id":"hw1/g/1/s/2/7","stream":"s","shard":2,"number":7,"time":5,"key":"k","data_base64":"/w=="}"#,
+            "\n"
+        );
+        assert_eq!(String::from_utf8(lines).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_gap_is_a_line_of_its_own() {
+        let who = Identity { gateway: "g".into(), incarnation: 1, stream: StreamName::new("s").unwrap() };
+        let gap = Gap { shard: 2, from: 3, to: 7, reason: GapReason::Expired, from_ms: 5, to_ms: 9 };
+        let mut lines = b"before\n".to_vec();
+        put_gap(&mut lines, &gap, &who);
+        let expected = concat!(
+            "before\n",
+            r#"{"headwater":"gap","gateway":"g","stream":"s","shard":2,"from":3,"to":7,"count":5,"reason":"expired","from_time":5,"to_time":9}"#,
             "\n"
         );
         assert_eq!(String::from_utf8(lines).unwrap(), expected);

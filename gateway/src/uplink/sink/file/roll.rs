@@ -54,13 +54,13 @@ enum Writer {
 impl Roller {
     /// Makes the directory and deletes what a crash left of this sink's files.
     pub fn start(dir: &Path, prefix: String, compression: Compression) -> io::Result<Self> {
-        std::fs::create_dir_all(dir)?;
-        for entry in std::fs::read_dir(dir)? {
-            let path = entry?.path();
+        std::fs::create_dir_all(dir).map_err(at(dir))?;
+        for entry in std::fs::read_dir(dir).map_err(at(dir))? {
+            let path = entry.map_err(at(dir))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let is_ours = name.strip_prefix(&prefix).is_some_and(|rest| is_stamp(rest) && rest.ends_with(".tmp"));
             if is_ours {
-                std::fs::remove_file(&path)?;
+                std::fs::remove_file(&path).map_err(at(&path))?;
             }
         }
         Ok(Roller { dir: dir.to_owned(), prefix, compression, open: None, records: 0, payload: 0 })
@@ -93,11 +93,12 @@ impl Roller {
             }
         };
         open.bytes += lines.len() as u64;
-        match &mut open.writer {
+        let written = match &mut open.writer {
             Writer::Zstd(writer) => writer.write_all(lines),
             Writer::Gzip(writer) => writer.write_all(lines),
             Writer::Plain(writer) => writer.write_all(lines),
-        }
+        };
+        written.map_err(at(&open.aside))
     }
 
     fn begin(&self, now_ms: u64) -> io::Result<Open> {
@@ -110,10 +111,10 @@ impl Roller {
             match OpenOptions::new().write(true).create_new(true).open(&aside) {
                 Ok(file) => return Ok(Open { writer: self.writer(file)?, aside, path, bytes: 0 }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(error) => return Err(error),
+                Err(error) => return Err(at(&aside)(error)),
             }
         }
-        Err(io::Error::new(io::ErrorKind::AlreadyExists, "no name is free for the next file"))
+        Err(at(&self.dir)(io::Error::new(io::ErrorKind::AlreadyExists, "no name is free for the next file")))
     }
 
     fn writer(&self, file: File) -> io::Result<Writer> {
@@ -127,14 +128,19 @@ impl Roller {
     /// Makes the open file complete and durable under its name. Nothing to do if none is open.
     pub fn complete(&mut self) -> io::Result<()> {
         let Some(open) = self.open.take() else { return Ok(()) };
-        let plain = |writer: BufWriter<File>| writer.into_inner().map_err(io::IntoInnerError::into_error);
-        let file = match open.writer {
-            Writer::Zstd(writer) => writer.finish()?,
-            Writer::Gzip(writer) => plain(writer.finish()?)?,
-            Writer::Plain(writer) => plain(writer)?,
-        };
-        file.sync_all()?;
+        open.writer.finish().and_then(|file| file.sync_all()).map_err(at(&open.aside))?;
         publish(&open.aside, &open.path)
+    }
+}
+
+impl Writer {
+    fn finish(self) -> io::Result<File> {
+        let plain = |writer: BufWriter<File>| writer.into_inner().map_err(io::IntoInnerError::into_error);
+        match self {
+            Writer::Zstd(writer) => writer.finish(),
+            Writer::Gzip(writer) => plain(writer.finish()?),
+            Writer::Plain(writer) => plain(writer),
+        }
     }
 }
 
@@ -159,9 +165,14 @@ fn is_stamp(rest: &str) -> bool {
 /// Renames and syncs the directory, so that the name is as durable as the content.
 #[expect(clippy::disallowed_methods, reason = "this is the helper that syncs the directory")]
 fn publish(aside: &Path, path: &Path) -> io::Result<()> {
-    std::fs::rename(aside, path)?;
+    std::fs::rename(aside, path).map_err(at(path))?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(dir)?.sync_all()
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))
+}
+
+/// Names what could not be made, written or renamed: the system's own words do not.
+fn at(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]
@@ -188,6 +199,34 @@ mod tests {
         roller.complete().unwrap();
         assert_eq!(names(dir.path()), ["cloud-s-0000000000005-0000.ndjson", "cloud-s-0000000000005-0001.ndjson"]);
         assert_eq!(std::fs::read(dir.path().join("cloud-s-0000000000005-0001.ndjson")).unwrap(), b"two\n");
+    }
+
+    #[test]
+    fn an_error_names_the_directory_or_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let blocked = dir.path().join("blocked");
+        std::fs::write(&blocked, "a file where the directory should be").unwrap();
+        let says = |result: io::Result<()>, path: &Path| {
+            let error = result.unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{}: ", path.display())) && error.contains("os error"), "{error}");
+        };
+        for dir in [&blocked, &blocked.join("below")] {
+            says(Roller::start(dir, "a".into(), Compression::None).map(drop), dir);
+        }
+
+        let gone = dir.path().join("gone");
+        let mut roller = Roller::start(&gone, "a".into(), Compression::None).unwrap();
+        roller.write(b"one\n", 5).unwrap();
+        std::fs::remove_dir_all(&gone).unwrap();
+        let name = gone.join("a-0000000000005-0000.ndjson");
+        says(roller.complete(), &name);
+        says(roller.write(b"two\n", 5), &name.with_extension("ndjson.tmp"));
+
+        let aside = dir.path().join("only read");
+        std::fs::write(&aside, "").unwrap();
+        let writer = Writer::Plain(BufWriter::new(File::open(&aside).unwrap()));
+        roller.open = Some(Open { writer, aside: aside.clone(), path: name, bytes: 0 });
+        says(roller.write(&vec![b'x'; 1 << 20], 5), &aside);
     }
 
     #[test]

@@ -164,3 +164,18 @@ impl Shared {
 fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_to_which_nobody_listens_has_accepted_the_message() {
+        let said = |reason| meaning(&PubAck { pkid: 1, reason, properties: None });
+        assert!(said(PubAckReason::Success).is_ok() && said(PubAckReason::NoMatchingSubscribers).is_ok());
+        assert!(matches!(said(PubAckReason::QuotaExceeded), Err(Fault::Throttled)));
+        assert!(matches!(said(PubAckReason::NotAuthorized), Err(Fault::Denied(_))));
+        assert!(matches!(said(PubAckReason::PayloadFormatInvalid), Err(Fault::Refused(_))));
+        assert!(matches!(said(PubAckReason::UnspecifiedError), Err(Fault::Broken(_))));
+    }
+}
