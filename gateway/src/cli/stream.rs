@@ -58,11 +58,12 @@ impl StreamCommand {
 
 async fn create(client: &Client, out: &Output, name: &str, shards: u32) -> Result<()> {
     client.call("CreateStream", json!({"StreamName": name, "ShardCount": shards})).await?;
-    let until = Instant::now() + SETTLE;
+    let (until, spinner) = (Instant::now() + SETTLE, out.spinner("waiting for the stream"));
     while status(client, name).await? != "ACTIVE" {
         anyhow::ensure!(Instant::now() < until, "the stream {name} was made but is not active after {SETTLE:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    spinner.finish_and_clear();
     out.result(&json!({"stream": name, "shards": shards, "created": true}), || {
         format!("made stream {name} with {shards} shards")
     })
@@ -147,10 +148,11 @@ async fn delete(client: &Client, out: &Output, name: &str, yes: bool) -> Result<
         anyhow::ensure!(typed.trim() == name, "not deleted: {:?} is not {name:?}", typed.trim());
     }
     client.call("DeleteStream", json!({"StreamName": name})).await?;
-    let until = Instant::now() + SETTLE;
+    let (until, spinner) = (Instant::now() + SETTLE, out.spinner("deleting the stream"));
     while status(client, name).await.is_ok() {
         anyhow::ensure!(Instant::now() < until, "the stream {name} is still being deleted after {SETTLE:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    spinner.finish_and_clear();
     out.result(&json!({"stream": name, "deleted": true}), || format!("deleted stream {name}"))
 }

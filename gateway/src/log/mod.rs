@@ -241,6 +241,26 @@ impl Log {
         Reader::new(self.inner.engine.clone(), stream, shard, from)
     }
 
+    /// Every record a stream holds, shard by shard. Blocking; for tests.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn records(&self, stream: &Arc<Stream>) -> Result<Vec<crate::record::Record>, ReadError> {
+        let mut records = Vec::new();
+        for shard in stream.shards().iter() {
+            let mut reader = self.reader(stream, shard.index, Position::Oldest)?;
+            loop {
+                let entries = reader.next_blocking(10_000, 1 << 20)?;
+                if entries.is_empty() {
+                    break;
+                }
+                records.extend(entries.into_iter().filter_map(|entry| match entry {
+                    Entry::Record(record) => Some(record),
+                    Entry::Gap(_) => None,
+                }));
+            }
+        }
+        Ok(records)
+    }
+
     /// The gap ledger of a stream, by shard and number.
     pub fn gaps(&self, stream: &Stream) -> Vec<Gap> {
         self.inner.engine.state.ledger(stream.id)

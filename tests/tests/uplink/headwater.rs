@@ -3,7 +3,7 @@
 use crate::rig::{Audit, Rig, STREAM, open};
 use headwater::api::{Api, ApiConfig};
 use headwater::clock::Clock;
-use headwater::log::{Batch, Entry, Log, Position, Stream, StreamSettings};
+use headwater::log::{Batch, Log, Stream, StreamSettings};
 use headwater::metrics::Metrics;
 use headwater::record::{Header, HeaderId, NewRecord, Record, StreamName};
 use headwater_tests::proxy::Proxy;
@@ -58,21 +58,7 @@ impl Site {
     }
 
     fn records(&self) -> Vec<Record> {
-        let mut records = Vec::new();
-        for shard in self.stream.shards().iter() {
-            let mut reader = self.log.reader(&self.stream, shard.index, Position::Oldest).unwrap();
-            loop {
-                let entries = reader.next_blocking(10_000, 1 << 20).unwrap();
-                if entries.is_empty() {
-                    break;
-                }
-                records.extend(entries.into_iter().filter_map(|entry| match entry {
-                    Entry::Record(record) => Some(record),
-                    Entry::Gap(_) => None,
-                }));
-            }
-        }
-        records
+        self.log.records(&self.stream).unwrap()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A gateway in a temporary directory, and a client that sends bytes and expects bytes.
 
 use crate::clock::Clock;
-use crate::log::{Entry, Log, Options, Position, StreamSettings};
+use crate::log::{Log, Options, StreamSettings};
 use crate::metrics::Metrics;
 use crate::mqtt::{AllowConfig, Mqtt, MqttConfig, RouteConfig};
 use crate::record::{Record, StreamName};
@@ -80,22 +80,7 @@ impl Gateway {
 
     /// Everything the stream holds, shard by shard.
     pub fn records(&self, stream: &str) -> Vec<Record> {
-        let stream = self.log.stream(stream).unwrap();
-        let mut records = Vec::new();
-        for shard in stream.shards().iter() {
-            let mut reader = self.log.reader(&stream, shard.index, Position::Oldest).unwrap();
-            loop {
-                let entries = reader.next_blocking(1000, 1 << 20).unwrap();
-                if entries.is_empty() {
-                    break;
-                }
-                records.extend(entries.into_iter().filter_map(|entry| match entry {
-                    Entry::Record(record) => Some(record),
-                    Entry::Gap(_) => None,
-                }));
-            }
-        }
-        records
+        self.log.records(&self.log.stream(stream).unwrap()).unwrap()
     }
 
     pub fn payloads(&self, stream: &str) -> Vec<String> {

@@ -3,7 +3,7 @@
 use super::super::{Forwarder, Setup};
 use crate::api::{Api, ApiConfig};
 use crate::clock::Clock;
-use crate::log::{Batch, Entry, Log, Options, Position, Stream, StreamSettings};
+use crate::log::{Batch, Log, Options, Stream, StreamSettings};
 use crate::metrics::{Metrics, OperationLabel};
 use crate::record::{HeaderId, NewRecord, Record, StreamName};
 use crate::uplink::budget::Budget;
@@ -93,24 +93,6 @@ fn put(log: &Log, stream: &Arc<Stream>, numbers: std::ops::Range<u32>) {
     log.appender().commit_blocking(&mut batch).unwrap();
 }
 
-fn read(log: &Log, stream: &Arc<Stream>) -> Vec<Record> {
-    let mut records = Vec::new();
-    for shard in stream.shards().iter() {
-        let mut reader = log.reader(stream, shard.index, Position::Oldest).unwrap();
-        loop {
-            let entries = reader.next_blocking(10_000, 1 << 20).unwrap();
-            if entries.is_empty() {
-                break;
-            }
-            records.extend(entries.into_iter().filter_map(|entry| match entry {
-                Entry::Record(record) => Some(record),
-                Entry::Gap(_) => None,
-            }));
-        }
-    }
-    records
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn p2_p4_blocks_and_lanes_by_turns_lose_reorder_and_duplicate_nothing() {
     let clock = Clock::system();
@@ -172,7 +154,7 @@ async fn p2_p4_blocks_and_lanes_by_turns_lose_reorder_and_duplicate_nothing() {
     let relayed = metrics.api_requests.get_or_create(&label).get();
     assert!(relayed > 3, "{relayed} requests of blocks");
     let (mut ids, mut last): (HashSet<Bytes>, HashMap<Bytes, u32>) = Default::default();
-    let records = read(&upstream, &target);
+    let records = upstream.records(&target).unwrap();
     for record in &records {
         assert!(ids.insert(record.header(HeaderId::Origin).unwrap().clone()), "no id twice");
         let n: u32 = std::str::from_utf8(&record.data).unwrap().split(' ').next().unwrap().parse().unwrap();
