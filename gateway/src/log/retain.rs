@@ -37,6 +37,7 @@ struct Dropping {
     stream: Arc<Stream>,
     segment: u32,
     entries: Vec<Control>,
+    /// What the ledger did not explain yet.
     gaps: Vec<Gap>,
     ticket: super::Ticket,
     reason: GapReason,
@@ -183,11 +184,13 @@ impl Engine {
             if from > extent.last {
                 continue;
             }
-            gaps.push(Gap {
+            // A jump of numbers or damage within it was told before, and is no loss of now.
+            let news = self.state.unexplained(stream.id, *index, from, extent.last);
+            gaps.extend(news.into_iter().map(|(from, to)| Gap {
                 from_ms: self.stamps.wall_ms(extent.first_stamp),
                 to_ms: self.stamps.wall_ms(extent.last_stamp),
-                ..Gap::of(*index, from, extent.last, reason)
-            });
+                ..Gap::of(*index, from, to, reason)
+            }));
             entries.push(state::trim_entry(stream.id, *index, extent.last + 1));
             entries.extend(self.state.end_refused_below(stream.id, *index, extent.last + 1));
         }
@@ -231,12 +234,12 @@ impl Engine {
                 && let Some((_, shard, b't', oldest)) = state::mark_from_row(key, value)
                 && let Some(shard) = drop.stream.shard(shard)
             {
-                let lost = oldest.saturating_sub(shard.oldest());
-                let label = ReasonLabel { part: "log", reason: drop.reason.as_str() };
-                self.metrics.gap_records.get_or_create(&label).inc_by(lost);
                 shard.trim_to(oldest);
             }
         }
+        let lost = drop.gaps.iter().map(Gap::count).sum();
+        let label = ReasonLabel { part: "log", reason: drop.reason.as_str() };
+        self.metrics.gap_records.get_or_create(&label).inc_by(lost);
         if let Err(error) = self.store.remove(drop.stream.id, drop.segment) {
             // The row is gone, so the next start removes the file.
             tracing::warn!(stream = %drop.stream.name, segment = drop.segment, %error, "a trimmed segment could not be unlinked");
