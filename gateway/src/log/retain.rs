@@ -11,7 +11,6 @@ use super::state;
 use super::store::Entry;
 use super::stream::{OnFull, Stream};
 use crate::clock::Now;
-use crate::metrics::ReasonLabel;
 use crate::record::{Gap, GapReason};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -40,7 +39,6 @@ struct Dropping {
     /// What the ledger did not explain yet.
     gaps: Vec<Gap>,
     ticket: super::Ticket,
-    reason: GapReason,
 }
 
 /// A segment as the plan sees it.
@@ -195,7 +193,7 @@ impl Engine {
             entries.extend(self.state.end_refused_below(stream.id, *index, extent.last + 1));
         }
         let stream = stream.clone();
-        let mut dropping = Dropping { stream, segment: id, entries, gaps, ticket: super::Ticket::NONE, reason };
+        let mut dropping = Dropping { stream, segment: id, entries, gaps, ticket: super::Ticket::NONE };
         self.send(&mut dropping);
         if is_on(Mutation::UnlinkBeforeLedger) {
             self.trim(&dropping);
@@ -237,9 +235,7 @@ impl Engine {
                 shard.trim_to(oldest);
             }
         }
-        let lost = drop.gaps.iter().map(Gap::count).sum();
-        let label = ReasonLabel { part: "log", reason: drop.reason.as_str() };
-        self.metrics.gap_records.get_or_create(&label).inc_by(lost);
+        drop.gaps.iter().for_each(|gap| self.count_gap(&drop.stream, gap, gap.count()));
         if let Err(error) = self.store.remove(drop.stream.id, drop.segment) {
             // The row is gone, so the next start removes the file.
             tracing::warn!(stream = %drop.stream.name, segment = drop.segment, %error, "a trimmed segment could not be unlinked");

@@ -4,7 +4,7 @@ use super::disk::sim::{Fault, SimDisk};
 use super::engine::lock;
 use super::sim::{SimSizes, SimStep, SteppedLog};
 use super::*;
-use crate::metrics::ReasonLabel;
+use crate::metrics::{ReasonLabel, SinkLabel};
 use crate::record::{GapReason, NewRecord};
 
 const SIZES: SimSizes = SimSizes { budget: 1 << 30, ring: 1 << 20, segment: 128 << 10, blob_file: 256 << 10 };
@@ -176,4 +176,29 @@ fn a_segment_behind_a_jump_of_numbers_counts_only_its_own_as_lost() {
         assert!((200..2_200).contains(&told), "{told}: segments on both sides of the jump went");
         assert_eq!(counted, told);
     }
+}
+
+// What retention frees was counted as lost whether a sink still needed it or not, and the alert on it never went out.
+#[test]
+fn what_a_sink_lost_is_told_apart_from_what_it_had() {
+    let sim = SimDisk::new(1);
+    let mut log = open(&sim, 1);
+    let stream = made(&log, Some(KEPT));
+    for sink in ["behind", "done"] {
+        log.register_sink(sink, &stream, false);
+    }
+    fill(&log, &stream, 240);
+    log.move_cursor("done", &stream, 0, CursorState::at(2_401));
+    log.move_cursor("behind", &stream, 0, CursorState { next: 11, done: vec![(21, 30), (1_001, 1_100)] });
+    for _ in 0..3 {
+        log.tick();
+        log.commit_step();
+    }
+    let (evicted, _) = told_and_counted(&log, GapReason::Evicted);
+    assert!((1_100..2_401).contains(&evicted), "{evicted}");
+    let lost = |sink: &str| {
+        let label = SinkLabel { sink: sink.to_owned(), stream: "s".to_owned() };
+        log.engine.metrics.sink_lost.get_or_create(&label).get()
+    };
+    assert_eq!((lost("done"), lost("behind")), (0, evicted - 120));
 }
