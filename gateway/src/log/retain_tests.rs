@@ -151,7 +151,8 @@ fn told_and_counted(log: &SteppedLog, reason: GapReason) -> (u64, u64) {
 fn a_segment_behind_a_jump_of_numbers_counts_only_its_own_as_lost() {
     let tear = |sim: &SimDisk, head: u64| sim.damage("journal/0000", head + 5_000, 1);
     let lose_the_state = |sim: &SimDisk, _| sim.mount().remove("state.redb").unwrap();
-    let damages: [(&dyn Fn(&SimDisk, u64), u64); 2] = [(&tear, 4_000_000), (&lose_the_state, 1 << 32)];
+    type Damage = fn(&SimDisk, u64);
+    let damages: [(Damage, u64); 2] = [(tear, 4_000_000), (lose_the_state, 1 << 32)];
     for (damage, jump) in damages {
         let sim = SimDisk::new(1);
         let log = open(&sim, 1);
