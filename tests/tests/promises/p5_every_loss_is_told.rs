@@ -90,7 +90,7 @@ fn p5_what_was_evicted_before_it_was_delivered_goes_upstream_as_a_gap() {
     let (edge, mut cloud) = edge_and_cloud("max_bytes = \"16 MiB\"\non_full = \"drop-oldest\"");
     cloud.kill();
     fill(edge.mqtt, 0, 6_000);
-    let evicted = || edge.metric("headwater_gap_records_total") > 0.0;
+    let evicted = || edge.metric("headwater_sink_lost_total") > 0.0;
     assert!(tools::eventually(Duration::from_secs(30), evicted), "16 MiB cannot hold 94 MiB: some must be evicted");
     cloud.restart();
     arrives_with_gaps(&cloud, 6_000, "evicted");
@@ -117,7 +117,7 @@ fn p5_what_expired_before_it_was_delivered_goes_upstream_as_a_gap() {
     let (edge, mut cloud) = edge_and_cloud("retention = \"1 min\"");
     cloud.kill();
     fill(edge.mqtt, 0, 2_000);
-    let expired = || edge.metric("headwater_gap_records_total") > 0.0;
+    let expired = || edge.metric("headwater_sink_lost_total") > 0.0;
     assert!(tools::eventually(Duration::from_secs(150), expired), "nothing expired");
     fill(edge.mqtt, 2_000, 100);
     cloud.restart();
