@@ -105,13 +105,14 @@ metrics! {
     window_size: Gauge = Gauge::default(), "window_size", BYTES, "Records in memory that are not folded yet";
     stream_size: Family<StreamLabel, Gauge> = Family::default(), "stream_size", BYTES, "Bytes a stream takes on disk";
     stream_records: Family<StreamLabel, Gauge> = Family::default(), "stream_records", PLAIN, "Records a stream holds";
-    gap_records: Family<ReasonLabel, Counter> = Family::default(), "gap_records", PLAIN, "Records lost, by reason: see the gap ledger";
+    gap_records: Family<ReasonLabel, Counter> = Family::default(), "gap_records", PLAIN, "Records that went, delivered or not, and records refused, by reason: see the gap ledger";
     card_life: Family<NoLabel, Gauge<f64, std::sync::atomic::AtomicU64>> = Family::default(), "card_life_days", PLAIN, "Days a 32 GB card would last at the rate since start, if it takes 1,000 full writes; absent for the first 5 minutes";
     // Bytes out.
     sink_records: Family<SinkLabel, Counter> = Family::default(), "sink_records", PLAIN, "Records acknowledged by a sink";
     sink_payload: Family<SinkLabel, Counter> = Family::default(), "sink_payload", BYTES, "Payload bytes acknowledged by a sink";
     sink_retries: Family<SinkLabel, Counter> = Family::default(), "sink_retries", PLAIN, "Groups sent again after a failure";
     sink_dead: Family<SinkLabel, Counter> = Family::default(), "sink_dead", PLAIN, "Records a sink refused for good";
+    sink_lost: Family<SinkLabel, Counter> = Family::default(), "sink_lost", PLAIN, "Records that went before a sink had acknowledged them";
     sink_backlog: Family<SinkLabel, Gauge> = Family::default(), "sink_backlog", PLAIN, "Records a sink has not acknowledged yet";
     sink_backlog_size: Family<SinkLabel, Gauge> = Family::default(), "sink_backlog_size", BYTES, "Bytes a sink has not acknowledged yet, estimated";
     sink_backlog_age: Family<SinkLabel, Gauge> = Family::default(), "sink_backlog_age", SECONDS, "Age of the oldest record a sink has not acknowledged";

@@ -515,6 +515,7 @@ fn a_short_bench_prints_one_line_of_json() {
     assert_eq!(report["bench"], "drain", "{report}");
     let report = json(&cli(&["bench", "recover", "--bytes", "8 MiB", "--connections", "4"]).ok());
     assert_eq!(report["bench"], "recover", "{report}");
+    assert!(report["folds_at_first_puback"].is_u64(), "{report}");
     assert!(cli(&["bench", "ingest", "--payload", "3"]).failed(2).contains("--payload"));
 }
 

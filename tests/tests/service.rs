@@ -162,6 +162,66 @@ fn a_second_gateway_on_the_same_directory_is_refused() {
     assert!(tools::eventually(BOUND, || gateway.http_get("/readyz").0 == 200), "the first goes on");
 }
 
+/// Shards and hours of retention of a stream.
+fn about(gateway: &Gateway, stream: &str) -> (u64, u64) {
+    let asked = aws::call(gateway.api, "DescribeStreamSummary", &serde_json::json!({"StreamName": stream}));
+    let about = &asked.unwrap_or_else(|refused| panic!("{stream}: {refused:?}"))["StreamDescriptionSummary"];
+    (about["OpenShardCount"].as_u64().unwrap(), about["RetentionPeriodHours"].as_u64().unwrap())
+}
+
+/// A section that goes takes no stream along, and one that is changed touches no number of shards: either would cost
+/// records. The default stream needs no section, so without one it stays as somebody made it by hand.
+#[test]
+fn the_configuration_creates_and_updates_streams_and_never_deletes_one() {
+    let old = "[[stream]]\nname = \"old\"\nshards = 1\nretention = \"4 days\"\n";
+    let tele = |shards: u32, days: u32| {
+        format!("[[stream]]\nname = \"tele\"\nshards = {shards}\nretention = \"{days} days\"\n")
+    };
+    let mut gateway = Setup::new(&(tele(2, 3) + old)).start();
+    let streams = |gateway: &Gateway| {
+        let api = gateway.api.to_string();
+        run_ok(&mut headwater(&["stream", "list", "--api", &api]), BOUND)
+    };
+    assert_eq!(streams(&gateway), "default\nold\ntele\n");
+    assert_eq!((about(&gateway, "tele"), about(&gateway, "old")), ((2, 72), (1, 96)));
+    let put = |gateway: &Gateway, stream: &str| {
+        let record = serde_json::json!({"StreamName": stream, "PartitionKey": "k", "Data": aws::blob(b"kept")});
+        aws::call(gateway.api, "PutRecord", &record).unwrap();
+    };
+    assert_eq!(about(&gateway, "default"), (4, 168), "as a start makes it");
+    let api = gateway.api.to_string();
+    for by_hand in [&["delete", "default", "--yes"][..], &["create", "default", "--shards", "7"]] {
+        run_ok(&mut headwater(&[&["stream"], by_hand, &["--api", &api]].concat()), BOUND);
+    }
+    ["tele", "old", "default"].iter().for_each(|stream| put(&gateway, stream));
+
+    gateway.setup().toml = tele(5, 6);
+    gateway.stop();
+    gateway.restart();
+    assert_eq!(streams(&gateway), "default\nold\ntele\n");
+    assert_eq!(about(&gateway, "tele"), (2, 144), "updated, with the shards it has");
+    let warned = |gateway: &Gateway| {
+        let log = gateway.log();
+        let is_it = |line: &&str| line.contains("number of shards of a stream that exists is left as it is");
+        log.lines().filter(is_it).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let said = warned(&gateway);
+    assert!(said.len() == 1 && said[0].contains("WARN") && said[0].contains("tele"), "{}", gateway.log());
+    assert_eq!(about(&gateway, "old"), (1, 96), "its section is gone");
+    assert_eq!(about(&gateway, "default"), (7, 24), "made again by hand");
+
+    let own = "[[stream]]\nname = \"default\"\nshards = 7\nretention = \"2 days\"\n";
+    gateway.setup().toml = tele(2, 6) + own;
+    gateway.stop();
+    gateway.restart();
+    assert_eq!(about(&gateway, "default"), (7, 48), "a section of its own counts");
+    assert_eq!(warned(&gateway), Vec::<String>::new());
+    for stream in ["tele", "old", "default"] {
+        put(&gateway, stream);
+        assert_eq!(aws::read_stream(gateway.api, stream).len(), 2, "{stream}");
+    }
+}
+
 /// The live bus is a library with connections of its own; a log by default speaks of the gateway's alone.
 #[test]
 fn the_log_does_not_tell_of_the_bus_unless_it_is_asked_to() {

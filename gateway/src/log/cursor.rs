@@ -1,6 +1,7 @@
 //! Where a sink stands in a shard: a low mark and what it has acknowledged above it. Pure.
 
 use super::frame::Control;
+use super::ledger::without;
 use super::mutation::{Mutation, is_on};
 use super::schema::Table;
 use super::state;
@@ -58,6 +59,12 @@ impl CursorState {
             self.done.iter().all(|&(a, b)| a > self.next && a <= b),
             "cursor law: ranges stand above the low mark"
         );
+    }
+
+    /// The parts of `from..=to` that are not acknowledged.
+    pub fn missing(&self, from: Number, to: Number) -> Vec<(Number, Number)> {
+        let done = self.done.iter().copied().filter(|(first, _)| *first <= to);
+        without(from.max(self.next), to, done)
     }
 
     /// Moves the low mark to at least `next`: what lies below is gone.
@@ -162,6 +169,18 @@ impl Cursors {
         required.map(|(name, _)| inner.saved.get(&(name.clone(), stream.clone(), shard)).copied().unwrap_or(0)).min()
     }
 
+    /// Of numbers that are gone: how many each sink of the stream had not acknowledged.
+    pub fn lost(&self, stream: &StreamName, shard: ShardIndex, from: Number, to: Number) -> Vec<(String, u64)> {
+        let inner = self.lock();
+        let sinks = inner.sinks.iter().filter(|(_, sink)| sink.streams.contains(stream));
+        let lost = sinks.map(|(name, _)| {
+            let cursor = inner.at.get(&(name.clone(), stream.clone(), shard));
+            let missing = cursor.map_or_else(|| vec![(from, to)], |cursor| cursor.missing(from, to));
+            (name.clone(), missing.iter().map(|(from, to)| to - from + 1).sum())
+        });
+        lost.collect()
+    }
+
     /// Forgets the cursors of a stream; returns the entries that do so durably.
     pub fn forget_stream(&self, stream: &StreamName) -> Vec<Control> {
         let mut inner = self.lock();
@@ -229,6 +248,21 @@ mod tests {
         assert_eq!(reloaded.get("cloud", &stream, 0), Some(CursorState::at(9)));
     }
 
+    #[test]
+    fn what_a_sink_lost_is_what_it_had_not_acknowledged() {
+        let cursors = Cursors::default();
+        let (stream, other) = (StreamName::new("s").unwrap(), StreamName::new("t").unwrap());
+        cursors.register("cloud", [stream.clone()], true);
+        cursors.register("files", [stream.clone()], false);
+        cursors.register("elsewhere", [other], false);
+        cursors.set("cloud", &stream, 0, CursorState { next: 5, done: vec![(7, 9), (12, 30), (40, 50)] });
+        let lost = |from, to| cursors.lost(&stream, 0, from, to).into_iter().map(|(_, lost)| lost).collect::<Vec<_>>();
+        assert_eq!(lost(1, 20), [2 + 2, 20]);
+        assert_eq!(lost(1, 35), [2 + 2 + 5, 35]);
+        assert_eq!(lost(7, 8), [0, 2]);
+        assert_eq!(lost(1, 4), [0, 4]);
+    }
+
     proptest! {
         #[test]
         fn it_is_the_set_of_what_was_acknowledged(ranges in prop::collection::vec((1u64..60, 0u64..6), 0..40)) {
@@ -240,6 +274,9 @@ mod tests {
                 for number in 1..70 {
                     prop_assert_eq!(cursor.is_done(number), model.contains(&number), "{} in {:?}", number, &cursor);
                 }
+                let missing: Vec<_> = cursor.missing(from, 60).iter().flat_map(|(from, to)| *from..=*to).collect();
+                let expected: Vec<_> = (from..=60).filter(|number| !model.contains(number)).collect();
+                prop_assert_eq!(missing, expected);
             }
         }
     }

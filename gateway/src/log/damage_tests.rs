@@ -4,6 +4,7 @@ use super::disk::sim::{Fault, SimDisk};
 use super::sim::{SimSizes, SteppedLog};
 use super::tests::{Bench, STOP, all, fill, name, numbers, put};
 use super::*;
+use crate::metrics::ReasonLabel;
 use crate::record::{GapReason, NewRecord};
 use std::os::unix::fs::FileExt;
 
@@ -129,6 +130,9 @@ fn a_missing_segment_is_in_the_ledger_and_the_rest_is_served() {
     let log = bench.open();
     let lost = missing(&log, newest);
     assert!(lost > 100 && lost < newest - 500, "{lost}");
+    // What a start finds used to be in the ledger and in no figure.
+    let label = ReasonLabel { part: "log", reason: "corrupt" };
+    assert_eq!(log.inner.engine.metrics.gap_records.get_or_create(&label).get(), lost);
     let stream = log.stream("s").unwrap();
     put(&log, &stream, 500..510, 10);
     log.close(STOP);

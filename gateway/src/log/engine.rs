@@ -18,7 +18,7 @@ use super::state_db::StateDb;
 use super::store::{Entry, Store};
 use super::stream::Stream;
 use super::window::Run;
-use crate::metrics::{Metrics, ReasonLabel, StreamLabel};
+use crate::metrics::{Metrics, ReasonLabel, SinkLabel, StreamLabel};
 use crate::record::{Gap, GapReason, StreamName};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -278,16 +278,33 @@ impl Engine {
             _ => self.state.unexplained(stream.id, gap.shard, gap.from, gap.to),
         };
         let parts = parts.into_iter().map(|(from, to)| Gap { from, to, ..gap.clone() });
-        let news: u64 = parts.map(|part| self.door.put_gap(stream.id, &part)).sum();
-        if news == 0 {
+        let news: Vec<_> = parts.map(|part| (self.door.put_gap(stream.id, &part), part)).collect();
+        if news.iter().all(|(news, _)| *news == 0) {
             return;
         }
-        if gap.reason != GapReason::Unused {
-            let label = ReasonLabel { part: "log", reason: gap.reason.as_str() };
-            self.metrics.gap_records.get_or_create(&label).inc_by(news);
+        for (count, part) in news.iter().filter(|(count, _)| *count > 0) {
+            self.count_gap(stream, part, *count);
         }
         if gap.reason == GapReason::Corrupt {
             tracing::warn!(stream = %stream.name, shard = gap.shard, from = gap.from, to = gap.to, "records are damaged and lost; they are in the gap ledger");
+        }
+    }
+
+    /// Counts a gap that was not known, `news` numbers of it, and what of it is a loss to a sink.
+    pub fn count_gap(&self, stream: &Stream, gap: &Gap, news: u64) {
+        // Numbers that nobody was given.
+        if gap.reason == GapReason::Unused {
+            return;
+        }
+        let label = ReasonLabel { part: "log", reason: gap.reason.as_str() };
+        self.metrics.gap_records.get_or_create(&label).inc_by(news);
+        // What a sink refused is still here, and counted as refused.
+        if gap.reason == GapReason::Rejected {
+            return;
+        }
+        for (sink, lost) in self.cursors.lost(&stream.name, gap.shard, gap.from, gap.to) {
+            let label = SinkLabel { sink, stream: stream.name.to_string() };
+            self.metrics.sink_lost.get_or_create(&label).inc_by(lost);
         }
     }
 

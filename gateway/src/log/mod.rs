@@ -69,7 +69,7 @@ pub use shard::Shard;
 pub use stream::{OnFull, SHARDS_MAX, Stream, StreamSettings};
 
 use crate::clock::Clock;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, SinkLabel};
 use crate::record::{Gap, ShardIndex, StreamName};
 use crate::units::{ByteSize, Span};
 use bytes::Bytes;
@@ -280,6 +280,11 @@ impl Log {
 
     /// Names a sink and the streams it forwards, before its first cursor. A required sink holds retention until delivered.
     pub fn register_sink(&self, sink: &str, streams: &[Arc<Stream>], required: bool) {
+        for stream in streams {
+            let label = SinkLabel { sink: sink.to_owned(), stream: stream.name.to_string() };
+            // There from the beginning: a first loss is a rise from zero, which an alert can see.
+            drop(self.inner.engine.metrics.sink_lost.get_or_create(&label));
+        }
         let streams = streams.iter().map(|stream| stream.name.clone());
         self.inner.engine.cursors.register(sink, streams, required);
     }

@@ -16,6 +16,7 @@ use super::store::{self, Store};
 use super::stream::{Definition, Stream};
 use super::window::Run;
 use super::{ledger, producer};
+use crate::metrics::ReasonLabel;
 use crate::record::{Gap, GapReason, Number, Producer, ShardIndex, shard_id};
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -293,6 +294,12 @@ impl Recovering {
         for (stream, gap) in std::mem::take(&mut self.losses) {
             if is_on(Mutation::LoseQuietly) {
                 continue;
+            }
+            if gap.reason == GapReason::Corrupt {
+                let news = self.state.unexplained(stream, gap.shard, gap.from, gap.to);
+                let label = ReasonLabel { part: "log", reason: gap.reason.as_str() };
+                let lost = news.iter().map(|(from, to)| to - from + 1).sum();
+                self.setup.metrics.gap_records.get_or_create(&label).inc_by(lost);
             }
             for (table, key, value) in self.state.new_gap_rows(stream, &gap) {
                 if let Some(value) = value {

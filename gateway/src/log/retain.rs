@@ -11,7 +11,6 @@ use super::state;
 use super::store::Entry;
 use super::stream::{OnFull, Stream};
 use crate::clock::Now;
-use crate::metrics::ReasonLabel;
 use crate::record::{Gap, GapReason};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,9 +36,9 @@ struct Dropping {
     stream: Arc<Stream>,
     segment: u32,
     entries: Vec<Control>,
+    /// What the ledger did not explain yet.
     gaps: Vec<Gap>,
     ticket: super::Ticket,
-    reason: GapReason,
 }
 
 /// A segment as the plan sees it.
@@ -183,16 +182,18 @@ impl Engine {
             if from > extent.last {
                 continue;
             }
-            gaps.push(Gap {
+            // A jump of numbers or damage within it was told before, and is no loss of now.
+            let news = self.state.unexplained(stream.id, *index, from, extent.last);
+            gaps.extend(news.into_iter().map(|(from, to)| Gap {
                 from_ms: self.stamps.wall_ms(extent.first_stamp),
                 to_ms: self.stamps.wall_ms(extent.last_stamp),
-                ..Gap::of(*index, from, extent.last, reason)
-            });
+                ..Gap::of(*index, from, to, reason)
+            }));
             entries.push(state::trim_entry(stream.id, *index, extent.last + 1));
             entries.extend(self.state.end_refused_below(stream.id, *index, extent.last + 1));
         }
         let stream = stream.clone();
-        let mut dropping = Dropping { stream, segment: id, entries, gaps, ticket: super::Ticket::NONE, reason };
+        let mut dropping = Dropping { stream, segment: id, entries, gaps, ticket: super::Ticket::NONE };
         self.send(&mut dropping);
         if is_on(Mutation::UnlinkBeforeLedger) {
             self.trim(&dropping);
@@ -231,12 +232,10 @@ impl Engine {
                 && let Some((_, shard, b't', oldest)) = state::mark_from_row(key, value)
                 && let Some(shard) = drop.stream.shard(shard)
             {
-                let lost = oldest.saturating_sub(shard.oldest());
-                let label = ReasonLabel { part: "log", reason: drop.reason.as_str() };
-                self.metrics.gap_records.get_or_create(&label).inc_by(lost);
                 shard.trim_to(oldest);
             }
         }
+        drop.gaps.iter().for_each(|gap| self.count_gap(&drop.stream, gap, gap.count()));
         if let Err(error) = self.store.remove(drop.stream.id, drop.segment) {
             // The row is gone, so the next start removes the file.
             tracing::warn!(stream = %drop.stream.name, segment = drop.segment, %error, "a trimmed segment could not be unlinked");

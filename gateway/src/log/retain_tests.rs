@@ -1,8 +1,10 @@
 //! What goes, and that nothing goes before it is told: retention against a sync that fails and a power cut.
 
 use super::disk::sim::{Fault, SimDisk};
+use super::engine::lock;
 use super::sim::{SimSizes, SimStep, SteppedLog};
 use super::*;
+use crate::metrics::{ReasonLabel, SinkLabel};
 use crate::record::{GapReason, NewRecord};
 
 const SIZES: SimSizes = SimSizes { budget: 1 << 30, ring: 1 << 20, segment: 128 << 10, blob_file: 256 << 10 };
@@ -126,4 +128,78 @@ fn the_ledger_forgets_refused_records_with_the_records() {
     assert!((100..1_200).contains(&oldest), "{oldest}");
     assert_eq!(refused(&log) as u64, 600 - (oldest - 1) / 2);
     assert!(read(&log).iter().all(|of| matches!(of, None | Some(GapReason::Evicted))));
+}
+
+/// How many numbers a reader is told of for a reason, and how many the metric counts as lost for it.
+fn told_and_counted(log: &SteppedLog, reason: GapReason) -> (u64, u64) {
+    let mut reader = log.reader(&log.stream("s").unwrap(), 0, Position::At(1)).unwrap();
+    let mut told = 0;
+    loop {
+        let entries = reader.next_blocking(1_000, 1 << 20).unwrap();
+        let gaps = entries.iter().filter_map(|entry| if let Entry::Gap(gap) = entry { Some(gap) } else { None });
+        told += gaps.filter(|gap| gap.reason == reason).map(Gap::count).sum::<u64>();
+        if entries.is_empty() {
+            let label = ReasonLabel { part: "log", reason: reason.as_str() };
+            return (told, log.engine.metrics.gap_records.get_or_create(&label).get());
+        }
+    }
+}
+
+// The figure was a difference of numbers: the first segment to go from behind the jump of a start added four million or four
+// billion numbers that nobody was ever given.
+#[test]
+fn a_segment_behind_a_jump_of_numbers_counts_only_its_own_as_lost() {
+    let tear = |sim: &SimDisk, head: u64| sim.damage("journal/0000", head + 5_000, 1);
+    let lose_the_state = |sim: &SimDisk, _| sim.mount().remove("state.redb").unwrap();
+    type Damage = fn(&SimDisk, u64);
+    let damages: [(Damage, u64); 2] = [(tear, 4_000_000), (lose_the_state, 1 << 32)];
+    for (damage, jump) in damages {
+        let sim = SimDisk::new(1);
+        let log = open(&sim, 1);
+        let stream = made(&log, Some(KEPT));
+        fill(&log, &stream, 10);
+        let mut batch = Batch::new();
+        batch.push(&stream, &NewRecord { key: b"k", data: &[7; 20_000], ..Default::default() }).unwrap();
+        let head = lock(&log.engine.journal).head();
+        log.append(&mut log.appender(), &mut batch).unwrap().unwrap();
+        assert_eq!(log.commit_step(), SimStep::Committed);
+        drop(log);
+        sim.kill();
+        damage(&sim, head);
+        let mut log = open(&sim, 2);
+        fill(&log, &log.stream("s").unwrap(), 200);
+        for _ in 0..4 {
+            log.tick();
+            log.commit_step();
+        }
+        assert!(told_and_counted(&log, GapReason::Unused).0 >= jump, "the start jumped");
+        let (told, counted) = told_and_counted(&log, GapReason::Evicted);
+        assert!((200..2_200).contains(&told), "{told}: segments on both sides of the jump went");
+        assert_eq!(counted, told);
+    }
+}
+
+// What retention frees was counted as lost whether a sink still needed it or not, and the alert on it never went out.
+#[test]
+fn what_a_sink_lost_is_told_apart_from_what_it_had() {
+    let sim = SimDisk::new(1);
+    let mut log = open(&sim, 1);
+    let stream = made(&log, Some(KEPT));
+    for sink in ["behind", "done"] {
+        log.register_sink(sink, &stream, false);
+    }
+    fill(&log, &stream, 240);
+    log.move_cursor("done", &stream, 0, CursorState::at(2_401));
+    log.move_cursor("behind", &stream, 0, CursorState { next: 11, done: vec![(21, 30), (1_001, 1_100)] });
+    for _ in 0..3 {
+        log.tick();
+        log.commit_step();
+    }
+    let (evicted, _) = told_and_counted(&log, GapReason::Evicted);
+    assert!((1_100..2_401).contains(&evicted), "{evicted}");
+    let lost = |sink: &str| {
+        let label = SinkLabel { sink: sink.to_owned(), stream: "s".to_owned() };
+        log.engine.metrics.sink_lost.get_or_create(&label).get()
+    };
+    assert_eq!((lost("done"), lost("behind")), (0, evicted - 120));
 }

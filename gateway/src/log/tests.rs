@@ -1,5 +1,7 @@
 //! The log as its users see it: append, wait, read, restart. Crash cases are in the simulation.
 
+use super::disk::sim::SimDisk;
+use super::sim::{SimSizes, SimStep, SteppedLog};
 use super::*;
 use crate::record::{GapReason, Header, HeaderId, NewRecord, Producer, Record};
 
@@ -498,4 +500,29 @@ fn numbers_of_more_producers_than_are_remembered_and_of_deleted_streams_do_not_f
     let after_two = marks_on_disk(&bench);
     assert!(after_two <= after_one + 1, "{after_two}");
     drop((lasting, gone));
+}
+
+#[test]
+fn a_start_on_a_journal_that_waits_for_a_fold_acknowledges_first() {
+    let sim = SimDisk::new(1);
+    let sizes = SimSizes { budget: 1 << 30, ring: 1 << 20, segment: 128 << 10, blob_file: 256 << 10 };
+    let open = |seed| SteppedLog::open(sim.mount(), Clock::manual(1, 1_800_000_000_000), seed, sizes).unwrap();
+    let store = |log: &SteppedLog| {
+        let data: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(10_000).collect();
+        let mut batch = Batch::new();
+        let stream = log.stream("s").unwrap();
+        batch.push(&stream, &NewRecord { key: b"k", data: &data, ..Default::default() }).unwrap();
+        log.append(&mut log.appender(), &mut batch).unwrap().unwrap();
+        assert_eq!(log.commit_step(), SimStep::Committed);
+    };
+    let log = open(1);
+    log.create_stream(&name("s"), StreamSettings { shards: 1, ..Default::default() }).unwrap();
+    // A fold is due since half of this. Where the ring or the window is full, a start has to fold first.
+    (0..60).for_each(|_| store(&log));
+    drop(log);
+    sim.kill();
+    let log = open(2);
+    assert!(log.window_bytes() > 600_000, "{}", log.window_bytes());
+    store(&log);
+    assert_eq!(log.engine.metrics.folds.get(), 0);
 }

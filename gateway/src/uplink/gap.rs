@@ -83,20 +83,7 @@ fn record(gap: &Gap, key: Vec<u8>, point: HashKey, who: &Identity) -> Record {
 
 /// The parts of a gap that were not acknowledged.
 fn missing(gap: &Gap, cursor: &CursorState) -> Vec<(Number, Number)> {
-    let mut pieces = Vec::new();
-    let mut next = gap.from.max(cursor.next);
-    for &(from, to) in cursor.done.iter().filter(|(_, to)| *to >= gap.from) {
-        if from > gap.to {
-            break;
-        }
-        if from > next {
-            pieces.push((next, from - 1));
-        }
-        next = to.saturating_add(1);
-    }
-    if next <= gap.to {
-        pieces.push((next, gap.to));
-    }
+    let pieces = cursor.missing(gap.from, gap.to);
     if pieces.len() > PIECES_MAX { vec![(gap.from.max(cursor.next), gap.to)] } else { pieces }
 }
 

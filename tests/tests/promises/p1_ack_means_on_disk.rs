@@ -1,4 +1,4 @@
-//! P1: PUBACK, PUBREC and the HTTP 200 of PutRecords leave only after the fsync of the commit that holds the record.
+//! P1: PUBACK, PUBREC and the HTTP 200 of PutRecord and PutRecords leave only after the fsync of the commit that holds the record.
 //!
 //! A SIGKILL says nothing of fsync, since the page cache survives it. So the proof is the order of system calls, and what
 //! the gateway does when a sync is slow or fails.
@@ -132,7 +132,7 @@ fn windowed(addr: std::net::SocketAddr, device: u16, count: u16, window: u16) {
 }
 
 #[test]
-fn p1_a_pubrec_and_the_answer_to_put_records_leave_after_the_sync() {
+fn p1_a_pubrec_and_the_answers_to_put_record_and_put_records_leave_after_the_sync() {
     need!(tools::program("strace"), "strace is not installed");
     let home = tempfile::tempdir().unwrap();
     let trace = home.path().join("trace");
@@ -142,8 +142,10 @@ fn p1_a_pubrec_and_the_answer_to_put_records_leave_after_the_sync() {
     client.send_raw(&mqtt::publish(Version::V311, "dev/two", b"exactly-once-token", 2, 77, false, None)).unwrap();
     let answer = client.read().unwrap();
     assert_eq!((answer.kind(), answer.id()), (kind::PUBREC, 77));
-    let data = aws::blob(b"put-records-token");
-    let put = json!({"StreamName": "traced", "Records": [{"PartitionKey": "k", "Data": data}]});
+    let [one, many] = [&b"put-record-token"[..], b"put-records-token"];
+    let put = json!({"StreamName": "traced", "PartitionKey": "k", "Data": aws::blob(one)});
+    aws::call(gateway.api, "PutRecord", &put).unwrap();
+    let put = json!({"StreamName": "traced", "Records": [{"PartitionKey": "k", "Data": aws::blob(many)}]});
     aws::call(gateway.api, "PutRecords", &put).unwrap();
     drop(client);
     let calls = calls_of(gateway, &trace);
@@ -153,10 +155,13 @@ fn p1_a_pubrec_and_the_answer_to_put_records_leave_after_the_sync() {
     let answer = calls.iter().find(|call| call.is_send() && call.contains(&pubrec)).expect("a PUBREC in the trace");
     assert!(holds(synced_between(&calls, asked, answer), b"exactly-once-token"));
 
-    let asked = calls.iter().find(|call| call.is_receive() && call.contains(data.as_bytes())).unwrap();
-    let ok = |call: &&Call| call.is_send() && call.start > asked.end && call.contains(b" 200 OK");
-    let answer = calls.iter().find(ok).expect("a 200 in the trace");
-    assert!(holds(synced_between(&calls, asked, answer), b"put-records-token"));
+    for token in [one, many] {
+        let asked = |call: &&Call| call.is_receive() && call.contains(aws::blob(token).as_bytes());
+        let asked = calls.iter().find(asked).expect("a request in the trace");
+        let ok = |call: &&Call| call.is_send() && call.start > asked.end && call.contains(b" 200 OK");
+        let answer = calls.iter().find(ok).expect("a 200 in the trace");
+        assert!(holds(synced_between(&calls, asked, answer), token));
+    }
 }
 
 /// Every sync takes 200 ms longer. Strace delays the end of the call, so an acknowledgement that does not wait for it

@@ -282,9 +282,14 @@ fn p6_a_full_disk_is_survived_and_ingest_goes_on_when_space_returns() {
     }
     assert!(refused >= 5, "{} records were acknowledged and the disk is full", acked.len());
     assert!(gateway.alive(), "a full disk must not end the gateway\n{}", gateway.log());
+    let (status, says) = (gateway.http_get("/readyz").0, gateway.http_get("/status").1);
+    assert_eq!(status, 503, "a gateway that takes no record is not ready\n{says}");
+    assert!(says.contains("the file system is full"), "{says}");
     std::fs::remove_file(ballast).unwrap();
     let goes_on = tools::eventually(Duration::from_secs(30), || publish(&gateway, &mut acked));
     assert!(goes_on, "space is back and ingest is not\n{}", gateway.log());
+    let ready = || gateway.http_get("/readyz").0 == 200;
+    assert!(tools::eventually(Duration::from_secs(30), ready), "{}", gateway.http_get("/status").1);
     // Once more through a kill: what was acknowledged around the full disk survives it.
     gateway.restart();
     let kept = aws::read_stream(gateway.api, "default");

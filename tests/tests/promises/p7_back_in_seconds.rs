@@ -75,6 +75,7 @@ fn p7_the_first_puback_comes_within_2_s_of_a_start_on_a_large_log() {
         }
     }
     drop(client);
+    let mut fewest = f64::MAX;
     for _ in 0..3 {
         let took = back_after_kill(&mut gateway);
         let (read, folds) = (bytes_read(&gateway), gateway.metric("headwater_folds_total"));
@@ -86,5 +87,8 @@ fn p7_the_first_puback_comes_within_2_s_of_a_start_on_a_large_log() {
         );
         assert!(took < Duration::from_secs(2), "first PUBACK {took:?} after the start");
         assert!(read < RING_BYTES + REST_BYTES, "{read} bytes were read to be back");
+        fewest = fewest.min(folds);
     }
+    // A kill may find the window full, and a fold be quick on an idle machine; but an acknowledgement waits for none.
+    assert_eq!(fewest, 0.0, "each start folded before it acknowledged");
 }

@@ -7,7 +7,7 @@ use super::generator::Load;
 use super::ingest::round3;
 use super::machine;
 use crate::cli::child::{Gateway, Launch, WorkDir};
-use crate::cli::client::{block_on, until_interrupted};
+use crate::cli::client::{block_on, get, until_interrupted};
 use crate::cli::output::{Output, Unit};
 use crate::cli::{telemetry, usage, wire};
 use crate::units::ByteSize;
@@ -61,6 +61,8 @@ struct Report {
     resident_bytes_at_kill: Option<u64>,
     /// From starting the process to the first PUBACK.
     first_puback_s: f64,
+    /// Folds that had ended by then: acknowledging does not wait for them.
+    folds_at_first_puback: u64,
     /// Bytes the process had read from disk by then, and ten seconds later.
     read_bytes_at_first_puback: Option<u64>,
     read_bytes_later: Option<u64>,
@@ -79,17 +81,18 @@ impl Recover {
         let launch = Launch::new(&data, dir.path.join("gateway.log"));
         let gateway = launch.clone().listen(any, any, any).start()?;
         let launch = launch.listen(gateway.mqtt, gateway.api, gateway.console);
-        let (mqtt, load) = (gateway.mqtt, self.load(gateway.mqtt));
+        let (mqtt, console, load) = (gateway.mqtt, gateway.console, self.load(gateway.mqtt));
         let begun = Instant::now();
         let resident_bytes_at_kill = self.fill_and_kill(gateway, &load, out)?;
         let fill_seconds = begun.elapsed().as_secs_f64();
         let disk_bytes_in_log = forget(&data)?;
 
         let started = Instant::now();
-        let (first, starting) = block_on(until_interrupted(async {
+        let (first, folds_at_first_puback, starting) = block_on(until_interrupted(async {
             let starting = launch.spawn()?;
             first_puback(mqtt).await?;
-            Ok((started.elapsed(), starting))
+            let first = started.elapsed();
+            Ok((first, folds(console).await?, starting))
         }))?;
         let read_at_first = machine::read_bytes(starting.pid());
         let resident_at_first = machine::resident_bytes(starting.pid());
@@ -108,6 +111,7 @@ impl Recover {
             fill_seconds: round3(fill_seconds),
             resident_bytes_at_kill,
             first_puback_s: round3(first.as_secs_f64()),
+            folds_at_first_puback,
             read_bytes_at_first_puback: read_at_first,
             read_bytes_later: machine::read_bytes(gateway.pid()),
             resident_bytes_at_first_puback: resident_at_first,
@@ -187,6 +191,13 @@ async fn first_puback(mqtt: SocketAddr) -> Result<()> {
         tokio::time::sleep(KNOCK_EVERY).await;
     }
     anyhow::bail!("no PUBACK within {PATIENCE:?}")
+}
+
+/// Folds that have ended since the start, by the gateway's own count.
+async fn folds(console: SocketAddr) -> Result<u64> {
+    let (_, text) = get(&console.to_string(), "/metrics").await?;
+    let value = str::from_utf8(&text)?.lines().find_map(|line| line.strip_prefix("headwater_folds_total "));
+    Ok(value.context("the gateway counts no folds")?.parse()?)
 }
 
 async fn one_message(mqtt: SocketAddr) -> Result<bool> {
