@@ -496,6 +496,18 @@ mod tests {
     }
 
     #[test]
+    fn bytes_behind_the_last_record_are_refused() {
+        for count in [0, 1] {
+            let mut writer = BatchWriter::new(&stream(), 0);
+            (0..count).for_each(|_| writer.unnumbered(&NewRecord { key: b"k", data: b"v", ..Default::default() }));
+            let mut inside = zstd::stream::decode_all(&writer.finish().unwrap()[..]).unwrap();
+            inside.push(0);
+            let refused = decode(&zstd::bulk::compress(&inside, 1).unwrap());
+            assert_eq!(refused, Err(WireError::Malformed("bytes after the last record")), "{count} records");
+        }
+    }
+
+    #[test]
     fn an_answer_is_a_few_bytes_when_all_went_well() {
         let answer = encode_answer(&[Status::Stored; 8000]);
         assert!(answer.len() < 12);

@@ -322,12 +322,15 @@ mod tests {
 
     /// Headers as a client with this key, secret and clock signs them.
     fn sign(id: &str, secret: &str, at_s: u64, body: &[u8]) -> HeaderMap {
+        sign_as("host;x-amz-date;x-amz-target", id, secret, at_s, body)
+    }
+
+    fn sign_as(names: &str, id: &str, secret: &str, at_s: u64, body: &[u8]) -> HeaderMap {
         let date = format_basic(at_s);
         let mut headers = HeaderMap::new();
         headers.insert("host", HeaderValue::from_static("127.0.0.1:4567"));
         headers.insert("x-amz-date", date.parse().unwrap());
         headers.insert("x-amz-target", HeaderValue::from_static("Kinesis_20131202.ListStreams"));
-        let names = "host;x-amz-date;x-amz-target";
         let scope = format!("{}/eu-west-1/kinesis/aws4_request", &date[..8]);
         let canonical = canonical_request(&request(&headers), names, body);
         let to_sign = format!("{ALGORITHM}\n{date}\n{scope}\n{}", sha256_hex(canonical.as_bytes()));
@@ -432,6 +435,30 @@ mod tests {
             let (kind, says) = signs(twice).unwrap_err();
             assert_eq!(kind, Kind::InvalidSignature);
             assert!(says.ends_with("is named twice."), "{says}");
+        }
+    }
+
+    #[test]
+    fn a_scope_is_of_the_day_of_the_date() {
+        let mut headers = sign("AKID", "top/secret", NOW_S, b"");
+        let value = headers["authorization"].to_str().unwrap().replace("AKID/20270101/", "AKID/20270102/");
+        headers.insert("authorization", value.parse().unwrap());
+        let (kind, says) = check(&headers, b"", now()).unwrap_err();
+        assert_eq!(kind, Kind::InvalidSignature);
+        assert!(says.starts_with("Date in Credential scope does not match YYYYMMDD"), "{says}");
+    }
+
+    // With the target left out of what is signed, a ListStreams that was overheard is a DeleteStream.
+    #[test]
+    fn what_makes_a_request_another_has_to_be_signed() {
+        for (names, missing) in [
+            ("host;x-amz-date", "'X-Amz-Target'"),
+            ("host;x-amz-target", "'X-Amz-Date'"),
+            ("x-amz-date;x-amz-target", "'Host' or ':authority'"),
+        ] {
+            let (kind, says) = check(&sign_as(names, "AKID", "top/secret", NOW_S, b""), b"", now()).unwrap_err();
+            assert_eq!(kind, Kind::InvalidSignature);
+            assert_eq!(says, format!("{missing} must be a 'SignedHeader' in the AWS Authorization."));
         }
     }
 

@@ -590,4 +590,55 @@ async fn with_access_keys_nobody_gets_in_unsigned() {
     let mut batch = Request::post("/").body(Full::new(Bytes::new())).unwrap();
     batch.headers_mut().insert("content-type", wire::CONTENT_TYPE.parse().unwrap());
     assert_eq!(client.send(batch).await.status, 400);
+    // Nor with a key of ours and a signature that is not: on the short ways of another Headwater as on AWS's.
+    let date = super::date::format_basic(WALL_MS / 1000);
+    let scope = format!("{}/eu-west-1/kinesis/aws4_request", &date[..8]);
+    let forged = format!(
+        "AWS4-HMAC-SHA256 Credential=AKID/{scope}, SignedHeaders=host;x-amz-date, Signature={}",
+        "0".repeat(64)
+    );
+    for content_type in ["application/x-amz-json-1.1", wire::CONTENT_TYPE, wire::blocks::CONTENT_TYPE] {
+        let request = Request::post("/").header("content-type", content_type).header("authorization", &forged);
+        let request = request.header("x-amz-date", &date).body(Full::new(Bytes::from_static(b"{}"))).unwrap();
+        let answer = client.send(request).await;
+        assert!(answer.text().contains("InvalidSignatureException"), "{content_type}: {}", answer.text());
+    }
+}
+
+// A record that fits the batch and, with the origin of its lane, not the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_a_batch_that_the_log_refuses_is_refused_alone_and_said_to_be() {
+    let gateway = Gateway::start().await;
+    let mut client = gateway.client().await;
+    client.create("s", 1).await;
+    let mut writer = BatchWriter::new(&StreamName::new("s").unwrap(), 0);
+    let lane = writer.lane(7, 1, "hw1/edge/1/s/0/");
+    let large = [Header::new(HeaderId::UserProperty, vec![b'x'; crate::record::HEADERS_BYTES_MAX - 8])];
+    for (n, headers) in [(1, &[][..]), (2, &large[..]), (3, &[][..])] {
+        let data = n.to_string();
+        let record = NewRecord { key: b"k", headers, data: data.as_bytes(), ..NewRecord::default() };
+        writer.record(lane, n, true, &record);
+    }
+    let body = Full::new(Bytes::from(writer.finish().unwrap()));
+    let answer = client.send(Request::post("/").header("content-type", wire::CONTENT_TYPE).body(body).unwrap()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let statuses = wire::decode_answer(&answer.body, 3).unwrap();
+    assert_eq!(statuses, [Status::Stored, Status::Refused, Status::Stored]);
+    let iterator = client.iterator(oldest("s", 0)).await;
+    assert_eq!(client.texts(&iterator).await, ["1", "3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_iterator_of_a_deleted_stream_does_not_read_the_one_made_again_under_its_name() {
+    let gateway = Gateway::start().await;
+    let mut client = gateway.client().await;
+    client.create("s", 1).await;
+    client.put("s", "k", "old").await;
+    let iterator = client.iterator(oldest("s", 0)).await;
+    client.call("DeleteStream", json!({"StreamName": "s"})).await;
+    client.create("s", 1).await;
+    client.put("s", "k", "new").await;
+    let refused = client.post("GetRecords", json!({"ShardIterator": iterator}).to_string()).await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert!(refused.text().contains("ResourceNotFoundException"), "{}", refused.text());
 }

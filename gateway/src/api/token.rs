@@ -244,6 +244,17 @@ mod tests {
         assert_eq!(key("g").read_streams_after(now, &key("g").streams_after(now, "a-b")), Ok("a-b".into()));
     }
 
+    #[test]
+    fn where_a_list_goes_on_is_no_other_token() {
+        let now = at(&Clock::manual(1, WALL));
+        let after = ShardsAfter { stream: StreamName::new("s").unwrap(), stream_id: 3, after: 7 };
+        assert_eq!(key("g").read_streams_after(now, &key("g").shards_after(now, &after)), Err(TokenError::Foreign));
+        assert_eq!(
+            key("g").read_shards_after(now, &key("g").streams_after(now, "12345678s")),
+            Err(TokenError::Foreign)
+        );
+    }
+
     proptest! {
         #[test]
         fn a_token_with_any_bit_changed_is_refused(bit in 0usize..400) {

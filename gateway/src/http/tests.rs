@@ -182,3 +182,17 @@ async fn bytes_hold_their_charge_until_they_are_dropped() {
     drop(held);
     budget.raise(&mut more, 10 << 10).await.unwrap();
 }
+
+// Only one that has sent a request may be idle for long.
+#[tokio::test]
+async fn who_never_asks_has_no_more_time_than_for_a_head() {
+    let echo = Arc::new(Echo { budget: Budget::new(1 << 20), turned_away: AtomicUsize::new(0) });
+    let limits = Limits { idle: Duration::from_secs(60), ..SHORT };
+    let server = Server::start("127.0.0.1:0".parse().unwrap(), limits, echo).await.unwrap();
+    assert_eq!(rest(connect(&server).await).await, "");
+    let mut asked = connect(&server).await;
+    asked.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    asked.write_all(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 4\r\n\r\nfour").await.unwrap();
+    assert!(rest(asked).await.ends_with("\r\n\r\n4"));
+}

@@ -366,3 +366,23 @@ fn file_of(name: &str) -> Option<u32> {
 fn path(stream: u32, file: u32) -> String {
     format!("{}/{file:08x}.blob", dir_of(stream))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::disk::sim::SimDisk;
+    use super::*;
+
+    #[test]
+    fn a_file_is_needed_as_long_as_its_last_record() {
+        let files = BlobFiles::new(SimDisk::new(1).mount(), 1 << 20, Metrics::new());
+        let blob = |file| BlobRef { file, offset: 0, length: 70_000, checksum: 0 };
+        for (file, shard, number) in [(0, 0, 4), (0, 0, 7), (0, 1, 3), (1, 0, 9)] {
+            files.refer(5, &blob(file), shard, number);
+        }
+        let unneeded = |oldest: [u64; 2]| files.unneeded(5, |shard| oldest[shard as usize]);
+        assert_eq!(unneeded([7, 4]), [] as [u32; 0]);
+        assert_eq!(unneeded([8, 3]), [] as [u32; 0], "another shard has one in it");
+        assert_eq!(unneeded([8, 4]), [0]);
+        assert_eq!(unneeded([10, 4]), [0, 1]);
+    }
+}

@@ -1,5 +1,6 @@
 //! Damage of every file of the log: quarantined, told, salvaged, and ingest goes on.
 
+use super::disk::Mode;
 use super::disk::sim::{Fault, SimDisk};
 use super::sim::{SimSizes, SteppedLog};
 use super::tests::{Bench, STOP, all, fill, name, numbers, put};
@@ -104,7 +105,7 @@ fn a_segment_with_a_flipped_bit_anywhere_takes_nothing_along() {
     let newest = filled(&bench);
     let last = segments(&bench).pop().unwrap();
     let sound = std::fs::read(&last).unwrap();
-    for n in 0..40 {
+    for n in 0..20 {
         let mut bytes = sound.clone();
         let at = 4096 + n * 173 % (12 << 10);
         bytes[at] ^= 1 << (n % 8);
@@ -462,4 +463,33 @@ fn what_a_salvage_saved_is_put_in_its_place_by_the_next_healing() {
     while reader.next_blocking(100, 1 << 20).is_ok_and(|entries| !entries.is_empty()) {}
     log.heal();
     assert_eq!(read(&log), (20, 0));
+}
+
+// The ledger knew the rest of the block alone, and a later reader was told the front of it as something else.
+#[test]
+fn a_reader_that_comes_into_a_damaged_block_enters_all_of_it_into_the_ledger() {
+    let (sim, clock) = (SimDisk::new(1), Clock::manual(1, 1_800_000_000_000));
+    let log = SteppedLog::open(sim.mount(), clock.clone(), 1, SIZES).unwrap();
+    let settings = StreamSettings { shards: 1, ..StreamSettings::default() };
+    let stream = log.create_stream(&name("s"), settings).unwrap();
+    let mut batch = Batch::new();
+    let marked = [0xab; 2_000];
+    (0..10).for_each(|_| batch.push(&stream, &NewRecord { key: b"k", data: &marked, ..Default::default() }).unwrap());
+    log.append(&mut log.appender(), &mut batch).unwrap().unwrap();
+    log.commit_step();
+    log.fold_step(true).unwrap();
+    log.close().unwrap();
+    let (path, len) = sim.files().into_iter().rfind(|(path, _)| path.starts_with("segments/")).unwrap();
+    let mut bytes = vec![0; len as usize];
+    sim.mount().open(&path, Mode::Existing).unwrap().read_at(0, &mut bytes).unwrap();
+    let heads = bytes.windows(4).enumerate().filter(|(_, four)| four == b"HWB1").map(|(at, _)| at as u64);
+    heads.for_each(|at| sim.damage(&path, at + 80, 0xff));
+    let log = SteppedLog::open(sim.mount(), clock, 2, SIZES).unwrap();
+    let stream = log.stream("s").unwrap();
+    let mut reader = log.reader(&stream, 0, Position::At(6)).unwrap();
+    let told = reader.next_blocking(10, 1 << 20).unwrap();
+    assert!(matches!(&told[..], [Entry::Gap(gap)] if (gap.from, gap.to) == (6, 10)), "{told:?}");
+    log.commit_step();
+    let rows: Vec<_> = log.gaps(&stream).iter().map(|gap| (gap.from, gap.to)).collect();
+    assert_eq!(rows, [(1, 10)]);
 }

@@ -203,3 +203,76 @@ fn what_a_sink_lost_is_told_apart_from_what_it_had() {
     };
     assert_eq!((lost("done"), lost("behind")), (0, evicted - 120));
 }
+
+#[test]
+fn a_required_sink_holds_a_segment_down_to_its_last_record() {
+    let (sim, clock) = (SimDisk::new(1), Clock::manual(1, 1_800_000_000_000));
+    let mut log = SteppedLog::open(sim.mount(), clock.clone(), 1, SIZES).unwrap();
+    let settings = StreamSettings { shards: 1, retention: Span::secs(60), ..StreamSettings::default() };
+    let stream = log.create_stream(&name(), settings).unwrap();
+    log.register_sink("cloud", &stream, true);
+    fill(&log, &stream, 60);
+    let last = log.engine.store.entries(stream.id)[0].extent.shards[&0].last;
+    assert!(last < 600);
+    clock.advance(120_000);
+    for (next, oldest) in [(last, 1), (last + 1, last + 1)] {
+        log.move_cursor("cloud", &stream, 0, CursorState::at(next));
+        for _ in 0..4 {
+            log.tick();
+            log.commit_step();
+        }
+        assert_eq!(stream.shard(0).unwrap().oldest(), oldest, "the sink wants {next}");
+        let label = crate::metrics::ReasonLabel { part: "log", reason: "expired" };
+        assert_eq!(log.engine.metrics.gap_records.get_or_create(&label).get(), oldest - 1);
+    }
+}
+
+// Records of an earlier boot: those of this one move with its clock.
+#[test]
+fn after_a_jump_of_the_wall_clock_age_takes_a_segment_an_hour() {
+    const DAY_MS: i64 = 86_400_000;
+    let sim = SimDisk::new(1);
+    let log = open(&sim, 1);
+    let settings = StreamSettings { shards: 1, retention: Span::secs(86_400), ..StreamSettings::default() };
+    let stream = log.create_stream(&name(), settings).unwrap();
+    fill(&log, &stream, 60);
+    log.close().unwrap();
+    let clock = Clock::manual(2, 1_800_000_060_000);
+    let mut log = SteppedLog::open(sim.mount(), clock.clone(), 2, SIZES).unwrap();
+    let stream = log.stream("s").unwrap();
+    let segments = |log: &SteppedLog| log.engine.store.entries(stream.id).len();
+    let all = segments(&log);
+    assert!(all > 3, "{all}");
+    let settle = |log: &mut SteppedLog| {
+        for _ in 0..6 {
+            log.tick();
+            log.commit_step();
+        }
+    };
+    settle(&mut log);
+    clock.jump_wall(10 * DAY_MS);
+    settle(&mut log);
+    assert_eq!(segments(&log), all, "the clock may be wrong");
+    for hours in 1..=2 {
+        clock.advance(3_600_001);
+        settle(&mut log);
+        assert_eq!(segments(&log), all - hours);
+    }
+}
+
+#[test]
+fn p6_a_stream_that_rejects_is_full_at_the_budget_of_the_box() {
+    const BUDGET: u64 = 16 << 20;
+    let sim = SimDisk::new(1);
+    let sizes = SimSizes { budget: BUDGET, ..SIZES };
+    let mut log = SteppedLog::open(sim.mount(), Clock::manual(1, 1_800_000_000_000), 1, sizes).unwrap();
+    let settings = StreamSettings { shards: 1, on_full: OnFull::Reject, ..StreamSettings::default() };
+    let stream = log.create_stream(&name(), settings).unwrap();
+    while !stream.refuses() {
+        assert!(log.engine.bytes_used() < BUDGET, "it takes more than the box may hold");
+        fill(&log, &stream, 10);
+        log.tick();
+        log.commit_step();
+    }
+    assert_eq!(stream.shard(0).unwrap().oldest(), 1);
+}

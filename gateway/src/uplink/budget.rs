@@ -65,6 +65,14 @@ mod tests {
     }
 
     #[test]
+    fn a_link_that_was_idle_has_a_seconds_worth_and_no_more() {
+        let mut budget = Budget::new(Some(1000), 0);
+        assert_eq!(budget.wait_ms(50_000), 0);
+        budget.spend(1000);
+        assert!(budget.wait_ms(50_000) > 0);
+    }
+
+    #[test]
     fn without_a_cap_nothing_waits() {
         let mut budget = Budget::new(None, 0);
         budget.spend(usize::MAX);

@@ -90,3 +90,43 @@ impl DeadLetters {
         if is_full { Err(NotKept::Full) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::log::{Options, StreamSettings};
+    use crate::metrics::Metrics;
+    use crate::record::StreamName;
+
+    // The record is acknowledged next, so its letter has to be on the disk.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn p1_a_letter_is_durable_before_its_record_is_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(Options::new(dir.path()), Clock::system(), Metrics::new()).unwrap();
+        let create = |name: &str| {
+            let settings = StreamSettings { shards: 1, ..Default::default() };
+            log.create_stream(&StreamName::new(name).unwrap(), settings).unwrap()
+        };
+        let (stream, letters) = (create("s"), create("letters"));
+        let who = Identity { gateway: "g".into(), incarnation: 1, stream: stream.name.clone() };
+        let mut dead = DeadLetters::new(&log, &stream, "letters");
+        for number in 1..=20 {
+            let record = Record {
+                number,
+                arrival_ms: 0,
+                key: "k".into(),
+                explicit_hash: None,
+                producer: None,
+                headers: Vec::new(),
+                data: "x".into(),
+            };
+            dead.bury(0, &record, &who, "no").await.unwrap();
+            assert_eq!(letters.shard(0).unwrap().newest(), number);
+        }
+        let mut reader = log.reader(&letters, 0, crate::log::Position::Oldest).unwrap();
+        let kept = reader.next_blocking(1, 1 << 20).unwrap();
+        let [crate::log::Entry::Record(letter)] = &kept[..] else { panic!("{kept:?}") };
+        assert_eq!(letter.header(HeaderId::Origin).unwrap(), &format!("{}1", who.prefix(0))[..], "its id stays");
+    }
+}

@@ -206,6 +206,15 @@ mod tests {
         assert_eq!(progress.next(), 10);
     }
 
+    // A window that never empties is one that nothing enters any more.
+    #[test]
+    fn what_is_passed_over_leaves_the_window() {
+        let mut progress = Progress::new(&CursorState::default());
+        (1..=200).for_each(|number| _ = progress.note_read(number, 10));
+        progress.raise(5_000);
+        assert_eq!(progress.window_bytes(), 0);
+    }
+
     #[test]
     fn a_lost_range_of_billions_costs_nothing() {
         let mut progress = Progress::new(&CursorState::at(10));

@@ -140,3 +140,57 @@ async fn stopping_answers_what_is_on_its_way_and_says_goodbye() {
     assert_eq!(last, [0xe0, 2, 0x8b, 0]);
     assert_eq!(gateway.payloads("default").len(), answered);
 }
+
+// Another user's unfinished messages under this client id would answer for this one's, and so would those of last year.
+#[tokio::test]
+async fn a_session_of_another_identity_or_of_long_ago_is_not_taken_up() {
+    use crate::log::{Batch, Table};
+    use crate::mqtt::session::{Kept, kept::KEPT_MS};
+    let gateway = Gateway::start().await;
+    let now_ms = crate::clock::Clock::system().now().wall_ms;
+    let nobody = xxhash_rust::xxh3::xxh3_64(b"");
+    let ids = vec![crate::mqtt::codec::PacketId::new(1).unwrap()];
+    let ours = Kept { subscribed: false, owner: nobody, changed_ms: now_ms, ids };
+    let foreign = Kept { owner: nobody + 1, ..ours.clone() };
+    let stale = Kept { changed_ms: now_ms - KEPT_MS - 60_000, ..ours.clone() };
+    for (kept, present, stays) in [(&ours, 1, true), (&foreign, 0, true), (&stale, 0, false)] {
+        let mut batch = Batch::new();
+        batch.put_state(Table::Sessions, b"c1".to_vec(), Some(kept.encode()));
+        gateway.log.appender().commit(&mut batch).await.unwrap();
+        let mut client = gateway.client().await;
+        client.send(&connect_with(5, false, "c1", b"\x11\0\0\x0e\x10")).await;
+        assert_eq!(client.packet().await[2..4], [present, 0], "{kept:?}");
+        assert_eq!(gateway.log.state(Table::Sessions, b"c1").is_some(), stays, "{kept:?}");
+        let stored = gateway.payloads("default").len();
+        let mut again = publish5(2, 1, "a", &[], "x");
+        again[0] |= 8;
+        client.send(&again).await;
+        client.expect(&[0x50, 2, 0, 1]).await;
+        assert_eq!(gateway.payloads("default").len() - stored, 1 - usize::from(present), "{kept:?}");
+        drop(client);
+    }
+}
+
+// After a crash its retransmission would be acknowledged and stored nowhere.
+#[tokio::test]
+async fn p1_the_identifier_of_a_message_that_a_full_stream_refused_is_not_kept() {
+    use crate::log::{OnFull, StreamSettings, Table};
+    let gateway = Gateway::start().await;
+    let name = crate::record::StreamName::new("default").unwrap();
+    let max_bytes = Some(crate::units::ByteSize(64 << 10));
+    let settings = StreamSettings { shards: 1, max_bytes, on_full: OnFull::Reject, ..StreamSettings::default() };
+    gateway.log.update_stream(&name, settings).unwrap();
+    let mut client = gateway.client().await;
+    client.send(&connect_with(5, false, "c5", b"\x11\0\0\x0e\x10")).await;
+    client.packet().await;
+    let payload = "x".repeat(30_000);
+    for id in 1..=2_000u16 {
+        client.send(&publish5(1, id, "a", &[], &payload)).await;
+        if client.packet().await.len() == 5 {
+            break;
+        }
+    }
+    client.send(&publish5(2, 7, "a", &[], &payload)).await;
+    client.expect(&[0x50, 3, 0, 7, 0x97]).await;
+    assert_eq!(gateway.log.state(Table::Sessions, b"c5"), None);
+}

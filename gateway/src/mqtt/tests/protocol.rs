@@ -280,3 +280,81 @@ async fn a_message_with_too_many_properties_is_refused_and_the_next_is_taken() {
     let records = gateway.records("default");
     assert_eq!((records.len(), records[0].headers.len()), (1, crate::wire::HEADERS_MAX - 2));
 }
+
+// An identifier kept for a message that was refused would answer the next message under it, which is stored nowhere.
+#[tokio::test]
+async fn the_identifier_of_a_refused_qos_2_message_is_free_again() {
+    let allow = [AllowConfig { identity: "*".into(), publish: vec!["up/{client_id}/#".into()], subscribe: Vec::new() }];
+    let gateway = Gateway::with(MqttConfig::default(), &[], &allow).await;
+    let mut client = gateway.connected(5, "c1").await;
+    client.send(&publish5(2, 7, "up/c2/x", &[], "refused")).await;
+    client.expect(&[0x50, 3, 0, 7, 0x87]).await;
+    client.send(&publish5(2, 7, "up/c1/x", &[], "taken")).await;
+    client.expect(&[0x50, 2, 0, 7]).await;
+    assert_eq!(gateway.payloads("default"), ["taken"]);
+}
+
+// The same where it is the stream that refuses: the message that is sent again is refused again, and not acknowledged.
+#[tokio::test]
+async fn a_qos_2_message_that_a_full_stream_refused_is_refused_again() {
+    let gateway = Gateway::with(MqttConfig::default(), &[route(&["#"], "small", "{client_id}")], &[]).await;
+    let name = crate::record::StreamName::new("small").unwrap();
+    let max_bytes = Some(ByteSize(64 << 10));
+    let settings = StreamSettings { shards: 1, max_bytes, on_full: OnFull::Reject, ..StreamSettings::default() };
+    gateway.log.update_stream(&name, settings).unwrap();
+    let mut client = gateway.connected(5, "c5").await;
+    let payload = "x".repeat(30_000);
+    for id in 1..=2_000u16 {
+        client.send(&publish5(1, id, "a", &[], &payload)).await;
+        if client.packet().await.len() == 5 {
+            break;
+        }
+    }
+    for _ in 0..3 {
+        client.send(&publish5(2, 7, "a", &[], &payload)).await;
+        client.expect(&[0x50, 3, 0, 7, 0x97]).await;
+    }
+}
+
+// What came behind the refused message is sent again behind it: an answer now would let it overtake.
+#[tokio::test]
+async fn nothing_behind_a_message_that_a_full_stream_refused_is_answered_to_a_311_client() {
+    let routes = [route(&["full"], "small", "{client_id}"), route(&["#"], "default", "{client_id}")];
+    let gateway = Gateway::with(MqttConfig::default(), &routes, &[]).await;
+    let name = crate::record::StreamName::new("small").unwrap();
+    let max_bytes = Some(ByteSize(64 << 10));
+    let settings = StreamSettings { shards: 1, max_bytes, on_full: OnFull::Reject, ..StreamSettings::default() };
+    gateway.log.update_stream(&name, settings).unwrap();
+    let mut filling = gateway.connected(5, "c5").await;
+    for id in 1..=2_000u16 {
+        filling.send(&publish5(1, id, "full", &[], &"x".repeat(30_000))).await;
+        if filling.packet().await.len() == 5 {
+            break;
+        }
+    }
+    for round in 0..5 {
+        let mut old = gateway.connected(4, &format!("c{round}")).await;
+        let mut burst = publish(1, 1, "full", "x");
+        (2..=90u16).for_each(|id| burst.extend(publish(1, id, "a", &"x".repeat(200))));
+        // Part of it may meet a closed door.
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut old.socket, &burst).await;
+        old.expect_end().await;
+    }
+}
+
+#[tokio::test]
+async fn qos_0_gives_way_while_connections_wait_for_the_log() {
+    let gateway = Gateway::start().await;
+    let mut client = gateway.connected(4, "c1").await;
+    let shared = gateway.mqtt.as_ref().unwrap().shared.clone();
+    let behind = shared.mark_behind();
+    client.send(&publish(0, 0, "a", "dropped")).await;
+    client.send(&publish(1, 1, "a", "one")).await;
+    client.expect(&[0x40, 2, 0, 1]).await;
+    drop(behind);
+    client.send(&publish(0, 0, "a", "kept")).await;
+    client.send(&publish(1, 2, "a", "two")).await;
+    client.expect(&[0x40, 2, 0, 2]).await;
+    assert_eq!(gateway.payloads("default"), ["one", "kept", "two"]);
+    assert_eq!(gateway.rejects("qos0_overload"), 1);
+}

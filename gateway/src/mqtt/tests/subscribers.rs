@@ -252,3 +252,23 @@ async fn the_death_of_the_buss_router_does_not_stop_ingest_and_listeners_hear_ag
     }
     panic!("nothing is heard any more");
 }
+
+#[tokio::test]
+async fn subscriptions_are_counted_as_long_as_their_client_is_there() {
+    let gateway = Gateway::start().await;
+    let counted = || gateway.metrics.mqtt_subscriptions.get();
+    let mut client = gateway.connected(4, "c1").await;
+    for (id, filter) in [(1, "a"), (2, "b"), (3, "b")] {
+        client.send(&subscribe(4, id, filter, 1)).await;
+        client.packet().await;
+    }
+    assert_eq!(counted(), 2);
+    drop(client);
+    for _ in 0..500 {
+        if counted() == 0 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("{} are left of a client that is gone", counted());
+}

@@ -255,4 +255,17 @@ mod tests {
         flate2::read::GzDecoder::new(gzip).read_to_string(&mut text).unwrap();
         assert_eq!(text, "one\ntwo\n");
     }
+    // The cursor passes what is in a file that has its name.
+    #[test]
+    fn p1_a_file_that_cannot_be_synced_gets_no_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut roller = Roller::start(dir.path(), "s".into(), Compression::None).unwrap();
+        roller.write(b"line\n", 1).unwrap();
+        let path = roller.open.as_ref().unwrap().path.clone();
+        // A device that takes bytes and knows no sync.
+        let device = OpenOptions::new().write(true).open("/dev/null").unwrap();
+        roller.open.as_mut().unwrap().writer = Writer::Plain(BufWriter::new(device));
+        assert!(roller.complete().is_err());
+        assert!(!path.exists());
+    }
 }

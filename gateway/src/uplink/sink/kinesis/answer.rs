@@ -257,5 +257,15 @@ mod tests {
         assert!(matches!(fault(404, ""), Fault::Broken(_)));
         assert!(matches!(fault(400, r#"{"__type":"ResourceNotFoundException","message":"m"}"#), Fault::Broken(_)));
         assert_eq!(fault(503, ""), Fault::Throttled);
+        assert!(matches!(fault(413, ""), Fault::Refused(_)), "it is made smaller, not sent again as it is");
+    }
+
+    #[test]
+    fn what_a_full_stream_did_not_take_is_not_stored() {
+        let stored = [Status::Stored, Status::Duplicate];
+        assert_eq!(taken(7, &stored), Taken::All(7));
+        for not in [Status::Full, Status::Refused, Status::Failed] {
+            assert_eq!(taken(7, &[Status::Stored, not, Status::Duplicate]), Taken::Some(vec![true, false, true]));
+        }
     }
 }

@@ -229,3 +229,37 @@ fn put_text(text: &mut Vec<u8>, value: &str) {
     // A string into a Vec: it cannot fail.
     let _ = serde_json::to_writer(text, value);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uplink::map::ShardMap;
+    use crate::uplink::sink::GroupId;
+    use crate::wire::BatchReader;
+    use std::sync::Arc;
+
+    // By its number the other side would take it for an old record of its lane, and a loss would not be told.
+    #[test]
+    fn p5_a_notice_in_the_place_of_a_record_has_no_number() {
+        let who = Identity { gateway: "g".into(), incarnation: 1, stream: StreamName::new("s").unwrap() };
+        for (lane, kind, numbered) in [(3, Kind::Record, true), (3, Kind::Gap, false), (GAP_LANE, Kind::Gap, true)] {
+            let record = Record {
+                number: 5,
+                arrival_ms: 0,
+                key: "k".into(),
+                explicit_hash: None,
+                producer: None,
+                headers: Vec::new(),
+                data: "x".into(),
+            };
+            let records = Arc::new(vec![Outgoing { kind, record }]);
+            let group = Group { id: GroupId { shard: 0, track: 0 }, lane, upstream: 0, records, bytes: 2 };
+            let request = Request { groups: vec![group], map: Arc::new(ShardMap::whole()) };
+            let put: serde_json::Value = serde_json::from_slice(&headwater("s", &request, &who)).unwrap();
+            assert_eq!(put["Records"][0]["Headwater"].get("Sequence").is_some(), numbered, "{lane} {kind:?}");
+            let sent = wire::inflate(&batch("s", &request, &who).unwrap(), wire::BATCH_BYTES_MAX).unwrap();
+            let sent = BatchReader::open(sent).unwrap().next().unwrap().unwrap();
+            assert_eq!(sent.producer.is_some(), numbered, "{lane} {kind:?}");
+        }
+    }
+}
