@@ -191,17 +191,22 @@ impl Forwarder {
     /// Runs until it is told to stop, and then until what is in flight has come back.
     pub async fn run(mut self) {
         while !is_stopped(&self.setup.stop) && !self.setup.stream.is_deleted() {
-            let now_ms = self.now_ms();
-            self.follow_map(now_ms);
-            self.blocks_wanted.store(self.setup.sink.limits().blocks, Ordering::Relaxed);
-            self.fill(now_ms).await;
-            self.wake(now_ms);
-            self.send(now_ms);
-            self.save(now_ms, false);
-            self.show(now_ms);
-            self.wait(self.sleep_ms(self.now_ms())).await;
+            self.turn().await;
         }
         self.drain().await;
+    }
+
+    /// Does what can be done now, and waits until there is more to do.
+    async fn turn(&mut self) {
+        let now_ms = self.now_ms();
+        self.follow_map(now_ms);
+        self.blocks_wanted.store(self.setup.sink.limits().blocks, Ordering::Relaxed);
+        self.fill(now_ms).await;
+        self.wake(now_ms);
+        self.send(now_ms);
+        self.save(now_ms, false);
+        self.show(now_ms);
+        self.wait(self.sleep_ms(self.now_ms())).await;
     }
 
     /// Waits for what is in flight. Whoever stops it may lose patience, so what is known already is saved each time.

@@ -12,3 +12,4 @@ mod p5_every_loss_is_told;
 mod p6_bounded;
 mod p7_back_in_seconds;
 mod p8_bad_input_costs_its_sender;
+mod p8_what_others_pay;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::log::{Options, StreamSettings};
 use crate::record::{NewRecord, Record, StreamName};
+use crate::units::ByteSize;
 use crate::uplink::config::Sending;
 use crate::uplink::sink::{Limits, SinkFuture};
 use std::sync::atomic::AtomicUsize;
@@ -52,6 +53,74 @@ fn each(request: &Request, outcome: &Outcome) -> Answer {
     Answer { outcomes, map_is_stale: false, whole: None }
 }
 
+/// A log with one shard and records of two keys in it, by turns.
+async fn log_with(dir: &std::path::Path, records: usize, data: &[u8]) -> (Log, Arc<Stream>) {
+    let log = Log::open(Options::new(dir), Clock::system(), Metrics::new()).unwrap();
+    let settings = StreamSettings { shards: 1, ..Default::default() };
+    let stream = log.create_stream(&StreamName::new("s").unwrap(), settings).unwrap();
+    let mut batch = crate::log::Batch::new();
+    for n in 0..records {
+        let key = if n % 2 == 0 { b"a" } else { b"b" };
+        batch.push(&stream, &NewRecord { key, data, ..Default::default() }).unwrap();
+    }
+    log.appender().commit(&mut batch).await.unwrap();
+    log.register_sink("up", std::slice::from_ref(&stream), true);
+    (log, stream)
+}
+
+fn forwarder(
+    log: &Log,
+    stream: &Arc<Stream>,
+    sink: &Arc<Scripted>,
+    sending: Sending,
+) -> (Forwarder, watch::Sender<bool>) {
+    let (stop, stopped) = watch::channel(false);
+    let forwarder = Forwarder::new(Setup {
+        log: log.clone(),
+        stream: stream.clone(),
+        sink: sink.clone(),
+        common: Common { name: "up".into(), ..Common::default() },
+        sending,
+        who: Identity { gateway: "g".into(), incarnation: 1, stream: stream.name.clone() },
+        clock: Clock::system(),
+        metrics: Metrics::new(),
+        budget: Arc::new(Mutex::new(Budget::new(None, 0))),
+        trouble: Trouble::default(),
+        stop: stopped,
+    });
+    (forwarder, stop)
+}
+
+/// What is held of a backlog of 4 MB behind a request of the first key that never comes back after two
+/// seconds: bytes in hand, and bytes from the first record that is not acknowledged.
+async fn held_behind_a_stuck_request(sending: Sending) -> (usize, u64) {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, stream) = log_with(dir.path(), 4_000, &[b'x'; 1_000]).await;
+    let script: Script = Box::new(|at, request| {
+        Box::pin(async move {
+            match at {
+                0 => std::future::pending().await,
+                _ => each(&request, &Outcome::Stored),
+            }
+        })
+    });
+    let sink = Arc::new(Scripted { script, sent: AtomicUsize::new(0) });
+    let (mut forwarder, _stop) = forwarder(&log, &stream, &sink, sending);
+    let until = tokio::time::Instant::now() + Duration::from_secs(2);
+    while tokio::time::timeout_at(until, forwarder.turn()).await.is_ok() {}
+    (forwarder.lanes[0].held_bytes(), forwarder.lanes[0].progress().window_bytes())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p6_a_stuck_key_holds_no_more_than_the_memory_and_the_window_of_its_sink() {
+    let bound = ByteSize(256 << 10);
+    let chunk = 256 << 10;
+    let (held, _) = held_behind_a_stuck_request(Sending { memory: bound, ..Sending::default() }).await;
+    assert!((100_000..(256 << 10) + chunk).contains(&held), "{held}");
+    let (_, window) = held_behind_a_stuck_request(Sending { window: bound, ..Sending::default() }).await;
+    assert!((100_000..(256 << 10) + chunk as u64).contains(&window), "{window}");
+}
+
 struct Run {
     _dir: tempfile::TempDir,
     log: Log,
@@ -65,32 +134,11 @@ struct Run {
 impl Run {
     /// Two records in two lanes, on their way.
     async fn start(script: Script) -> Self {
-        let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::system());
-        let log = Log::open(Options::new(dir.path()), clock.clone(), Metrics::new()).unwrap();
-        let settings = StreamSettings { shards: 1, ..Default::default() };
-        let stream = log.create_stream(&StreamName::new("s").unwrap(), settings).unwrap();
-        let mut batch = crate::log::Batch::new();
-        for key in ["a", "b"] {
-            batch.push(&stream, &NewRecord { key: key.as_bytes(), data: b"x", ..Default::default() }).unwrap();
-        }
-        log.appender().commit(&mut batch).await.unwrap();
-        let common = Common { name: "up".into(), ..Common::default() };
-        log.register_sink("up", std::slice::from_ref(&stream), true);
-        let (stop, stopped) = watch::channel(false);
-        let (sink, trouble) = (Arc::new(Scripted { script, sent: AtomicUsize::new(0) }), Trouble::default());
-        let forwarder = Forwarder::new(Setup {
-            log: log.clone(),
-            stream: stream.clone(),
-            sink: sink.clone(),
-            common,
-            sending: Sending::default(),
-            who: Identity { gateway: "g".into(), incarnation: 1, stream: stream.name.clone() },
-            clock,
-            metrics: Metrics::new(),
-            budget: Arc::new(Mutex::new(Budget::new(None, 0))),
-            trouble: trouble.clone(),
-            stop: stopped,
-        });
+        let dir = tempfile::tempdir().unwrap();
+        let (log, stream) = log_with(dir.path(), 2, b"x").await;
+        let sink = Arc::new(Scripted { script, sent: AtomicUsize::new(0) });
+        let (forwarder, stop) = forwarder(&log, &stream, &sink, Sending::default());
+        let trouble = forwarder.setup.trouble.clone();
         let running = tokio::spawn(forwarder.run());
         Run { _dir: dir, log, stream, sink, trouble, stop, running }
     }
