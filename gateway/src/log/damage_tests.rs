@@ -493,3 +493,30 @@ fn a_reader_that_comes_into_a_damaged_block_enters_all_of_it_into_the_ledger() {
     let rows: Vec<_> = log.gaps(&stream).iter().map(|gap| (gap.from, gap.to)).collect();
     assert_eq!(rows, [(1, 10)]);
 }
+
+// The frame that made a stream was all that knew of it until the first fold, minutes later: with that frame damaged another
+// stream was made under the name, from number 1 on, behind the cursors of the first.
+#[test]
+fn a_stream_outlives_the_journal_it_was_made_in_before_its_records_are_folded() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let stream = log.create_stream(&name("s"), StreamSettings { shards: 1, ..Default::default() }).unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while log.inner.engine.metrics.folds.get() == 0 {
+        assert!(std::time::Instant::now() < until, "what a stream is is not folded");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    put(&log, &stream, 0..8, 100);
+    let (cut, flipped) = (Bench::copy_of(&bench), Bench::copy_of(&bench));
+    log.close(STOP);
+    std::fs::remove_dir_all(cut.path().join("journal")).unwrap();
+    flip(&flipped.path().join("journal/0000"), 4);
+    for damaged in [cut, flipped] {
+        let log = damaged.open();
+        let stream = log.stream("s").expect("the state knows it");
+        let placed = put(&log, &stream, 0..1, 100);
+        let Placement::Stored { number, .. } = placed[0] else { panic!("{placed:?}") };
+        assert!(number > 8, "a number is never given twice: {number}");
+        log.close(STOP);
+    }
+}

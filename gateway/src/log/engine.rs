@@ -86,6 +86,8 @@ pub struct Engine {
     trouble: Mutex<BTreeMap<&'static str, String>>,
     /// The file system has no room: a state, not an error (promise P6).
     pub disk_full: AtomicBool,
+    /// A stream was made that only the journal knows of: were its frame damaged, another would be made under the name.
+    pub has_new_stream: AtomicBool,
     /// No record expires by age yet.
     pub aging_waits: AtomicBool,
     /// Commits since start, for the bench and for tests.
@@ -418,6 +420,7 @@ impl Engine {
             retaining: Mutex::default(),
             trouble: Mutex::default(),
             disk_full: AtomicBool::new(false),
+            has_new_stream: AtomicBool::new(false),
             aging_waits: AtomicBool::new(false),
             commits: AtomicU64::new(0),
             suspects: Mutex::default(),

@@ -361,6 +361,7 @@ impl Engine {
             shard.reserve_up_to(shard.assigned() + committer::RESERVE_AHEAD);
         }
         self.streams.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), stream.clone());
+        self.has_new_stream.store(true, Ordering::Relaxed);
         Ok(stream)
     }
 

@@ -183,7 +183,8 @@ fn fold_and_retain(engine: &Engine, signal: &Signal) {
         engine.heal_step();
         engine.save_cursors(&mut saving);
         engine.retain_step();
-        let aged = last_fold.elapsed() > FOLD_AGE_MAX;
+        let has_new_stream = engine.has_new_stream.swap(false, Ordering::Relaxed);
+        let aged = last_fold.elapsed() > FOLD_AGE_MAX || has_new_stream;
         if !(asked || aged || is_fold_due(engine)) {
             continue;
         }
@@ -198,6 +199,7 @@ fn fold_and_retain(engine: &Engine, signal: &Signal) {
                 engine.set_trouble("fold", None);
             }
             Err(error) => {
+                engine.has_new_stream.fetch_or(has_new_stream, Ordering::Relaxed);
                 report(engine, &error);
                 engine.retain_step();
                 std::thread::sleep(RETRY);
