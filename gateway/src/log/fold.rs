@@ -248,11 +248,12 @@ impl Engine {
         self.store.newest_to_write(stream.id).filter(has_room)
     }
 
-    /// Writes the blocks; returns the row of the segment for the state.
-    fn write_segment(&self, stream: &Stream, folds: &[ShardFold], target: u64) -> Result<Option<Control>, FoldError> {
+    /// Writes the blocks; returns the row of the segment for the state. With a new segment goes what its stream is: that may
+    /// be in a group that stays in the journal, and a start removes the segments of streams that the state does not know.
+    fn write_segment(&self, stream: &Stream, folds: &[ShardFold], target: u64) -> Result<Vec<Control>, FoldError> {
         let blocks: Vec<_> = folds.iter().flat_map(|fold| fold.blocks.iter().cloned()).collect();
         if blocks.is_empty() || stream.is_deleted() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let newest = self.segment_to_write(stream);
         let (id, mut extent, begins) = match newest {
@@ -291,7 +292,10 @@ impl Engine {
         stream.size.store(self.store.bytes(stream.id) + self.blobs.bytes(stream.id), Ordering::Relaxed);
         let row = (state::shard_key(stream.id, id), state::to_json(&extent));
         self.state.load(Table::Segments, row.0.clone(), row.1.clone());
-        Ok(Some((Table::Segments, row.0, Some(row.1))))
+        let key = state::stream_key(stream.id);
+        let definition = self.state.get(Table::Streams, &key).filter(|_| begins);
+        let definition = definition.map(|value| (Table::Streams, key, Some(value)));
+        Ok(definition.into_iter().chain([(Table::Segments, row.0, Some(row.1))]).collect())
     }
 
     /// See [`StateCopy`].
