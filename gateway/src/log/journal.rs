@@ -172,9 +172,23 @@ impl Journal {
 
     /// Walks the frames from `from`, whose predecessor was `prev`, to the end; `visit` gets each that counts, in order.
     pub fn scan(&self, from: u64, prev: Link, visit: &mut dyn FnMut(Found)) -> Result<Scan, ScanError> {
-        let mut walk = Walk { journal: self, scan: Scan { head: from, prev, ..Scan::default() }, waiting: None };
+        let mut walk = Walk {
+            journal: self,
+            scan: Scan { head: from, prev, ..Scan::default() },
+            waiting: None,
+            rivals: Vec::new(),
+        };
         walk.run(visit)?;
-        Ok(walk.scan)
+        let mut scan = walk.scan;
+        if scan.frames == 0 && prev != Link::default() && !self.holds(prev)? {
+            (scan.gone, scan.prev) = (true, Link::default());
+        }
+        Ok(scan)
+    }
+
+    /// Whether this frame is there, whole. The last one that is folded is not written over before others stand behind it.
+    fn holds(&self, frame: Link) -> Result<bool, ScanError> {
+        Ok(self.read(frame.pos)?.is_ok_and(|(header, body)| header.link() == frame && is_whole(&header, &body)))
     }
 
     /// The oldest readable frame of the ring, for a start without a state database: not one of an earlier lap that stands
@@ -379,6 +393,9 @@ pub struct Scan {
     /// Something stood behind the last frame that is neither empty nor of an earlier lap: a write cut short, or an
     /// acknowledged last group that was damaged; the two look alike.
     pub torn: bool,
+    /// Nothing is behind the place where the scan began, and what stood in front of it is not there either: whatever was
+    /// behind it is gone. The next frame chains to nothing.
+    pub gone: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -392,8 +409,16 @@ pub enum ScanError {
 struct Walk<'a> {
     journal: &'a Journal,
     scan: Scan,
-    /// Counts unless the next frame chains past it.
+    /// Counts unless one of its rivals does.
     waiting: Option<Found>,
+    /// Frames behind it that chain past it: it was given up, or they are what an earlier life left.
+    rivals: Vec<Rival>,
+}
+
+struct Rival {
+    link: Link,
+    group: u64,
+    is_whole: bool,
 }
 
 impl Walk<'_> {
@@ -423,16 +448,13 @@ impl Walk<'_> {
                 self.scan.torn = true;
                 break;
             };
-            self.meet(frame, visit);
+            self.meet(frame, visit)?;
             pos = next;
         }
         if is_on(Mutation::DropTail) {
             self.waiting = None;
         }
-        if let Some(last) = self.waiting.take() {
-            self.count(last, visit);
-        }
-        Ok(())
+        self.count_one(None, visit)
     }
 
     fn frame_at(&mut self, pos: u64) -> Result<Option<Found>, ScanError> {
@@ -442,22 +464,43 @@ impl Walk<'_> {
         Ok(Some(Found { header, body: whole.then_some(body) }))
     }
 
-    fn meet(&mut self, frame: Found, visit: &mut dyn FnMut(Found)) {
-        let (known, prev) = (self.scan.prev, frame.header.prev);
-        if prev == known {
-            // It chains past the one that waits: that one was given up.
-            self.waiting = None;
+    fn meet(&mut self, frame: Found, visit: &mut dyn FnMut(Found)) -> Result<(), ScanError> {
+        let prev = frame.header.prev;
+        self.scan.head = frame.header.pos + frame.header.frame_len();
+        if prev == self.scan.prev && self.waiting.is_some() {
+            let Header { group, .. } = frame.header;
+            self.rivals.push(Rival { link: frame.header.link(), group, is_whole: frame.body.is_some() });
+            return Ok(());
         }
-        if let Some(frame) = self.waiting.take() {
-            self.count(frame, visit);
-        }
+        self.count_one(Some(prev), visit)?;
         let last = self.scan.prev;
         if prev != last {
             self.scan.damaged += 1;
             self.scan.nameless += prev.records.saturating_sub(last.records);
         }
-        self.scan.head = frame.header.pos + frame.header.frame_len();
         self.waiting = Some(frame);
+        Ok(())
+    }
+
+    /// Of the frame that waits and its rivals the one counts that the next frame names. If that names none of them, or there
+    /// is none, the last whole one does: each was written because those before it had been given up.
+    fn count_one(&mut self, named: Option<Link>, visit: &mut dyn FnMut(Found)) -> Result<(), ScanError> {
+        let rivals = std::mem::take(&mut self.rivals);
+        let Some(first) = self.waiting.take() else { return Ok(()) };
+        let chosen = match named {
+            Some(named) if named == first.header.link() => None,
+            Some(named) if rivals.iter().any(|rival| rival.link == named) => Some(named),
+            _ => {
+                let last = rivals.iter().rfind(|rival| rival.is_whole);
+                last.or(rivals.last().filter(|_| first.body.is_none())).map(|rival| rival.link)
+            }
+        };
+        let rival = match chosen {
+            Some(link) => self.frame_at(link.pos)?.filter(|frame| frame.header.link() == link),
+            None => None,
+        };
+        self.count(rival.unwrap_or(first), visit);
+        Ok(())
     }
 
     fn count(&mut self, frame: Found, visit: &mut dyn FnMut(Found)) {
@@ -471,8 +514,9 @@ impl Walk<'_> {
     /// Looks for a whole frame in `from..limit` of a group behind the last that counts; none means that the journal ends
     /// before. A frame that was cut short and the one that was written instead of it have one group.
     fn behind(&mut self, from: u64, limit: u64) -> Result<Option<u64>, ScanError> {
-        let whole = self.waiting.as_ref().filter(|frame| frame.body.is_some());
-        let group = whole.map_or(self.scan.last_group, |frame| frame.header.group);
+        let first = self.waiting.as_ref().map(|frame| (frame.header.group, frame.body.is_some()));
+        let last = self.rivals.last().map(|rival| (rival.group, rival.is_whole)).or(first);
+        let group = last.filter(|(_, is_whole)| *is_whole).map_or(self.scan.last_group, |(group, _)| group);
         let (mut next, mut failed, mut read) = (None, None, 0);
         self.journal.search(from, limit, &mut read, &mut |place, header| {
             let later = header.pos == place && header.group > group;
