@@ -354,6 +354,14 @@ impl Engine {
         })
     }
 
+    /// Records that can be read, over all shards.
+    pub fn record_count(&self, stream: &Stream) -> u64 {
+        let of = |shard: &Arc<super::shard::Shard>| {
+            self.state.records(stream.id, shard.index, shard.oldest(), shard.newest())
+        };
+        stream.shards().iter().map(of).sum()
+    }
+
     /// Entries that give a new stream's shards their first numbers.
     pub fn first_reserves(stream: &Stream) -> Vec<Control> {
         let shards = stream.shards();

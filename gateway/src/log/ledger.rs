@@ -103,6 +103,12 @@ impl State {
         without(from, to, self.gaps(stream, shard, from, to).iter().map(|gap| (gap.from, gap.to)))
     }
 
+    /// Records of `from..=to`: numbers that the ledger does not call lost.
+    pub fn records(&self, stream: u32, shard: ShardIndex, from: Number, to: Number) -> u64 {
+        let lost: u64 = self.gaps(stream, shard, from, to).iter().map(Gap::count).sum();
+        (to + 1).saturating_sub(from).saturating_sub(lost)
+    }
+
     /// Ends the rows of refused records that are below `number`: those are gone, and rows of losses say why.
     pub fn end_refused_below(&self, stream: u32, shard: ShardIndex, number: Number) -> Vec<Control> {
         let below = self.class_of(REFUSED, stream, shard, 0, number).into_iter();

@@ -31,6 +31,8 @@ mod journal;
 #[cfg(test)]
 mod journal_tests;
 mod ledger;
+#[cfg(test)]
+mod lost_end_tests;
 mod mutation;
 mod producer;
 mod read;
@@ -70,7 +72,7 @@ pub use stream::{OnFull, SHARDS_MAX, Stream, StreamSettings};
 
 use crate::clock::Clock;
 use crate::metrics::{Metrics, SinkLabel};
-use crate::record::{Gap, ShardIndex, StreamName};
+use crate::record::{Gap, Number, ShardIndex, StreamName};
 use crate::units::{ByteSize, Span};
 use bytes::Bytes;
 use disk::{LockFile, RealDisk};
@@ -261,6 +263,16 @@ impl Log {
         Ok(records)
     }
 
+    /// Records of a shard from one number to another, both included, without those that are lost or were never there.
+    pub fn records_between(&self, stream: &Stream, shard: ShardIndex, from: Number, to: Number) -> u64 {
+        self.inner.engine.state.records(stream.id, shard, from, to)
+    }
+
+    /// Records that can be read, over all shards.
+    pub fn record_count(&self, stream: &Stream) -> u64 {
+        self.inner.engine.record_count(stream)
+    }
+
     /// The gap ledger of a stream, by shard and number.
     pub fn gaps(&self, stream: &Stream) -> Vec<Gap> {
         self.inner.engine.state.ledger(stream.id)
@@ -352,8 +364,9 @@ impl Engine {
         let first_number = self.state.number(&format!("last_number/{name}")).unwrap_or(0) + 1;
         let definition = Definition { name: name.to_string(), created_ms, first_number, settings };
         let stream = Arc::new(Stream::new(id, name.clone(), &definition));
-        let mut entries = Engine::first_reserves(&stream);
-        entries.push((Table::Streams, state::stream_key(id), Some(state::to_json(&definition))));
+        // A start reads them in this order: the reserves are of shards that it has to know.
+        let mut entries = vec![(Table::Streams, state::stream_key(id), Some(state::to_json(&definition)))];
+        entries.extend(Engine::first_reserves(&stream));
         entries.push(meta("next_stream", u64::from(id) + 1));
         entries.push(meta("last_created_ms", created_ms));
         commit(&mut Engine::control_batch(entries))?;

@@ -42,6 +42,7 @@ mutations! {
     KeepGroupBehind: "the group behind a failed one goes on alone",
     ForgetLostNumbers: "the numbers of a failed group are not entered into the ledger",
     ReuseNumbers: "numbers that the trim mark or the ledger name are given again",
+    TrustTheEnd: "a start after a crash goes on with the number behind the last one it found",
     OneMark: "the last number of a producer counts for all shards",
     ForgetMarks: "producer numbers are not read off the records at recovery",
     KeepStaleRow: "what a fold that was cut off left in a segment is not entered into its row",

@@ -211,12 +211,13 @@ impl Recovering {
         let position = self.position.unwrap_or_default();
         let (tail, link) = begin.unwrap_or_default();
         let scan = self.replay(&journal, tail, link, position.clean)?;
+        let link = if scan.gone { scan.prev } else { link };
         journal.settle_tail(scan.prev).map_err(io_error(journal::DIR))?;
         self.unlink_trimmed();
         let epoch = self.setup.entropy.u64(..);
         journal.resume(epoch, scan.head, tail, scan.prev);
         self.lose_missing();
-        self.settle(&scan, journal.was_cut_short() && !self.report.clean);
+        self.settle(&scan, journal.was_cut_short());
         self.forget_marks();
         self.forget_rows();
         let stamps = self.stamps();
@@ -519,7 +520,8 @@ impl Recovering {
                 boots[usize::from(index)] = boot;
             }
         }
-        if self.streams.values().any(|stream| stream.record_count() > 0) {
+        let has_records = |stream: &Arc<Stream>| stream.shards().iter().any(|shard| shard.oldest() <= shard.newest());
+        if self.streams.values().any(has_records) {
             boots.resize(boots.len().max(usize::from(self.newest_boot) + 1), Boot::UNKNOWN);
         }
         let (stamps, boot) = Stamps::new(self.setup.clock.clone(), boots);

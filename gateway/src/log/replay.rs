@@ -46,9 +46,9 @@ impl Recovering {
         let scan = journal.scan(from, link, &mut |found| self.replay_frame(found, &mut deleted)).map_err(scan_error)?;
         self.report.frames = scan.frames;
         self.report.journal_bytes_read = scan.read;
-        self.report.torn = scan.torn;
         self.report.damaged = scan.damaged;
         self.report.clean = was_clean && scan.frames == 0;
+        self.report.torn = scan.torn && !self.report.clean;
         if scan.damaged > 0 {
             self.report.told.push(format!(
                 "{} places of the journal are damaged; the records they held are in the gap ledger, the changes of state \
@@ -241,19 +241,20 @@ impl Recovering {
     }
 
     /// Enters what was lost into the ledger, and sees to it that no number that can have been given is given again (crash
-    /// rule 6).
+    /// rule 6): after whatever was not a clean stop a disk may have taken back what it said was written.
     pub(super) fn settle(&mut self, scan: &Scan, journal_cut_short: bool) {
-        if journal_cut_short {
-            self.report.told.push(
-                "a file of the journal was missing or too short and was made anew; the newest records may be lost"
-                    .into(),
-            );
-        }
+        let end_lost = match self.report.clean {
+            true => None,
+            false if journal_cut_short => Some("a file of the journal was missing or too short and was made anew"),
+            false => {
+                scan.gone.then_some("the journal does not hold the last group that is known of, nor any behind it")
+            }
+        };
+        self.report.told.extend(end_lost.map(|what| format!("{what}; the newest records may be lost")));
         // Of records whose frame is gone with its header, those that no number behind them gives away may have been the
         // last of any shard.
         let nameless = scan.nameless.saturating_sub(self.explained);
-        let damaged = scan.damaged > 0 || journal_cut_short;
-        let lost = scan.torn || damaged || self.report.state_rebuilt;
+        let damaged = scan.damaged > 0 || end_lost.is_some();
         for stream in self.streams.values() {
             // Numbers that failed groups left out may stand above every record.
             for gap in self.state.ledger(stream.id) {
@@ -267,12 +268,13 @@ impl Recovering {
             for shard in stream.shards().iter() {
                 // The marks of the last reserves may themselves have been in what is damaged.
                 let reserved = shard.reserved() + if damaged { LOST_RESERVES } else { 0 };
-                let tail = if journal_cut_short { reserved } else { shard.assigned() + nameless };
+                let tail = if end_lost.is_some() { reserved } else { shard.assigned() + nameless };
                 if tail > shard.assigned() {
                     self.losses.push((stream.id, Gap::of(shard.index, shard.newest() + 1, tail, GapReason::Corrupt)));
                     shard.lose_up_to(tail);
                 }
-                if lost && reserved > shard.assigned() {
+                let jumps = !self.report.clean && !is_on(Mutation::TrustTheEnd);
+                if jumps && reserved > shard.assigned() {
                     let gap = Gap::of(shard.index, shard.assigned() + 1, reserved, GapReason::Unused);
                     self.losses.push((stream.id, gap));
                     shard.jump_to(reserved);
@@ -283,7 +285,7 @@ impl Recovering {
         self.enter_losses();
         self.account();
         self.raise_next_stream();
-        if scan.torn {
+        if self.report.torn {
             self.report.told.push("the journal ends in a write that was cut short; nothing acknowledged is missing unless that very group was damaged later, which would look the same".into());
         }
     }

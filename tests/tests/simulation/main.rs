@@ -3,6 +3,7 @@
 //! A seed decides everything: operations, sizes, faults, and what a power cut keeps. A failure prints the seed and the
 //! steps; `HEADWATER_SIM_SEED=n` runs that one alone. The log is stepped, so that a seed replays exactly.
 
+mod clerk;
 mod device;
 mod mutations;
 mod operation;

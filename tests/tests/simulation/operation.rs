@@ -1,6 +1,7 @@
 //! What may happen to a log in one step, and how often: drawn from the seed alone.
 
 use fastrand::Rng;
+use headwater::log::OnFull;
 use headwater::log::disk::sim::Fault;
 use headwater::log::sim::SimSizes;
 
@@ -105,6 +106,10 @@ pub enum Damage {
     Remove,
     /// Half of it is gone.
     Cut,
+    /// From one of the pages that were written everything reads as zeros.
+    Blank {
+        at: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -139,6 +144,11 @@ impl Profile {
             tight: !seed.is_multiple_of(3),
             steps: rng.u32(60..320),
         }
+    }
+
+    /// A stream loses its oldest records in this run.
+    pub fn evicts(&self, on_full: OnFull) -> bool {
+        on_full == OnFull::DropOldest && (self.tight || self.full_disk)
     }
 
     /// Small enough that a run laps the ring and rolls segments.
@@ -211,10 +221,11 @@ fn any(rng: &mut Rng) -> Operation {
 }
 
 fn damage(rng: &mut Rng) -> Damage {
-    match rng.u32(0..8) {
+    match rng.u32(0..9) {
         0..5 => Damage::Flip { at: rng.u64(..), xor: 1 << rng.u32(0..8) },
         5 => Damage::Unreadable { at: rng.u64(..) },
         6 => Damage::Remove,
+        7 => Damage::Blank { at: rng.u64(..) },
         _ => Damage::Cut,
     }
 }

@@ -52,6 +52,8 @@ pub struct Oracle {
     numbered: BTreeSet<u32>,
     /// Handed in and never placed: may be anywhere.
     unanswered: BTreeSet<Message>,
+    /// Of which an attempt was refused by a full stream: sent again, they stand where they are taken.
+    turned_away: BTreeSet<(u32, u64)>,
     /// Handed in with a row that is durable with them or not at all.
     with_row: BTreeSet<Message>,
     pub acknowledged: u64,
@@ -83,6 +85,9 @@ impl Oracle {
     /// # Panics
     /// When the number was named before for another message.
     pub fn given(&mut self, stream: usize, message: Message, placement: Placement) {
+        if let Placement::Full { .. } = placement {
+            self.turned_away.insert((message.device, message.sequence));
+        }
         if let Placement::Stored { shard, number } = placement {
             let before = self.book(stream, shard).given.insert(number, message);
             assert!(
@@ -101,8 +106,9 @@ impl Oracle {
     }
 
     /// After a start, and after everything was read: a device's row names a message that was stored, and none that was
-    /// stored with a row is above it.
-    pub fn judge_row(&self, device: u32, row: Option<u64>) -> Verdict {
+    /// stored with a row is above it. With `evicted` a message whose place was named to nobody may have been stored, and
+    /// removed before anybody read it.
+    pub fn judge_row(&self, device: u32, row: Option<u64>, evicted: bool) -> Verdict {
         let row = row.unwrap_or(0);
         let of = |messages: &BTreeMap<Number, Message>| -> Vec<Message> {
             messages.values().filter(|message| message.device == device).copied().collect()
@@ -113,8 +119,9 @@ impl Oracle {
             given.extend(of(&book.given));
         }
         let known = |message: &Message| message.sequence == row;
+        let unread = evicted && self.unanswered.iter().any(|message| message.device == device && known(message));
         judge!(
-            row == 0 || seen.iter().chain(&given).any(known),
+            row == 0 || unread || seen.iter().chain(&given).any(known),
             "the row of device {device} names message {row}, which was stored nowhere"
         );
         let above = seen.iter().find(|message| message.sequence > row && self.with_row.contains(message));
@@ -122,7 +129,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// After a start: a number above the newest was named to nobody who could count on it, and may be given again.
+    /// After a clean stop: a number above the newest was of a record that was not stored, and may be given again. After any
+    /// other it may not, whatever the disk says of it.
     pub fn forget_unused(&mut self, stream: usize, shard: ShardIndex, newest: Number) {
         self.book(stream, shard).given.split_off(&(newest + 1));
     }
@@ -173,13 +181,15 @@ impl Oracle {
 impl Oracle {
     pub fn judge(&mut self, pass: &Pass<'_>, allowed: Allowed) -> Verdict {
         let place = format!("stream {} shard {}", pass.stream, pass.shard);
-        let Oracle { books, numbered, unanswered, .. } = self;
+        let Oracle { books, numbered, unanswered, turned_away, .. } = self;
         let book = books.entry((pass.stream, pass.shard)).or_default();
         let result = judge_numbers(pass)
             .and_then(|()| book.judge_records(pass, numbered, unanswered, allowed))
             .and_then(|()| book.judge_acknowledged(pass, unanswered, allowed))
             .and_then(|()| judge_ledger(pass, allowed))
-            .and_then(|()| if allowed.corrupt { Ok(()) } else { book.judge_order(pass, unanswered, allowed) });
+            .and_then(
+                |()| if allowed.corrupt { Ok(()) } else { book.judge_order(pass, unanswered, turned_away, allowed) },
+            );
         result.map_err(|says| format!("{place}: {says}"))
     }
 }
@@ -338,8 +348,15 @@ impl Book {
         Ok(())
     }
 
-    /// Promise P2: the first occurrences of a device's messages stand in the order it sent them.
-    fn judge_order(&self, pass: &Pass<'_>, unanswered: &BTreeSet<Message>, allowed: Allowed) -> Verdict {
+    /// Promise P2: the first occurrences of a device's messages stand in the order it sent them, but for those that were
+    /// refused and sent again.
+    fn judge_order(
+        &self,
+        pass: &Pass<'_>,
+        unanswered: &BTreeSet<Message>,
+        turned_away: &BTreeSet<(u32, u64)>,
+        allowed: Allowed,
+    ) -> Verdict {
         let mut highest: BTreeMap<u32, (u64, Number)> = BTreeMap::new();
         let mut met: BTreeSet<(u32, u64)> = BTreeSet::new();
         for record in pass.records {
@@ -362,8 +379,9 @@ impl Book {
                 .iter()
                 .any(|m| (m.device, m.sequence) == (message.device, message.sequence) && m.attempt < message.attempt)
                 && pass.ledger.iter().any(|gap| allowed.is_dropped(gap) && gap.from < known.1);
+            let was_refused = turned_away.contains(&(message.device, message.sequence));
             judge!(
-                earlier || untold,
+                earlier || untold || was_refused,
                 "{message:?} at {} comes after message {} at {}",
                 record.number,
                 known.0,

@@ -1,18 +1,18 @@
 //! The log on its simulated disk, the devices and sinks around it, and what each operation does to them.
 
+use super::clerk::Clerk;
 use super::device::{Device, row_of};
 use super::operation::{Damage, Operation, Profile, Step};
 use super::oracle::{Allowed, Oracle, Pass, Verdict};
-use bytes::Bytes;
 use fastrand::Rng;
 use headwater::clock::Clock;
 use headwater::log::disk::sim::{Fault, SimDisk};
 use headwater::log::disk::{Mode, parent};
 use headwater::log::sim::{SimStep, SteppedLog};
-use headwater::log::{Appender, Batch, CursorState, Entry, OnFull, Position, Stream, StreamSettings, Table, Ticket};
+use headwater::log::{CursorState, Entry, OnFull, Position, Stream, StreamSettings, Table};
 use headwater::record::{Gap, GapReason, Record, StreamName};
 use headwater::units::{ByteSize, Span};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const DEVICES: u32 = 8;
@@ -42,7 +42,7 @@ pub struct World {
     /// The last damage.
     pub what_happened: String,
     /// The start under way comes after damage of the journal.
-    journal_damaged: bool,
+    journal_damaged: Option<Damage>,
 }
 
 /// Everybody who is told that something is stored. Behind a lock, because they look for answers while the disk works.
@@ -85,14 +85,6 @@ fn take_answers(crowd: &Mutex<Crowd>, sim: &SimDisk) {
     if !sim.power_is_cut() {
         lock(crowd).take_answers();
     }
-}
-
-/// Stores rows of state, one value after the other.
-#[derive(Default)]
-struct Clerk {
-    appender: Option<Appender>,
-    next: u64,
-    pending: VecDeque<(Ticket, u8, u64)>,
 }
 
 impl Drop for World {
@@ -139,7 +131,7 @@ impl World {
             reopens: 0,
             recovery: String::new(),
             what_happened: String::new(),
-            journal_damaged: false,
+            journal_damaged: None,
         }
     }
 
@@ -307,7 +299,15 @@ impl World {
             Damage::Unreadable { at } if !pages.is_empty() => {
                 self.sim.ruin(&path, pages[at as usize % pages.len()]);
             }
-            Damage::Flip { .. } | Damage::Unreadable { .. } => {}
+            Damage::Blank { at } if !pages.is_empty() => {
+                let from = pages[at as usize % pages.len()] * 4096;
+                let blanked = self.sim.mount().open(&path, Mode::Existing).and_then(|file| {
+                    file.write_at(from, &vec![0; (len - from) as usize])?;
+                    file.sync()
+                });
+                blanked.map_err(|error| error.to_string())?;
+            }
+            Damage::Flip { .. } | Damage::Unreadable { .. } | Damage::Blank { .. } => {}
             Damage::Remove => {
                 let disk = self.sim.mount();
                 disk.remove(&path).and_then(|()| disk.sync_dir(parent(&path))).map_err(|error| error.to_string())?;
@@ -322,9 +322,9 @@ impl World {
         }
         self.hurt |= path.starts_with("segments/");
         self.what_happened = format!("{how:?} of {path}, {len} bytes");
-        self.journal_damaged = path.starts_with("journal/");
+        self.journal_damaged = path.starts_with("journal/").then_some(how);
         let judged = self.reopen(None);
-        self.journal_damaged = false;
+        self.journal_damaged = None;
         judged
     }
 
@@ -446,33 +446,39 @@ impl World {
             }
             log.tick();
         }
-        let (first_look, mut live, mut refusals, mut rows) = (!live, live, 0, Vec::new());
+        let (after_clean_stop, mut live, mut refusals, mut rows) = (!live && log.recovery.clean, live, 0, Vec::new());
         for (index, (name, _, on_full)) in STREAMS.iter().enumerate() {
             let Some(stream) = log.stream(name) else { return Err(format!("the stream {name} is gone")) };
-            let evicted = *on_full == OnFull::DropOldest && (self.profile.tight || self.profile.full_disk);
+            let evicted = self.profile.evicts(*on_full);
             for shard in stream.shards().iter() {
-                if self.journal_damaged && log.recovery.torn {
+                // Neither says that anything was there.
+                let untold = |how| log.recovery.torn || matches!(how, Damage::Blank { .. });
+                if self.journal_damaged.is_some_and(untold) {
                     lock(&self.crowd).oracle.excuse_tail(index, shard.index, shard.newest());
                 }
-                let (records, met) = match self.profile.damage {
-                    false => read_all(log, &stream, shard.index, &mut |error| Err(error))?,
-                    // A damaged file is refused to its readers, who ask again, and then healed.
-                    true => read_all(log, &stream, shard.index, &mut |error| {
-                        (live, refusals) = (true, refusals + 1);
-                        log.heal();
-                        log.commit_step();
-                        if refusals > REFUSALS_MAX { Err(error) } else { Ok(()) }
-                    })?,
-                };
-                let (oldest, newest) = (shard.oldest(), shard.newest());
                 let own = |log: &SteppedLog| -> Vec<Gap> {
                     log.gaps(&stream).into_iter().filter(|gap| gap.shard == shard.index).collect()
                 };
-                // What a reader was told is in the ledger with the next commit.
                 let explains = |known: &Gap, gap: &Gap| {
                     known.reason != GapReason::Rejected && known.from <= gap.from && gap.to <= known.to
                 };
-                if met.iter().any(|gap| !own(log).iter().any(|known| explains(known, gap))) {
+                let mut may_commit = true;
+                let (records, met) = loop {
+                    let (records, met) = match self.profile.damage {
+                        false => read_all(log, &stream, shard.index, &mut |error| Err(error))?,
+                        // A damaged file is refused to its readers, who ask again, and then healed.
+                        true => read_all(log, &stream, shard.index, &mut |error| {
+                            (live, refusals) = (true, refusals + 1);
+                            log.heal();
+                            log.commit_step();
+                            if refusals > REFUSALS_MAX { Err(error) } else { Ok(()) }
+                        })?,
+                    };
+                    let is_told = met.iter().all(|gap| own(log).iter().any(|known| explains(known, gap)));
+                    if is_told || !std::mem::take(&mut may_commit) {
+                        break (records, met);
+                    }
+                    // What a reader was told is in the ledger with the next commit, which brings new records besides.
                     if log.commit_step() == SimStep::NoRoom {
                         let _ = log.fold_step(true);
                         log.commit_step();
@@ -481,7 +487,8 @@ impl World {
                     if self.sim.power_is_cut() {
                         return Ok(());
                     }
-                }
+                };
+                let (oldest, newest) = (shard.oldest(), shard.newest());
                 let ledger = own(log);
                 let pass = Pass {
                     stream: index,
@@ -495,7 +502,7 @@ impl World {
                     ledger: &ledger,
                 };
                 lock(&self.crowd).oracle.judge(&pass, Allowed { evicted, corrupt: self.profile.damage })?;
-                if first_look {
+                if after_clean_stop {
                     lock(&self.crowd).oracle.forget_unused(index, shard.index, shard.newest());
                 }
                 // A frame that was damaged may have held a cursor's way back.
@@ -503,9 +510,9 @@ impl World {
             }
         }
         for device in lock(&self.crowd).devices.iter().filter(|device| device.keeps_row && !self.profile.damage) {
-            rows.push((device.id, row_of(log, device.id)));
+            rows.push((device.id, row_of(log, device.id), self.profile.evicts(STREAMS[device.stream].2)));
         }
-        rows.into_iter().try_for_each(|(device, row)| lock(&self.crowd).oracle.judge_row(device, row))?;
+        rows.into_iter().try_for_each(|(id, row, evicted)| lock(&self.crowd).oracle.judge_row(id, row, evicted))?;
         for key in 0..8 {
             let row = log.state(Table::Uplink, &[key]);
             let value = row.map(|row| u64::from_be_bytes(row.as_ref().try_into().unwrap_or_default()));
@@ -566,35 +573,6 @@ fn read_all(
                 Entry::Record(record) => records.push(record),
                 Entry::Gap(gap) => met.push(gap),
             }
-        }
-    }
-}
-
-impl Clerk {
-    fn hang_up(&mut self) {
-        *self = Clerk { next: self.next, ..Clerk::default() };
-    }
-
-    fn put(&mut self, log: &SteppedLog, key: u8, oracle: &mut Oracle) {
-        self.next += 1;
-        let value = self.next;
-        let mut batch = Batch::new();
-        batch.put_state(Table::Uplink, vec![key], Some(Bytes::copy_from_slice(&value.to_be_bytes())));
-        let appender = self.appender.get_or_insert_with(|| log.appender());
-        if let Ok(Some((ticket, _))) = log.append(appender, &mut batch) {
-            oracle.state_sent(key, value);
-            self.pending.push_back((ticket, key, value));
-        }
-    }
-
-    fn poll(&mut self, oracle: &mut Oracle) {
-        let Some(appender) = &self.appender else { return };
-        let Ok(durable) = appender.durable_now() else {
-            self.hang_up();
-            return;
-        };
-        while let Some((_, key, value)) = self.pending.pop_front_if(|(ticket, _, _)| *ticket <= durable) {
-            oracle.state_acknowledged(key, value);
         }
     }
 }
