@@ -45,7 +45,7 @@ pub fn metrics(log: &Log, metrics: &Metrics, card: &CardLife) -> Page {
     for stream in log.streams() {
         let label = StreamLabel { stream: stream.name.to_string() };
         metrics.stream_size.get_or_create(&label).set(stream.size_bytes() as i64);
-        metrics.stream_records.get_or_create(&label).set(stream.record_count() as i64);
+        metrics.stream_records.get_or_create(&label).set(log.record_count(&stream) as i64);
     }
     Page { status: StatusCode::OK, content_type: PROMETHEUS, body: metrics.render() }
 }
@@ -120,7 +120,7 @@ fn stream_status(log: &Log, stream: &Arc<Stream>) -> StreamStatus {
     StreamStatus {
         name: stream.name.to_string(),
         created_ms: stream.created_ms,
-        records: stream.record_count(),
+        records: log.record_count(stream),
         bytes: stream.size_bytes(),
         retention: settings.retention.to_string(),
         max_bytes: settings.max_bytes.map(|bytes| bytes.to_string()),

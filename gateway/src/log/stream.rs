@@ -137,11 +137,6 @@ impl Stream {
         self.deleted.store(true, Ordering::Release);
     }
 
-    /// Records that can be read, over all shards.
-    pub fn record_count(&self) -> u64 {
-        self.shards.iter().map(|shard| (shard.newest() + 1).saturating_sub(shard.oldest())).sum()
-    }
-
     /// Bytes on disk.
     pub fn size_bytes(&self) -> u64 {
         self.size.load(Ordering::Relaxed)

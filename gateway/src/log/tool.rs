@@ -193,7 +193,7 @@ fn stream_report(engine: &Engine, stream: &Stream) -> StreamReport {
         name: stream.name.to_string(),
         id: stream.id,
         bytes: engine.store.bytes(stream.id) + engine.blobs.bytes(stream.id),
-        records: stream.record_count(),
+        records: engine.record_count(stream),
         shards: stream
             .shards()
             .iter()

@@ -193,7 +193,7 @@ async fn delivers(way: &str, port: u16, more: &str) {
     rig.put(500, 10).await;
     rig.start(&sink(&site, more)).await;
     rig.troubled("denies access: InvalidSignatureException", MINUTE).await;
-    assert_eq!((rig.backlog("site"), site.stream.record_count()), (500, 0));
+    assert_eq!((rig.backlog("site"), site.record_count()), (500, 0));
     assert!(identity.given(way) > 0, "{:?}", identity.refused());
     identity.give(Some(Keys::lasting(KEY.0, KEY.1)));
     rig.drained("site", MINUTE).await;
@@ -214,7 +214,7 @@ async fn sends_nothing(port: u16, more: &str) {
     rig.start(&sink(&site, more)).await;
     rig.troubled("no usable credentials", MINUTE).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!((rig.backlog("site"), site.stream.record_count()), (100, 0));
+    assert_eq!((rig.backlog("site"), site.record_count()), (100, 0));
     assert!(identity.refused().contains_key("no certificate of ours"), "{:?}", identity.refused());
 }
 
@@ -282,7 +282,7 @@ async fn ten_minutes(port: u16) {
         tokio::time::sleep(Duration::from_millis(100)).await;
         reasons.extend(rig.trouble());
     }
-    assert_eq!(site.stream.record_count(), 500, "nothing went through meanwhile");
+    assert_eq!(site.record_count(), 500, "nothing went through meanwhile");
     assert_eq!(rig.backlog("site"), rig.total() - 500);
     for why in ["UnrecognizedClientException", "no usable credentials"] {
         assert!(reasons.iter().any(|reason| reason.contains(why)), "never {why}: {reasons:?}");

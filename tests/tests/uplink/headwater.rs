@@ -21,6 +21,10 @@ pub struct Site {
 }
 
 impl Site {
+    pub fn record_count(&self) -> u64 {
+        self.log.record_count(&self.stream)
+    }
+
     async fn start(shards: u32) -> Self {
         Self::with(shards, ApiConfig::default()).await
     }
@@ -141,7 +145,7 @@ async fn a_chain_of_sites_keeps_the_id_of_the_first() {
     let onward: headwater::uplink::SinkConfig = serde_json::from_str(&sink(last.addr())).unwrap();
     let (clock, metrics) = (Clock::system(), Metrics::new());
     let uplink = headwater::uplink::Uplink::start(&[onward], middle.log.clone(), clock, metrics).await.unwrap();
-    while last.stream.record_count() < 500 {
+    while last.record_count() < 500 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     uplink.stop(Duration::from_secs(2)).await;
@@ -217,11 +221,11 @@ async fn blocks_under_way_are_sent_as_records_to_what_takes_the_place_of_another
     rig.put(200_000, 10).await;
     // Closing the log folds it all.
     rig.restart(&sink(addr)).await;
-    while site.stream.record_count() == 0 {
+    while site.record_count() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     site.close().await;
-    let stored = site.stream.record_count();
+    let stored = site.record_count();
     assert!(stored < 200_000, "all of it went before the door was closed");
     let upstream = Upstream::start_at(addr, 31).await;
     upstream.create_stream(STREAM, 1);
@@ -238,15 +242,15 @@ async fn a_backlog_drains_without_waiting_for_anything() {
     rig.put(400_000, 200).await;
     let began = std::time::Instant::now();
     rig.start(&sink(site.addr())).await;
-    while site.stream.record_count() < 400_000 {
-        assert!(began.elapsed() < Duration::from_secs(100), "{} arrived", site.stream.record_count());
+    while site.record_count() < 400_000 {
+        assert!(began.elapsed() < Duration::from_secs(100), "{} arrived", site.record_count());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let per_s = 400_000.0 / began.elapsed().as_secs_f64();
     rig.drained("site", Duration::from_secs(5)).await;
     println!("{per_s:.0} records/s, cursors after {:?}", began.elapsed());
     assert!(per_s > 5_000.0, "{per_s}");
-    assert_eq!(site.stream.record_count(), 400_000);
+    assert_eq!(site.record_count(), 400_000);
 }
 
 /// Set for the child of the test below, so that no other test sees the credentials.
@@ -299,7 +303,7 @@ async fn signed_child() {
     rig.start(&sink(r#","profile":"bad""#)).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(rig.status()[0].trouble.as_deref().unwrap_or_default().contains("denies"), "{:?}", rig.status());
-    assert_eq!((rig.backlog("site"), site.stream.record_count()), (1000, 0));
+    assert_eq!((rig.backlog("site"), site.record_count()), (1000, 0));
     for more in ["", r#","profile":"good""#] {
         rig.stop().await;
         rig.put(1000, 10).await;

@@ -415,7 +415,7 @@ async fn a_record_refused_for_good_is_told_kept_and_passed() {
     rig.drained("cloud", MINUTE).await;
     let dead = rig.log.gaps(&rig.stream);
     assert_eq!(dead.len(), 5, "{dead:?}");
-    assert_eq!(letters.record_count(), 5);
+    assert_eq!(rig.log.record_count(&letters), 5);
     let audit = audit(&rig, &upstream);
     assert_eq!((audit.lost, audit.reordered), (5, 0), "{audit:?}");
     // The notices stand under the same key, so this upstream refuses them as well.
@@ -449,7 +449,7 @@ async fn a_refused_record_is_held_while_the_stream_for_dead_letters_is_full() {
             break;
         }
     }
-    let filled = letters.record_count();
+    let filled = rig.log.record_count(&letters);
     rig.start(&sink(&upstream, r#","streams":["telemetry"],"dead_letter":"dead""#)).await;
     rig.put(400, 40).await;
     rig.drained("cloud", MINUTE).await;
@@ -469,7 +469,7 @@ async fn a_refused_record_is_held_while_the_stream_for_dead_letters_is_full() {
     let large = headwater::log::StreamSettings { max_bytes: Some(headwater::units::ByteSize::mib(64)), ..small };
     rig.log.update_stream(&name, large).unwrap();
     rig.drained("cloud", MINUTE).await;
-    assert_eq!((letters.record_count() - filled, rig.log.gaps(&rig.stream).len()), (5, 5));
+    assert_eq!((rig.log.record_count(&letters) - filled, rig.log.gaps(&rig.stream).len()), (5, 5));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -293,7 +293,7 @@ impl Stage<'_> {
     }
 
     fn upstream(&self) -> u64 {
-        self.cloud.stream(STREAM).map_or(0, |stream| stream.record_count())
+        self.cloud.stream(STREAM).map_or(0, |stream| self.cloud.record_count(&stream))
     }
 
     fn show(&mut self, phase: &'static str) -> Result<()> {
@@ -371,7 +371,7 @@ required = true
 fn read_back(dir: &Path, seed: u64, bar: &ProgressBar) -> Result<Vec<Vec<Found>>> {
     let log = Log::open(options(dir.to_owned()), Clock::system(), Metrics::new())?;
     let stream = log.stream(STREAM).with_context(|| format!("there is no stream {STREAM}"))?;
-    bar.inc_length(stream.record_count());
+    bar.inc_length(log.record_count(&stream));
     let mut shards = Vec::new();
     for shard in stream.shards().iter() {
         let mut reader = log.reader(&stream, shard.index, Position::Oldest)?;

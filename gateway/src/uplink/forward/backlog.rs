@@ -16,8 +16,8 @@ impl Forwarder {
         for (shard, lanes) in self.shards.iter().zip(&self.lanes) {
             let newest = self.setup.stream.shard(shard.index).map_or(0, |shard| shard.newest());
             let progress = lanes.progress();
-            let open = (newest + 1).saturating_sub(progress.next()).saturating_sub(progress.acknowledged_above());
-            backlog.records += open;
+            let behind = self.setup.log.records_between(&self.setup.stream, shard.index, progress.next(), newest);
+            backlog.records += behind.saturating_sub(progress.acknowledged_above());
             for (records, bytes) in [lanes.held(), shard.read_ahead()] {
                 backlog.in_hand = (backlog.in_hand.0 + records, backlog.in_hand.1 + bytes);
             }

@@ -188,7 +188,6 @@ async fn p2_p4_blocks_and_lanes_by_turns_lose_reorder_and_duplicate_nothing() {
         last.insert(record.key.clone(), n);
     }
     assert_eq!(records.len(), 160_000);
-    assert_eq!(target.record_count(), 160_000);
 }
 
 // Blocks and batches that a full stream refuses are answered record by record: such an answer is no success.

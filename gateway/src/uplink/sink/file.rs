@@ -248,7 +248,8 @@ impl FileForwarder {
         let mut backlog = Backlog::default();
         for shard in &self.shards {
             let newest = self.setup.stream.shard(shard.index).map_or(0, |shard| shard.newest());
-            backlog.records += (newest + 1).saturating_sub(shard.cursor.next);
+            backlog.records +=
+                self.setup.log.records_between(&self.setup.stream, shard.index, shard.cursor.next, newest);
             backlog.in_hand = (backlog.in_hand.0 + shard.in_hand.0, backlog.in_hand.1 + shard.in_hand.1);
             backlog.oldest_arrival_ms = [backlog.oldest_arrival_ms, shard.first_arrival_ms].into_iter().flatten().min();
         }
