@@ -16,7 +16,7 @@ use super::shard::Shard;
 use super::state::State;
 use super::stream::OnFull;
 use super::window::Run;
-use super::{encode, frame};
+use super::{encode, frame, ledger};
 use crate::record::{Gap, Producer};
 use bytes::BytesMut;
 use std::collections::HashMap;
@@ -38,6 +38,8 @@ struct Gathering {
     last_error: String,
     /// The last group that got own changes of one before it, which had no room for them.
     late: u64,
+    /// Gaps of the group that is being written, which the ledger does not know yet.
+    being_written: ledger::Pending,
 }
 
 /// Where producers hand in and the committer takes out.
@@ -79,6 +81,7 @@ impl Door {
             closed: false,
             last_error: String::new(),
             late: 0,
+            being_written: ledger::Pending::default(),
         };
         Door {
             gathering: Mutex::new(gathering),
@@ -198,11 +201,21 @@ impl Door {
         Ticket(gathering.group.number)
     }
 
-    /// A gap for the ledger, from the log itself; as [`Door::put_state`]. How many numbers of it were not on their way.
-    pub fn put_gap(&self, stream: u32, gap: &Gap) -> u64 {
-        let new = self.lock().group.own.gaps.put(stream, gap);
+    /// A gap for the ledger, from the log itself; as [`Door::put_state`]. What of it neither the ledger knew nor was on its
+    /// way: each number is told once.
+    pub fn put_gap(&self, stream: u32, gap: &Gap, state: &State) -> Vec<Gap> {
+        let mut gathering = self.lock();
+        let Gathering { group, being_written, .. } = &mut *gathering;
+        let parts = state.new_gaps(stream, gap).into_iter();
+        let parts = parts.flat_map(|part| being_written.unknown(stream, &part));
+        let news = parts.flat_map(|part| group.own.gaps.put(stream, &part)).collect();
         self.work.notify_one();
-        new
+        news
+    }
+
+    /// The ledger knows the gaps of the group that was written.
+    pub fn ledger_is_written(&self) {
+        self.lock().being_written = ledger::Pending::default();
     }
 
     /// The group with which changes of [`Door::put_state`] are durable that were put into `ticket`.
@@ -347,6 +360,7 @@ impl Door {
             gathering.late = gathering.group.number;
             gathering.group.own = late;
         }
+        gathering.being_written = group.own.gaps.clone();
         drop(gathering);
         self.room.notify_waiters();
         group.control = group.own.entries().chain(std::mem::take(&mut group.control)).collect();
@@ -361,6 +375,7 @@ impl Door {
         let mut group = Group::new(number);
         if bytes > 0 {
             group.own = gathering.group.own.take(bytes.saturating_sub(frame::HEADER_BYTES), state);
+            gathering.being_written = group.own.gaps.clone();
         }
         group.control = group.own.entries().collect();
         if !group.is_empty() {
@@ -383,6 +398,7 @@ impl Door {
         if is_on(Mutation::KeepGroupBehind) {
             return Group::new(gathering.group.number);
         }
+        gathering.being_written = ledger::Pending::default();
         let next = Group::new(gathering.group.number + 1);
         let behind = std::mem::replace(&mut gathering.group, next);
         for of in [group, &behind] {

@@ -3,7 +3,7 @@
 use super::disk::sim::{Fault, SimDisk};
 use super::sim::{SimSizes, SimStep, SteppedLog};
 use super::*;
-use crate::record::{NewRecord, Producer};
+use crate::record::{GapReason, NewRecord, Producer};
 
 const SIZES: SimSizes = SimSizes { budget: 1 << 30, ring: 4 << 20, segment: 1 << 20, blob_file: 1 << 20 };
 
@@ -239,4 +239,23 @@ fn marks_on_disk_are_those_that_are_remembered() {
     state_db.load(count).unwrap();
     assert!((PRODUCERS_MAX / 2..=PRODUCERS_MAX).contains(&marks), "{marks}");
     assert!(first);
+}
+
+// A reader that met damage while the group that told of it was on its way to the disk had it counted, and logged, again.
+#[test]
+fn a_gap_is_counted_once_whoever_meets_it_while_it_is_being_written() {
+    let sim = SimDisk::new(1);
+    let (log, stream) = log_and_stream(&sim);
+    let label = crate::metrics::ReasonLabel { part: "log", reason: "corrupt" };
+    let meet = || {
+        log.record_gap(&stream, &Gap::of(0, 1, 2, GapReason::Corrupt));
+        log.engine.metrics.gap_records.get_or_create(&label).get()
+    };
+    assert_eq!((meet(), meet()), (2, 2));
+    let group = log.engine.door.take(usize::MAX, &log.engine.state);
+    assert_eq!(meet(), 2, "it is being written");
+    log.engine.door.failed(&group, "the disk said no");
+    assert_eq!(meet(), 2, "it waits again");
+    log.commit_step();
+    assert_eq!((meet(), log.gaps(&stream).len()), (2, 1));
 }

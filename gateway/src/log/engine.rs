@@ -203,6 +203,9 @@ impl Engine {
         self.metrics.window_size.set(self.window_bytes.load(Ordering::Relaxed) as i64);
         self.note_reserves(&group.control);
         self.state.apply(group.number, std::mem::take(&mut group.control));
+        if !group.own.gaps.is_empty() {
+            self.door.ledger_is_written();
+        }
         lock(&self.committed).push_back(committed);
     }
 
@@ -234,7 +237,7 @@ impl Engine {
         }
         for part in group.parts.iter().chain(&behind.parts).filter(|_| !is_on(Mutation::ForgetLostNumbers)) {
             let gap = Gap::of(part.shard.index, part.run.first, part.run.last(), GapReason::Unused);
-            self.door.put_gap(part.stream.id, &gap);
+            self.door.put_gap(part.stream.id, &gap, &self.state);
         }
         self.cursors.mark_all_unsaved();
     }
@@ -275,31 +278,26 @@ impl Engine {
 
     /// Puts what the ledger does not know of a gap into it, with the next commit.
     pub fn note_gap(&self, stream: &Stream, gap: &Gap) {
-        let parts = match gap.reason {
-            GapReason::Rejected => vec![(gap.from, gap.to)],
-            _ => self.state.unexplained(stream.id, gap.shard, gap.from, gap.to),
-        };
-        let parts = parts.into_iter().map(|(from, to)| Gap { from, to, ..gap.clone() });
-        let news: Vec<_> = parts.map(|part| (self.door.put_gap(stream.id, &part), part)).collect();
-        if news.iter().all(|(news, _)| *news == 0) {
+        let news = self.door.put_gap(stream.id, gap, &self.state);
+        if news.is_empty() {
             return;
         }
-        for (count, part) in news.iter().filter(|(count, _)| *count > 0) {
-            self.count_gap(stream, part, *count);
+        for part in &news {
+            self.count_gap(stream, part);
         }
         if gap.reason == GapReason::Corrupt {
             tracing::warn!(stream = %stream.name, shard = gap.shard, from = gap.from, to = gap.to, "records are damaged and lost; they are in the gap ledger");
         }
     }
 
-    /// Counts a gap that was not known, `news` numbers of it, and what of it is a loss to a sink.
-    pub fn count_gap(&self, stream: &Stream, gap: &Gap, news: u64) {
+    /// Counts a gap that was not known, and what of it is a loss to a sink.
+    pub fn count_gap(&self, stream: &Stream, gap: &Gap) {
         // Numbers that nobody was given.
         if gap.reason == GapReason::Unused {
             return;
         }
         let label = ReasonLabel { part: "log", reason: gap.reason.as_str() };
-        self.metrics.gap_records.get_or_create(&label).inc_by(news);
+        self.metrics.gap_records.get_or_create(&label).inc_by(gap.count());
         // What a sink refused is still here, and counted as refused.
         if gap.reason == GapReason::Rejected {
             return;

@@ -59,9 +59,9 @@ pub(super) fn without(
 ) -> Vec<(Number, Number)> {
     let mut left = Vec::new();
     let mut at = from;
-    for (first, last) in known {
+    for (first, last) in known.take_while(|(first, _)| *first <= to) {
         if first > at {
-            left.push((at, (first - 1).min(to)));
+            left.push((at, first - 1));
         }
         at = at.max(last + 1);
     }
@@ -160,7 +160,8 @@ impl State {
         self.new_gaps(stream, gap).iter().map(|part| row(stream, part)).collect()
     }
 
-    fn new_gaps(&self, stream: u32, gap: &Gap) -> Vec<Gap> {
+    /// What of it the ledger does not know.
+    pub fn new_gaps(&self, stream: u32, gap: &Gap) -> Vec<Gap> {
         let known = self.class_of(class(gap.reason), stream, gap.shard, gap.from, gap.to);
         let parts = without(gap.from, gap.to, known.iter().map(|known| (known.from, known.to)));
         parts.into_iter().map(|(from, to)| Gap { from, to, ..gap.clone() }).collect()
@@ -175,7 +176,7 @@ impl State {
 }
 
 /// Gaps on their way into the ledger: apart, and joined where they touch.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Pending {
     gaps: BTreeMap<(u32, ShardIndex, u8, Number), Gap>,
 }
@@ -185,23 +186,29 @@ impl Pending {
         self.gaps.is_empty()
     }
 
-    /// How many numbers are new to it.
-    pub fn put(&mut self, stream: u32, gap: &Gap) -> u64 {
+    /// What of a gap it does not have.
+    pub fn unknown(&self, stream: u32, gap: &Gap) -> Vec<Gap> {
         let at = |from| (stream, gap.shard, class(gap.reason), from);
         let before = self.gaps.range(at(0)..=at(gap.from)).next_back();
         let behind = self.gaps.range(at(gap.from.saturating_add(1))..=at(gap.to.max(gap.from + 1)));
         let known: Vec<_> = before.into_iter().chain(behind).map(|(_, gap)| (gap.from, gap.to)).collect();
         let known = known.into_iter().filter(|(_, to)| *to >= gap.from);
-        let mut new = 0;
-        for (from, to) in without(gap.from, gap.to, known) {
-            new += to - from + 1;
+        let parts = without(gap.from, gap.to, known).into_iter();
+        parts.map(|(from, to)| Gap { from, to, ..gap.clone() }).collect()
+    }
+
+    /// Takes it in; what of it is new.
+    pub fn put(&mut self, stream: u32, gap: &Gap) -> Vec<Gap> {
+        let at = |from| (stream, gap.shard, class(gap.reason), from);
+        let news = self.unknown(stream, gap);
+        for Gap { from, to, .. } in news.iter().cloned() {
             let before = self.gaps.range_mut(at(0)..at(from)).next_back().map(|(_, gap)| gap);
             match before.filter(|before| before.to + 1 == from && before.reason == gap.reason) {
                 Some(before) => (before.to, before.to_ms) = (to, gap.to_ms),
                 None => _ = self.gaps.insert(at(from), Gap { from, to, ..gap.clone() }),
             }
         }
-        new
+        news
     }
 
     /// Takes one out, or as much of it as there is room for: its rows take their bytes from `left`.

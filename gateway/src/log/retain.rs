@@ -235,7 +235,7 @@ impl Engine {
                 shard.trim_to(oldest);
             }
         }
-        drop.gaps.iter().for_each(|gap| self.count_gap(&drop.stream, gap, gap.count()));
+        drop.gaps.iter().for_each(|gap| self.count_gap(&drop.stream, gap));
         if let Err(error) = self.store.remove(drop.stream.id, drop.segment) {
             // The row is gone, so the next start removes the file.
             tracing::warn!(stream = %drop.stream.name, segment = drop.segment, %error, "a trimmed segment could not be unlinked");
