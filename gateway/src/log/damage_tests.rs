@@ -524,14 +524,11 @@ fn a_stream_outlives_the_journal_it_was_made_in_before_its_records_are_folded() 
     }
 }
 
-// A fold had written the first segment of a stream whose creation it left in the journal: the start removed the segment as
-// one that nobody knows, kept its row, and the start after that told all of it as lost.
-#[test]
-fn a_segment_is_not_folded_ahead_of_the_stream_it_belongs_to() {
-    let (sim, clock) = (SimDisk::new(1), Clock::manual(1, 1_800_000_000_000));
-    let open = || SteppedLog::open(sim.mount(), clock.clone(), 1, SIZES).unwrap();
-    let log = open();
-    let store = |log: &SteppedLog, of: &str, data: &[u8]| {
+/// Two streams: the record of the first waits in the journal, with all that came behind it; of the other, `s`, a segment
+/// holds what was folded of 15 records.
+fn folded_ahead(sim: &SimDisk, clock: &Clock) {
+    let log = SteppedLog::open(sim.mount(), clock.clone(), 1, SIZES).unwrap();
+    let store = |of: &str, data: &[u8]| {
         let mut batch = Batch::new();
         batch.push(&log.stream(of).unwrap(), &NewRecord { key: b"k", data, ..Default::default() }).unwrap();
         log.append(&mut log.appender(), &mut batch).unwrap().unwrap();
@@ -540,20 +537,51 @@ fn a_segment_is_not_folded_ahead_of_the_stream_it_belongs_to() {
     let settings = StreamSettings { shards: 1, ..StreamSettings::default() };
     log.create_stream(&name("first"), settings.clone()).unwrap();
     log.fold_step(true).unwrap();
-    store(&log, "first", b"waits for more");
+    store("first", b"waits for more");
     log.create_stream(&name("s"), settings).unwrap();
     let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(20_000).collect();
-    (0..15).for_each(|_| store(&log, "s", &noise));
+    (0..15).for_each(|_| store("s", &noise));
     // The first segment has the number 2: without the journal nobody would know of it.
     sim.arm(Fault::Fail { after: 0 });
     log.fold_step(false).unwrap_err();
     sim.disarm();
     let folded = log.fold_step(false).unwrap();
     assert!(folded.blocks > 0 && log.window_bytes() > 0, "what is small waits: {folded:?}");
+}
+
+// A fold had written the first segment of a stream whose creation it left in the journal: the start removed the segment as
+// one that nobody knows, kept its row, and the start after that told all of it as lost.
+#[test]
+fn a_segment_is_not_folded_ahead_of_the_stream_it_belongs_to() {
+    let (sim, clock) = (SimDisk::new(1), Clock::manual(1, 1_800_000_000_000));
+    folded_ahead(&sim, &clock);
     for _ in 0..2 {
         sim.kill();
-        let log = open();
+        let log = SteppedLog::open(sim.mount(), clock.clone(), 1, SIZES).unwrap();
         assert_eq!((log.recovery.told.len(), read(&log)), (0, (15, 0)), "{:?}", log.recovery);
         log.fold_step(true).unwrap();
+    }
+}
+
+// What a damaged segment had held was told as lost while the journal had it still, and the start after that took it from
+// there: numbers were lost and could be read (seed 7734).
+#[test]
+fn what_a_segment_lost_and_the_journal_still_has_is_not_lost() {
+    for is_removed in [true, false] {
+        let (sim, clock) = (SimDisk::new(1), Clock::manual(1, 1_800_000_000_000));
+        folded_ahead(&sim, &clock);
+        sim.kill();
+        let (segment, _) = sim.files().into_iter().rfind(|(path, _)| path.starts_with("segments/")).unwrap();
+        match is_removed {
+            true => sim.mount().remove(&segment).unwrap(),
+            false => (0..4096).for_each(|at| sim.damage(&segment, at, 0xff)),
+        }
+        for start in 0..3 {
+            sim.kill();
+            let log = SteppedLog::open(sim.mount(), clock.clone(), 1, SIZES).unwrap();
+            assert_eq!(read(&log), (15, 0), "{start}: {:?}", log.recovery);
+            let gaps = log.gaps(&log.stream("s").unwrap());
+            assert!(gaps.iter().all(|gap| gap.reason == GapReason::Unused), "{gaps:?}");
+        }
     }
 }

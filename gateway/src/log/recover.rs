@@ -25,7 +25,7 @@ use super::stream::{Definition, Stream};
 use super::window::Run;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::record::{Gap, GapReason, StreamName};
+use crate::record::{Gap, StreamName};
 use bytes::Bytes;
 use serde::Serialize;
 use std::cell::Cell;
@@ -100,7 +100,9 @@ pub(super) struct Recovering {
     pub(super) newest_boot: u16,
     pub(super) window_bytes: usize,
     /// Segments that have a row and no file.
-    missing: Vec<(Arc<Stream>, u32, Extent)>,
+    pub(super) missing: Vec<(Arc<Stream>, u32, Extent)>,
+    /// What segments lost, by their numbers, unless the journal still has it.
+    pub(super) missed: Vec<(Arc<Stream>, u32, Gap)>,
     /// Segments that the journal says are trimmed, until they are unlinked.
     pub(super) trimmed: Vec<(u32, u32)>,
     pub(super) report: Recovery,
@@ -186,6 +188,7 @@ impl Recovering {
             newest_boot: 0,
             window_bytes: 0,
             missing: Vec::new(),
+            missed: Vec::new(),
             trimmed: Vec::new(),
             report,
         })
@@ -217,6 +220,7 @@ impl Recovering {
         let epoch = self.setup.entropy.u64(..);
         journal.resume(epoch, scan.head, tail, scan.prev);
         self.lose_missing();
+        self.lose_missed();
         self.settle(&scan, journal.was_cut_short());
         self.forget_marks();
         self.forget_rows();
@@ -330,8 +334,6 @@ impl Recovering {
             let newest = known.last().map(|(id, _)| *id);
             for (id, row) in known {
                 stream.next_segment.fetch_max(id + 1, Ordering::Relaxed);
-                // Its numbers were given, whatever is left of it.
-                restore_numbers(&stream, &row);
                 let here = on_disk.contains(&id);
                 on_disk.retain(|other| *other != id);
                 let extent = if !here {
@@ -391,7 +393,7 @@ impl Recovering {
         match salvaged {
             Ok(salvaged) => {
                 self.report.told.push(salvaged.says);
-                self.losses.extend(salvaged.gaps.into_iter().map(|gap| (stream.id, gap)));
+                self.missed.extend(salvaged.gaps.into_iter().map(|gap| (stream.clone(), id, gap)));
                 if salvaged.extent.is_none() {
                     self.entries.push((Table::Segments, state::shard_key(stream.id, id), None));
                 }
@@ -411,7 +413,7 @@ impl Recovering {
     }
 
     /// A salvage was cut off before it was told: what it saved is in its place now.
-    fn extent_of_saved(&mut self, stream: &Stream, id: u32, row: &Extent) -> Result<Extent, OpenError> {
+    fn extent_of_saved(&mut self, stream: &Arc<Stream>, id: u32, row: &Extent) -> Result<Extent, OpenError> {
         let read = guarded(&*self.setup.disk, || {
             self.store.close(stream.id, id);
             let segment = self.store.open(stream.id, id, false)?;
@@ -420,7 +422,7 @@ impl Recovering {
         let (extent, good) = read.map_err(store_error)?;
         let oldest = |shard| stream.shard(shard).map_or(0, |shard| shard.oldest());
         let gaps = rebuild::missing_of(row, good.iter(), oldest);
-        self.losses.extend(gaps.into_iter().map(|gap| (stream.id, gap)));
+        self.missed.extend(gaps.into_iter().map(|gap| (stream.clone(), id, gap)));
         Ok(extent)
     }
 
@@ -430,28 +432,6 @@ impl Recovering {
         let length = self.setup.disk.open(&store::path(stream.id, id), Mode::Existing).and_then(|file| file.len());
         self.store.put(stream.id, Entry { id, extent, file_bytes: length.unwrap_or(0) });
         stream.size.store(self.store.bytes(stream.id), Ordering::Relaxed);
-    }
-
-    /// Tells of segments that are gone and that no retention dropped; the journal has been replayed.
-    fn lose_missing(&mut self) {
-        for (stream, id, extent) in std::mem::take(&mut self.missing) {
-            let row = state::shard_key(stream.id, id);
-            if self.state.get(Table::Segments, &row).is_none() || stream.is_deleted() {
-                continue;
-            }
-            self.report.told.push(format!(
-                "segment {} of stream {} is missing; its numbers are in the gap ledger",
-                store::path(stream.id, id),
-                stream.name
-            ));
-            self.entries.push((Table::Segments, row, None));
-            for (shard, range) in &extent.shards {
-                let from = stream.shard(*shard).map_or(0, |shard| shard.oldest()).max(range.first);
-                if from <= range.last {
-                    self.losses.push((stream.id, Gap::of(*shard, from, range.last, GapReason::Corrupt)));
-                }
-            }
-        }
     }
 
     fn load_blobs(&mut self) {

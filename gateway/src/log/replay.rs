@@ -205,9 +205,67 @@ impl Recovering {
 
     /// Numbers that neither a segment nor the journal holds: if the ledger does not say why, they were damaged.
     fn explain(&mut self, stream: &Stream, shard: u32, from: Number, to: Number) {
+        let of_segments = self.of_segments(stream.id, shard);
         for (from, to) in self.state.unexplained(stream.id, shard, from, to) {
-            self.explained += to - from + 1;
-            self.losses.push((stream.id, Gap::of(shard, from, to, GapReason::Corrupt)));
+            for (from, to) in ledger::without(from, to, of_segments.iter().copied()) {
+                self.explained += to - from + 1;
+                self.losses.push((stream.id, Gap::of(shard, from, to, GapReason::Corrupt)));
+            }
+        }
+    }
+
+    /// Tells of segments that are gone and that no retention dropped; the journal has been replayed.
+    pub(super) fn lose_missing(&mut self) {
+        for (stream, id, extent) in std::mem::take(&mut self.missing) {
+            let row = state::shard_key(stream.id, id);
+            if self.state.get(Table::Segments, &row).is_none() || stream.is_deleted() {
+                continue;
+            }
+            self.report.told.push(format!(
+                "segment {} of stream {} is missing; what the journal does not have of it either is in the gap ledger",
+                store::path(stream.id, id),
+                stream.name
+            ));
+            self.entries.push((Table::Segments, row, None));
+            for (shard, range) in &extent.shards {
+                let from = stream.shard(*shard).map_or(0, |shard| shard.oldest()).max(range.first);
+                if from <= range.last {
+                    self.missed.push((stream.clone(), id, Gap::of(*shard, from, range.last, GapReason::Corrupt)));
+                }
+            }
+        }
+    }
+
+    /// Numbers of a shard that segments lost, or may have, in order: they are told of when all of the journal is known.
+    fn of_segments(&self, stream: u32, shard: ShardIndex) -> Vec<(Number, Number)> {
+        let missed = self.missed.iter().filter(|(of, _, gap)| of.id == stream && gap.shard == shard);
+        let missing = self.missing.iter().filter(|(of, ..)| of.id == stream);
+        let missing = missing.filter_map(|(.., extent)| extent.shards.get(&shard));
+        let missed = missed.map(|(.., gap)| (gap.from, gap.to));
+        let mut numbers: Vec<_> = missed.chain(missing.map(|range| (range.first, range.last))).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// Of what segments lost, what neither the journal has nor a segment that it was folded into since. Its numbers were given,
+    /// whatever is left of it.
+    pub(super) fn lose_missed(&mut self) {
+        let mut saved = 0;
+        for (stream, id, gap) in std::mem::take(&mut self.missed) {
+            let Some(shard) = stream.shard(gap.shard) else { continue };
+            let others = self.store.entries(stream.id).into_iter().filter(|entry| entry.id != id);
+            let others =
+                others.filter_map(|entry| entry.extent.shards.get(&gap.shard).map(|range| (range.first, range.last)));
+            let mut held: Vec<_> = others.chain(shard.window().spans()).collect();
+            held.sort_unstable();
+            let lost = ledger::without(gap.from, gap.to, held.into_iter());
+            let lost = lost.into_iter().map(|(from, to)| Gap { from, to, ..gap.clone() });
+            saved += gap.count() - lost.clone().map(|gap| gap.count()).sum::<u64>();
+            self.losses.extend(lost.map(|gap| (stream.id, gap)));
+            shard.lose_up_to(gap.to);
+        }
+        if saved > 0 {
+            self.report.told.push(format!("the journal still has {saved} records of what segments lost"));
         }
     }
 
