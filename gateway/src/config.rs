@@ -21,7 +21,7 @@ use crate::units::{ByteSize, Span};
 use crate::uplink::SinkConfig;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// The stream that is always there: the default route sends everything to it.
@@ -249,6 +249,11 @@ impl Config {
         self.check_addresses(&mut problems);
         problems.extend(SinkConfig::check_all(&self.sinks));
         for (at, sink) in self.sinks.iter().enumerate() {
+            problems.extend(sink.broker().and_then(|(host, port)| self.own_listener(&host, port)).map(|own| {
+                let says =
+                    format!("this is the gateway's own {own}, and records would go in circles; name another broker");
+                Problem::new(format!("sink[{at}].broker"), says)
+            }));
             let common = sink.common();
             let wanted = common.streams.iter().map(|name| ("streams", name));
             let wanted = wanted.chain(sink.dead_letter().map(|name| ("dead_letter", name)));
@@ -258,6 +263,15 @@ impl Config {
             }
         }
         problems
+    }
+
+    /// The MQTT listener that a client of this machine reaches under an address.
+    fn own_listener(&self, host: &str, port: u16) -> Option<&'static str> {
+        let ip = if host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { host.parse::<IpAddr>().ok() }?;
+        let listeners = [("mqtt.listen", self.mqtt.listen), ("mqtt.tls.listen", self.mqtt.tls.listen)];
+        let is_it =
+            |own: SocketAddr| own.port() == port && (own.ip() == ip || own.ip().is_unspecified() && ip.is_loopback());
+        listeners.into_iter().find(|(_, listen)| listen.address().is_some_and(is_it)).map(|(key, _)| key)
     }
 
     /// Of two listeners that want the same address the second is told: at a start it would be the one that fails.

@@ -222,6 +222,22 @@ fn the_configuration_creates_and_updates_streams_and_never_deletes_one() {
     }
 }
 
+// Each record came back as another, until its headers were full.
+#[test]
+fn a_gateway_does_not_forward_to_its_own_broker() {
+    let mut gateway = Gateway::plain();
+    let port = gateway.mqtt.port();
+    // A name that the configuration alone does not give away.
+    gateway.setup().toml =
+        format!("[[sink]]\nname = \"up\"\ntype = \"mqtt\"\nbroker = \"mqtt://[::ffff:127.0.0.1]:{port}\"\n");
+    gateway.stop();
+    gateway.restart();
+    Client::connect(gateway.mqtt, "once", Version::V5).unwrap().publish("t", b"x").unwrap();
+    let is_told = || gateway.http_get("/status").1.contains("in circles");
+    assert!(tools::eventually(BOUND, is_told), "{}", gateway.http_get("/status").1);
+    assert_eq!(gateway.metric("headwater_stream_records{stream=\"default\"}"), 1.0);
+}
+
 /// The live bus is a library with connections of its own; a log by default speaks of the gateway's alone.
 #[test]
 fn the_log_does_not_tell_of_the_bus_unless_it_is_asked_to() {

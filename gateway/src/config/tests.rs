@@ -169,6 +169,25 @@ fn two_listeners_that_cannot_both_have_their_address_are_told() {
 }
 
 #[test]
+fn a_sink_that_names_the_gateways_own_broker_is_told() {
+    let at = |listen: &str, broker: &str| {
+        let mqtt = format!("[mqtt]\nlisten = {listen:?}\ninsecure_listen = true\n");
+        mqtt + &format!("[[sink]]\nname = \"up\"\ntype = \"mqtt\"\nbroker = {broker:?}\n")
+    };
+    for (listen, broker) in [
+        ("127.0.0.1:1883", "mqtt://127.0.0.1:1883"),
+        ("0.0.0.0:1883", "mqtt://localhost"),
+        ("10.0.0.9:1884", "mqtt://10.0.0.9:1884"),
+    ] {
+        let told = mistakes(&at(listen, broker));
+        assert!(told[0].contains("sink[0].broker: this is the gateway's own mqtt.listen"), "{told:?}");
+    }
+    for (listen, broker) in [("127.0.0.1:1883", "mqtt://127.0.0.1:1884"), ("0.0.0.0:1883", "mqtt://10.0.0.9:1883")] {
+        assert!(Config::parse("h.toml", &at(listen, broker), &[]).is_ok());
+    }
+}
+
+#[test]
 fn every_listener_can_be_turned_off_by_the_same_word() {
     let text = "[mqtt]\nlisten = \"off\"\n[mqtt.tls]\nlisten = \"off\"\n[api]\nlisten = \"off\"\n[console]\nlisten = \"off\"\n";
     let config = Config::parse("h.toml", text, &[]).unwrap();

@@ -136,7 +136,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let now_ms = shared.now_ms();
         let session = Session::new(&accepted, &shared.limits, &kept, now_ms);
         let mut output = Output::default();
-        let properties = accepted.connack(&shared.limits);
+        let properties = accepted.connack(&shared.limits, shared.log.gateway_id());
         write::connack(&mut output.bytes, accepted.version, session_present, &properties);
         Connection {
             appender: shared.log.appender(),

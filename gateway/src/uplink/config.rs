@@ -86,6 +86,12 @@ impl SinkConfig {
         self.sending().map(|sending| &sending.dead_letter).filter(|name| !name.is_empty())
     }
 
+    /// Host and port of an MQTT broker.
+    pub fn broker(&self) -> Option<(String, u16)> {
+        let SinkConfig::Mqtt(config) = self else { return None };
+        config.address().map(|(_, host, port)| (host, port))
+    }
+
     /// Mistakes of this section; `key` is its path, as in `sink[0]`.
     pub fn check(&self, key: &str) -> Vec<Problem> {
         let mut problems = Vec::new();

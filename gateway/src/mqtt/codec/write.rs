@@ -4,6 +4,8 @@
 use super::{PacketId, PropertyId, Qos, Reason, Version};
 use crate::record::{Header, HeaderId};
 
+/// User property of CONNACK: the id of the gateway that answers.
+pub const GATEWAY_PROPERTY: &str = "headwater-gateway";
 const PUBACK: u8 = 0x40;
 const PUBREC: u8 = 0x50;
 const PUBREL: u8 = 0x62;
@@ -17,6 +19,8 @@ pub struct ConnackProperties {
     pub receive_maximum: u16,
     pub maximum_packet_size: u32,
     pub server_keep_alive_s: Option<u16>,
+    /// Whom the client has reached, so that a sink knows its own gateway.
+    pub gateway: Option<String>,
 }
 
 /// An accepted connection.
@@ -37,6 +41,10 @@ pub fn connack(out: &mut Vec<u8>, version: Version, session_present: bool, prope
     if let Some(id) = &properties.assigned_client_id {
         list.push(PropertyId::AssignedClientId as u8);
         binary(&mut list, id.as_bytes());
+    }
+    if let Some(gateway) = &properties.gateway {
+        field(&mut list, PropertyId::UserProperty, GATEWAY_PROPERTY.as_bytes());
+        binary(&mut list, gateway.as_bytes());
     }
     // What is not there yet is said, so that no client waits for it. Topic aliases are off by leaving the maximum out.
     list.extend_from_slice(&[PropertyId::RetainAvailable as u8, 0, PropertyId::SharedAvailable as u8, 0]);

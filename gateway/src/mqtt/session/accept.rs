@@ -5,6 +5,8 @@ use crate::mqtt::codec::{Connect, PropertyId, Reason, Version};
 
 /// Longest client id taken, in bytes: it is a partition key, a table's key and part of log lines.
 pub const CLIENT_ID_BYTES_MAX: usize = 256;
+/// No CONNACK is longer, in bytes.
+const CONNACK_BYTES_MAX: usize = 512;
 /// Messages to a 3.1.1 client on their way at once; the version has no way to say.
 const WINDOW_V4: u16 = 100;
 /// Messages to an MQTT 5 client on their way at once, whatever more it offers: each costs memory here.
@@ -103,8 +105,10 @@ impl Accepted {
         self.session_expiry_s > 0
     }
 
-    pub fn connack(&self, limits: &Limits) -> ConnackProperties {
+    pub fn connack(&self, limits: &Limits, gateway: &str) -> ConnackProperties {
         ConnackProperties {
+            // [MQTT-3.2.2-20]
+            gateway: (self.client_packet_bytes_max >= CONNACK_BYTES_MAX).then(|| gateway.to_owned()),
             assigned_client_id: self.assigned.then(|| self.client_id.clone()),
             session_expiry_s: self.session_expiry_differs.then_some(self.session_expiry_s),
             receive_maximum: limits.receive_maximum,

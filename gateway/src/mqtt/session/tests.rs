@@ -124,7 +124,7 @@ fn a_client_is_overdue_after_one_and_a_half_keep_alives() {
     assert_eq!(s.overdue_at_ms(), Some(19_000));
     let endless = Connect { keep_alive_s: 0, ..connect(Version::V5) };
     let accepted = accept(&endless, &LIMITS, String::new).unwrap();
-    assert_eq!(accepted.connack(&LIMITS).server_keep_alive_s, Some(100));
+    assert_eq!(accepted.connack(&LIMITS, "g").server_keep_alive_s, Some(100));
     let endless = Connect { keep_alive_s: 0, ..connect(Version::V4) };
     assert_eq!(accept(&endless, &LIMITS, String::new).unwrap().keep_alive_ms(), None);
 }

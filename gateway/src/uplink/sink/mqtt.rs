@@ -109,7 +109,7 @@ impl MqttConfig {
     }
 
     /// TLS or not, host, port.
-    fn address(&self) -> Option<(bool, String, u16)> {
+    pub(in crate::uplink) fn address(&self) -> Option<(bool, String, u16)> {
         let uri: http::Uri = self.broker.parse().ok()?;
         let tls = match uri.scheme_str()? {
             "mqtt" => false,
@@ -170,7 +170,7 @@ impl MqttSink {
         }
         *slot = None;
         let options = self.config.options(&self.who).map_err(Fault::Denied)?;
-        let link = Arc::new(Link::open(options, self.config.timeout.0).await?);
+        let link = Arc::new(Link::open(options, &self.who.gateway, self.config.timeout.0).await?);
         Ok(slot.insert(link).clone())
     }
 

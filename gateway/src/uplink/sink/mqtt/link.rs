@@ -1,6 +1,7 @@
 //! One connection to a broker: messages out, acknowledgements matched to who waits for them.
 
 use super::message::Message;
+use crate::mqtt::codec::write::GATEWAY_PROPERTY;
 use crate::uplink::sink::Fault;
 use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::QoS;
@@ -41,11 +42,14 @@ impl Drop for Link {
 
 impl Link {
     /// Connects and waits for the broker's consent.
-    pub async fn open(options: MqttOptions, within: Duration) -> Result<Self, Fault> {
+    pub async fn open(options: MqttOptions, gateway: &str, within: Duration) -> Result<Self, Fault> {
         let (client, mut events) = AsyncClient::new(options, QUEUE_MAX);
         let connected = tokio::time::timeout(within, connected(&mut events)).await;
         let packet_bytes_max = match connected {
-            Ok(Ok(packet_bytes_max)) => packet_bytes_max,
+            Ok(Ok(broker)) if broker.gateway.as_deref() == Some(gateway) => {
+                return Err(Fault::Denied("the broker is this gateway itself: records would go in circles".into()));
+            }
+            Ok(Ok(broker)) => broker.packet_bytes_max,
             Ok(Err(ConnectionError::ConnectionRefused(code))) => {
                 return Err(Fault::Denied(format!("the broker refuses the connection: {code:?}")));
             }
@@ -108,12 +112,24 @@ impl Drop for HandingOver<'_> {
     }
 }
 
-/// Polls until the broker has answered CONNECT; returns the largest packet it takes.
-async fn connected(events: &mut EventLoop) -> Result<usize, ConnectionError> {
+/// What a broker says of itself.
+struct Broker {
+    /// Largest packet it takes.
+    packet_bytes_max: usize,
+    /// Its id, if it is a Headwater.
+    gateway: Option<String>,
+}
+
+/// Polls until the broker has answered CONNECT.
+async fn connected(events: &mut EventLoop) -> Result<Broker, ConnectionError> {
     loop {
         if let Event::Incoming(Packet::ConnAck(answer)) = events.poll().await? {
-            let max = answer.properties.and_then(|properties| properties.max_packet_size);
-            return Ok(max.map_or(usize::MAX, |max| max as usize));
+            let said = answer.properties.map(|said| (said.max_packet_size, said.user_properties));
+            let (most, named) = said.unwrap_or_default();
+            return Ok(Broker {
+                packet_bytes_max: most.map_or(usize::MAX, |max| max as usize),
+                gateway: named.into_iter().find(|(name, _)| name == GATEWAY_PROPERTY).map(|(_, id)| id),
+            });
         }
     }
 }
