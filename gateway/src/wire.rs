@@ -30,6 +30,8 @@ pub const OFFER_HEADER: &str = "x-headwater-batch";
 pub const OFFER: &str = "2";
 /// Header by which a door tells which gateway it is.
 pub const GATEWAY_HEADER: &str = "x-headwater-gateway";
+/// The same as a user property of CONNACK.
+pub const GATEWAY_PROPERTY: &str = "headwater-gateway";
 
 /// Most records of one batch.
 pub const RECORDS_MAX: usize = 8192;

@@ -3,9 +3,8 @@
 
 use super::{PacketId, PropertyId, Qos, Reason, Version};
 use crate::record::{Header, HeaderId};
+use crate::wire::GATEWAY_PROPERTY;
 
-/// User property of CONNACK: the id of the gateway that answers.
-pub const GATEWAY_PROPERTY: &str = "headwater-gateway";
 const PUBACK: u8 = 0x40;
 const PUBREC: u8 = 0x50;
 const PUBREL: u8 = 0x62;

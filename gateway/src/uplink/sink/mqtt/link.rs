@@ -1,8 +1,8 @@
 //! One connection to a broker: messages out, acknowledgements matched to who waits for them.
 
 use super::message::Message;
-use crate::mqtt::codec::write::GATEWAY_PROPERTY;
 use crate::uplink::sink::Fault;
+use crate::wire::GATEWAY_PROPERTY;
 use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, PubAck, PubAckReason};
