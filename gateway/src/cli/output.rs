@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum LogFormat {
@@ -34,10 +35,11 @@ impl Output {
 
     /// Logs on stderr: from `info` for a gateway, from `warn` for everything else.
     pub fn start_logging(&self, gateway: bool) {
-        // rumqttd tells of every connection of the live bus, which are all ours.
-        let fallback = if gateway { "info,rumqttd=warn" } else { "warn" };
+        // rumqttd tells of every connection of the live bus, which are all ours; reqsign of every place that has no
+        // credentials, each time, which the sink says in a sentence.
+        let fallback = if gateway { "info,rumqttd=warn,reqsign_core=error" } else { "warn" };
         let filter = std::env::var("HEADWATER_LOG").unwrap_or_else(|_| fallback.to_owned());
-        let filter = EnvFilter::try_new(&filter).unwrap_or_else(|error| {
+        let filter = log_filter(&filter).unwrap_or_else(|error| {
             eprintln!("HEADWATER_LOG={filter}: {error}; write a level such as info, or headwater::mqtt=debug");
             EnvFilter::new(fallback)
         });
@@ -128,6 +130,17 @@ pub enum Unit {
     Seconds,
 }
 
+/// The filter of `HEADWATER_LOG`. A word that is no level is the name of a part, and all other parts are silent: a level
+/// that was mistyped would hide every warning.
+fn log_filter(text: &str) -> Result<EnvFilter, String> {
+    let is_part = |word: &str| word.contains(['=', ':', '[']) || word.is_empty();
+    let is_known = |word: &str| is_part(word) || word.parse::<LevelFilter>().is_ok();
+    match text.split(',').map(str::trim).find(|word| !is_known(word)) {
+        Some(word) => Err(format!("{word:?} is no level")),
+        None => EnvFilter::try_new(text).map_err(|error| error.to_string()),
+    }
+}
+
 /// <https://no-color.org>: set and not empty.
 fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
@@ -143,5 +156,15 @@ mod tests {
         let error =
             anyhow::Error::new(taken()).context(format!("cannot listen: {}", taken())).context("say --mqtt-listen");
         assert_eq!(chain(&error), format!("say --mqtt-listen: cannot listen: {}", taken()));
+    }
+
+    #[test]
+    fn a_level_that_was_mistyped_silences_nothing() {
+        for good in ["info", "WARN", "headwater::mqtt=debug", "info,rumqttd=warn", "off", ""] {
+            assert!(log_filter(good).is_ok(), "{good}");
+        }
+        for bad in ["warnn", "info,debugg", "headwater=loud", "verbose"] {
+            assert!(log_filter(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -183,7 +183,7 @@ pub enum Fault {
     #[error("asks to slow down")]
     Throttled,
     /// Credentials or permission: held until they are there, never a reason to drop.
-    #[error("denies access: {0}")]
+    #[error("{0}")]
     Denied(String),
     /// A mistake of the other side, or an answer that says nothing.
     #[error("failed: {0}")]
@@ -194,6 +194,11 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// The other side says no to who we are or to what we may.
+    pub fn denied(said: &str) -> Self {
+        Fault::Denied(format!("denies access: {said}"))
+    }
+
     pub fn reason(&self) -> &'static str {
         match self {
             Fault::Unreachable(_) | Fault::Absent(_) => "unreachable",

@@ -235,7 +235,14 @@ impl KinesisSink {
         if let Err(error) = aws.sign(&mut head).await {
             // Where they come from, files and certificates among it, may have been renewed.
             aws.forget_credentials().await;
-            return Err(Fault::Denied(format!("no usable credentials: {error}")));
+            let advice = match self.config.credentials {
+                CredentialSource::Chain => {
+                    "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile, or write credentials = \"none\" where none \
+                     are wanted"
+                }
+                _ => "",
+            };
+            return Err(Fault::Denied(format!("has no usable credentials: {error}{advice}")));
         }
         let bounds = Bounds { within, answer_bytes_max: ANSWER_BYTES_MAX };
         let sent = self.http.send(http::Request::from_parts(head, body), bounds).await;

@@ -206,7 +206,7 @@ fn fault_of(kind: &str, status: StatusCode, message: &str) -> Fault {
         | "KMSThrottlingException" => Fault::Throttled,
         "ValidationException" | "InvalidArgumentException" | "SerializationException" => Fault::Refused(said),
         _ if kind.starts_with("KMS") || kind.starts_with("AccessDenied") || kind.contains("Token") => {
-            Fault::Denied(said)
+            Fault::denied(&said)
         }
         "UnrecognizedClientException"
         | "IncompleteSignature"
@@ -214,11 +214,11 @@ fn fault_of(kind: &str, status: StatusCode, message: &str) -> Fault {
         | "IncompleteSignatureException"
         | "SignatureDoesNotMatch"
         | "InvalidClientTokenId"
-        | "OptInRequired" => Fault::Denied(said),
+        | "OptInRequired" => Fault::denied(&said),
         "ResourceNotFoundException" => Fault::Broken(format!("{said} (create the stream there; records are held)")),
         _ => match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Fault::Throttled,
-            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => Fault::Denied(said),
+            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => Fault::denied(&said),
             StatusCode::PAYLOAD_TOO_LARGE => Fault::Refused(said),
             _ => Fault::Broken(said),
         },

@@ -163,7 +163,7 @@ fn meaning(answer: &PubAck) -> Acknowledged {
     match answer.reason {
         PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Ok(()),
         PubAckReason::QuotaExceeded => Err(Fault::Throttled),
-        PubAckReason::NotAuthorized => Err(Fault::Denied(said())),
+        PubAckReason::NotAuthorized => Err(Fault::denied(&said())),
         PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => Err(Fault::Refused(said())),
         _ => Err(Fault::Broken(said())),
     }
