@@ -133,7 +133,8 @@ fn stream_text(stream: &StreamReport) -> Vec<String> {
         lines.push(format!("  {}  {}{blocks}", segment.file, size(segment.bytes)));
     }
     for gap in gaps {
-        lines.push(format!("  gap {} {} to {}: {} records {}", gap.shard, gap.from, gap.to, gap.count, gap.reason));
+        let what = if gap.reason == "unused" { "numbers" } else { "records" };
+        lines.push(format!("  gap {} {} to {}: {} {what} {}", gap.shard, gap.from, gap.to, gap.count, gap.reason));
     }
     lines.push(String::new());
     lines

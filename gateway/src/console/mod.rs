@@ -153,7 +153,7 @@ impl Desk {
                 let _alone = self.scrape.lock().await;
                 pages::metrics(&self.log, &self.metrics, &self.card)
             }
-            "/status" => pages::status(&self.log, (self.sinks)(), *self.ready.borrow()),
+            "/status" => pages::status(&self.log, (self.sinks)(), *self.ready.borrow() && self.log.trouble().is_none()),
             _ => Page::text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz and /status\n"),
         }
     }

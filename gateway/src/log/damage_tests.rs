@@ -5,7 +5,7 @@ use super::disk::sim::{Fault, SimDisk};
 use super::sim::{SimSizes, SteppedLog};
 use super::tests::{Bench, STOP, all, fill, name, numbers, put};
 use super::*;
-use crate::metrics::ReasonLabel;
+use crate::metrics::{ReasonLabel, SinkLabel};
 use crate::record::{GapReason, NewRecord};
 use std::os::unix::fs::FileExt;
 
@@ -135,6 +135,11 @@ fn a_missing_segment_is_in_the_ledger_and_the_rest_is_served() {
     let label = ReasonLabel { part: "log", reason: "corrupt" };
     assert_eq!(log.inner.engine.metrics.gap_records.get_or_create(&label).get(), lost);
     let stream = log.stream("s").unwrap();
+    for _ in 0..2 {
+        log.register_sink("cloud", std::slice::from_ref(&stream), true);
+        let label = SinkLabel { sink: "cloud".into(), stream: "s".into() };
+        assert_eq!(log.inner.engine.metrics.sink_lost.get_or_create(&label).get(), lost, "and in none of a sink");
+    }
     put(&log, &stream, 500..510, 10);
     log.close(STOP);
     let log = bench.open();

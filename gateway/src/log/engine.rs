@@ -20,7 +20,7 @@ use super::stream::Stream;
 use super::window::Run;
 use crate::metrics::{Metrics, ReasonLabel, SinkLabel, StreamLabel};
 use crate::record::{Gap, GapReason, StreamName};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -94,6 +94,9 @@ pub struct Engine {
     pub commits: AtomicU64,
     /// Segments that a reader could not read: `heal` looks at them.
     suspects: Mutex<Vec<(Arc<Stream>, u32, String)>>,
+    /// What the start found lost, by stream, and the sinks that it was counted for.
+    found_lost: Vec<(u32, Gap)>,
+    told_of_lost: Mutex<BTreeSet<(String, u32)>>,
     /// Where epochs come from: seeded by the kernel, or by a simulation.
     entropy: Mutex<fastrand::Rng>,
 }
@@ -308,6 +311,20 @@ impl Engine {
         }
     }
 
+    /// Counts for a sink what the start found lost of a stream, once: sinks are not known before.
+    pub fn count_found_lost(&self, sink: &str, stream: &Stream) {
+        if !lock(&self.told_of_lost).insert((sink.to_owned(), stream.id)) {
+            return;
+        }
+        let label = SinkLabel { sink: sink.to_owned(), stream: stream.name.to_string() };
+        // There from the beginning: a first loss is a rise from zero, which an alert can see.
+        let counter = self.metrics.sink_lost.get_or_create(&label);
+        for (_, gap) in self.found_lost.iter().filter(|(of, _)| *of == stream.id) {
+            let lost = self.cursors.lost(&stream.name, gap.shard, gap.from, gap.to).into_iter();
+            counter.inc_by(lost.filter(|(of, _)| of == sink).map(|(_, lost)| lost).sum());
+        }
+    }
+
     /// A segment gave an error: it is looked at off the reader's way.
     pub fn suspect(&self, stream: &Arc<Stream>, segment: u32, error: &SegmentError) {
         let mut suspects = lock(&self.suspects);
@@ -399,6 +416,7 @@ pub struct Parts {
     pub cursors: Cursors,
     pub state_db: Option<StateDb>,
     pub window_bytes: usize,
+    pub found_lost: Vec<(u32, Gap)>,
     pub entropy: fastrand::Rng,
 }
 
@@ -430,6 +448,8 @@ impl Engine {
             aging_waits: AtomicBool::new(false),
             commits: AtomicU64::new(0),
             suspects: Mutex::default(),
+            found_lost: parts.found_lost,
+            told_of_lost: Mutex::default(),
             entropy: Mutex::new(parts.entropy),
         })
     }

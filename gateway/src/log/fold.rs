@@ -266,7 +266,8 @@ impl Engine {
             extent.bytes += block.len() as u64;
         }
         extent.blob_bytes += folds.iter().map(|fold| fold.blob_bytes).sum::<u64>();
-        let copy = begins.then(|| self.copy_of(stream));
+        let renews = begins || stream.copy_is_old.load(Ordering::Relaxed);
+        let copy = renews.then(|| self.copy_of(stream));
         let written = shielded(|| {
             let segment = self.store.open(stream.id, id, begins)?;
             segment.write(&Write { blocks: &blocks, extent: &extent, copy: copy.as_deref() })?;
@@ -288,6 +289,9 @@ impl Engine {
                 return Err(error.into());
             }
         };
+        if renews {
+            stream.copy_is_old.store(false, Ordering::Relaxed);
+        }
         self.store.put(stream.id, Entry { id, extent: extent.clone(), file_bytes });
         stream.size.store(self.store.bytes(stream.id) + self.blobs.bytes(stream.id), Ordering::Relaxed);
         let row = (state::shard_key(stream.id, id), state::to_json(&extent));

@@ -5,7 +5,7 @@ use super::disk::Mode;
 use super::disk::sim::SimDisk;
 use super::sim::SteppedLog;
 use super::*;
-use crate::record::NewRecord;
+use crate::record::{GapReason, NewRecord};
 
 const PAGE: u64 = 4096;
 
@@ -21,6 +21,19 @@ fn store(log: &SteppedLog) -> u64 {
     log.commit_step();
     let Placement::Stored { number, .. } = placed[0] else { panic!("{placed:?}") };
     number
+}
+
+/// One segment: five records, the numbers that the start after a kill jumped over, and five more. Stopped cleanly.
+fn jumped(sim: &SimDisk) {
+    let log = SteppedLog::open(sim.mount(), clock(), 1, super::damage_tests::SIZES).unwrap();
+    let settings = StreamSettings { shards: 1, ..StreamSettings::default() };
+    log.create_stream(&StreamName::new("s").unwrap(), settings).unwrap();
+    store_all(&log, 5);
+    log.fold_step(true).unwrap();
+    drop(log);
+    let log = again(sim);
+    store_all(&log, 5);
+    log.close().unwrap();
 }
 
 /// So many; the newest number.
@@ -107,4 +120,50 @@ fn a_clean_stop_is_not_called_a_write_that_was_cut_short() {
         assert_eq!(log.recovery.told, [""; 0]);
         assert_eq!(store(&log), newest + 1);
     }
+}
+
+// The numbers that a start jumped over were known to the state alone. With the state lost they were told as records that
+// are damaged, and counted as records until somebody read them.
+#[test]
+fn numbers_that_nobody_got_are_known_as_such_when_the_state_is_lost() {
+    let sim = SimDisk::new(3);
+    jumped(&sim);
+    sim.mount().remove("state.redb").unwrap();
+    let log = again(&sim);
+    assert!(log.recovery.state_rebuilt);
+    assert_eq!(log.engine.record_count(&log.stream("s").unwrap()), 10);
+    assert_eq!(read(&log), (10, 0));
+}
+
+// With state and journal both gone the end was called unused: no loss.
+#[test]
+fn without_state_and_journal_the_end_is_told_as_lost() {
+    let sim = SimDisk::new(4);
+    let log = stepped(&sim, &clock());
+    let newest = store_all(&log, 5);
+    drop(log);
+    sim.kill();
+    let disk = sim.mount();
+    disk.remove("state.redb").unwrap();
+    ring(&sim).iter().for_each(|(path, _)| disk.remove(path).unwrap());
+    let log = again(&sim);
+    assert!(log.recovery.told.iter().any(|says| says.contains("newest records")), "{:?}", log.recovery);
+    let gaps = log.gaps(&log.stream("s").unwrap());
+    let lost =
+        |number| gaps.iter().any(|gap| gap.reason == GapReason::Corrupt && (gap.from..=gap.to).contains(&number));
+    assert!((newest - 4..=newest).all(lost), "{gaps:?}");
+}
+
+// All that a salvage missed was called lost, the numbers that an earlier start had jumped over among it.
+#[test]
+fn a_salvage_does_not_call_numbers_lost_that_nobody_got() {
+    let sim = SimDisk::new(5);
+    jumped(&sim);
+    sim.kill();
+    let newest = sim.files().into_iter().rfind(|(path, _)| path.starts_with("segments/")).unwrap().0;
+    (0..64).for_each(|at| sim.damage(&newest, at, 0xff));
+    let log = again(&sim);
+    assert_eq!(read(&log), (10, 0));
+    let said = log.recovery.told.join("; ");
+    assert!(said.contains(" 0 records are lost"), "{said}");
 }

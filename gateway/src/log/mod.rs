@@ -71,7 +71,7 @@ pub use shard::Shard;
 pub use stream::{OnFull, SHARDS_MAX, Stream, StreamSettings};
 
 use crate::clock::Clock;
-use crate::metrics::{Metrics, SinkLabel};
+use crate::metrics::Metrics;
 use crate::record::{Gap, Number, ShardIndex, StreamName};
 use crate::units::{ByteSize, Span};
 use bytes::Bytes;
@@ -292,13 +292,9 @@ impl Log {
 
     /// Names a sink and the streams it forwards, before its first cursor. A required sink holds retention until delivered.
     pub fn register_sink(&self, sink: &str, streams: &[Arc<Stream>], required: bool) {
-        for stream in streams {
-            let label = SinkLabel { sink: sink.to_owned(), stream: stream.name.to_string() };
-            // There from the beginning: a first loss is a rise from zero, which an alert can see.
-            drop(self.inner.engine.metrics.sink_lost.get_or_create(&label));
-        }
-        let streams = streams.iter().map(|stream| stream.name.clone());
-        self.inner.engine.cursors.register(sink, streams, required);
+        let engine = &self.inner.engine;
+        engine.cursors.register(sink, streams.iter().map(|stream| stream.name.clone()), required);
+        streams.iter().for_each(|stream| engine.count_found_lost(sink, stream));
     }
 
     /// Where a sink stands; a new sink stands at the oldest record. Not before the first: a cursor of a stream that was

@@ -172,7 +172,7 @@ fn read_or_salvage(
         Err(error) if !error.is_damage() => Err(error),
         Err(error) => {
             let name = format!("{stream}");
-            let damaged = Damaged { stream, name: &name, id, row: &Extent::default(), why: &error };
+            let damaged = Damaged { stream, name: &name, id, row: &Extent::default(), known: None, why: &error };
             let salvaged = salvage(store, &damaged, |_| 0, None)?;
             told.push(salvaged.says);
             Ok(salvaged.extent.map(|extent| (extent, None)))
@@ -187,6 +187,8 @@ pub struct Damaged<'a> {
     pub id: u32,
     /// What it should hold, as far as that is known.
     pub row: &'a Extent,
+    /// What is lost already, or was never given.
+    pub known: Option<&'a State>,
     pub why: &'a SegmentError,
 }
 
@@ -206,7 +208,7 @@ pub fn salvage(
     oldest: impl Fn(ShardIndex) -> Number,
     copy: Option<&[u8]>,
 ) -> Result<Salvaged, SegmentError> {
-    let &Damaged { stream, name, id, row, why } = damaged;
+    let &Damaged { stream, name, id, row, known, why } = damaged;
     store.close(stream, id);
     let blocks: Vec<_> = find_blocks(store, stream, &path(stream, id))?.into_values().collect();
     let mut extent = Extent { folded_group: row.folded_group, ..Extent::default() };
@@ -221,7 +223,8 @@ pub fn salvage(
     let aside = store.quarantine(stream, id)?;
     store.place_salvaged(stream)?;
     let gaps = missing_of(row, blocks.iter().map(|(head, _)| head), oldest);
-    let lost: u64 = gaps.iter().map(Gap::count).sum();
+    let news = |gap: &Gap| known.map_or(gap.count(), |known| known.records(stream, gap.shard, gap.from, gap.to));
+    let lost: u64 = gaps.iter().map(news).sum();
     let says = format!(
         "segment {} of stream {name} was damaged ({why}) and moved to {aside}; {} blocks were saved, {lost} records are lost and in the gap ledger",
         path(stream, id),

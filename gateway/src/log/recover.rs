@@ -29,7 +29,7 @@ use crate::record::{Gap, StreamName};
 use bytes::Bytes;
 use serde::Serialize;
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -90,6 +90,8 @@ pub(super) struct Recovering {
     pub(super) entries: Vec<Control>,
     /// What is lost, until it is in the ledger.
     pub(super) losses: Vec<(u32, Gap)>,
+    /// The records among them, for the sinks' figures.
+    pub(super) found_lost: Vec<(u32, Gap)>,
     /// Numbers that are missing between those of the journal's frames.
     pub(super) explained: u64,
     /// Records of streams that nobody knows: see [`Recovering::adopt`].
@@ -103,6 +105,8 @@ pub(super) struct Recovering {
     pub(super) missing: Vec<(Arc<Stream>, u32, Extent)>,
     /// What segments lost, by their numbers, unless the journal still has it.
     pub(super) missed: Vec<(Arc<Stream>, u32, Gap)>,
+    /// Newest segments that hold more than the state knows, of a fold that was cut short: nothing of that is replayed.
+    ahead: BTreeSet<(u32, u32)>,
     /// Segments that the journal says are trimmed, until they are unlinked.
     pub(super) trimmed: Vec<(u32, u32)>,
     pub(super) report: Recovery,
@@ -182,6 +186,7 @@ impl Recovering {
             rows: Vec::new(),
             entries: Vec::new(),
             losses: Vec::new(),
+            found_lost: Vec::new(),
             explained: 0,
             orphans: BTreeMap::new(),
             next_stream: 1,
@@ -189,6 +194,7 @@ impl Recovering {
             window_bytes: 0,
             missing: Vec::new(),
             missed: Vec::new(),
+            ahead: BTreeSet::new(),
             trimmed: Vec::new(),
             report,
         })
@@ -216,7 +222,13 @@ impl Recovering {
         let scan = self.replay(&journal, tail, link, position.clean)?;
         let link = if scan.gone { scan.prev } else { link };
         journal.settle_tail(scan.prev).map_err(io_error(journal::DIR))?;
-        self.unlink_trimmed();
+        if self.unlink_trimmed().iter().any(|segment| self.ahead.contains(segment)) {
+            // It went with what only the journal has then, and that was passed over.
+            let Recovering { setup, state_db, store, .. } = self;
+            store.close_all();
+            drop(state_db);
+            return Recovering::open(setup)?.run(blobs);
+        }
         let epoch = self.setup.entropy.u64(..);
         journal.resume(epoch, scan.head, tail, scan.prev);
         self.lose_missing();
@@ -267,6 +279,7 @@ impl Recovering {
             cursors: self.cursors,
             state_db: self.state_db,
             window_bytes: self.window_bytes,
+            found_lost: self.found_lost,
             entropy: self.setup.entropy,
         };
         let engine = Engine::new(parts).map_err(io_error("zstd"))?;
@@ -350,6 +363,9 @@ impl Recovering {
                 } else {
                     row.clone()
                 };
+                if extent != row {
+                    self.ahead.insert((stream.id, id));
+                }
                 if extent != row && !is_on(Mutation::KeepStaleRow) {
                     // Once there is a newer segment, the row alone says what this one holds.
                     self.row(Table::Segments, state::shard_key(stream.id, id), state::to_json(&extent));
@@ -383,7 +399,8 @@ impl Recovering {
             Ok(extent) => return Ok(Some(extent)),
             Err(error) => error,
         };
-        let damaged = Damaged { stream: stream.id, name: stream.name.as_str(), id, row, why: &error };
+        let known = Some(&self.state);
+        let damaged = Damaged { stream: stream.id, name: stream.name.as_str(), id, row, known, why: &error };
         let copy = self.copy_of(stream);
         let oldest = |shard| stream.shard(shard).map_or(0, |shard| shard.oldest());
         let salvaged = match error.is_damage() {

@@ -161,14 +161,18 @@ impl Recovering {
     }
 
     /// Unlinks what the journal says was trimmed. Its last frame is durable (crash rules 2 and 4).
-    pub(super) fn unlink_trimmed(&mut self) {
-        for (stream, id) in std::mem::take(&mut self.trimmed) {
-            if let Err(error) = self.store.remove(stream, id) {
-                self.report
-                    .told
-                    .push(format!("trimmed segment {} could not be unlinked: {error}", store::path(stream, id)));
+    /// Returns those that are gone.
+    pub(super) fn unlink_trimmed(&mut self) -> Vec<(u32, u32)> {
+        let mut trimmed = std::mem::take(&mut self.trimmed);
+        trimmed.retain(|(stream, id)| {
+            let removed = self.store.remove(*stream, *id);
+            if let Err(error) = &removed {
+                let path = store::path(*stream, *id);
+                self.report.told.push(format!("trimmed segment {path} could not be unlinked: {error}"));
             }
-        }
+            removed.is_ok()
+        });
+        trimmed
     }
 
     fn replay_run(&mut self, stream: u32, shard: u32, mut run: Run) {
@@ -304,6 +308,9 @@ impl Recovering {
         let end_lost = match self.report.clean {
             true => None,
             false if journal_cut_short => Some("a file of the journal was missing or too short and was made anew"),
+            false if self.report.state_rebuilt && scan.frames == 0 => {
+                Some("neither the state nor the journal is there")
+            }
             false => {
                 scan.gone.then_some("the journal does not hold the last group that is known of, nor any behind it")
             }
@@ -314,6 +321,7 @@ impl Recovering {
         let nameless = scan.nameless.saturating_sub(self.explained);
         let damaged = scan.damaged > 0 || end_lost.is_some();
         for stream in self.streams.values() {
+            stream.copy_is_old.store(!self.report.clean, Ordering::Relaxed);
             // Numbers that failed groups left out may stand above every record.
             for gap in self.state.ledger(stream.id) {
                 let Some(shard) = stream.shard(gap.shard).filter(|_| !is_on(Mutation::ReuseNumbers)) else { continue };
@@ -360,6 +368,8 @@ impl Recovering {
                 let label = ReasonLabel { part: "log", reason: gap.reason.as_str() };
                 let lost = news.iter().map(|(from, to)| to - from + 1).sum();
                 self.setup.metrics.gap_records.get_or_create(&label).inc_by(lost);
+                let news = news.into_iter().map(|(from, to)| (stream, Gap { from, to, ..gap.clone() }));
+                self.found_lost.extend(news);
             }
             for (table, key, value) in self.state.new_gap_rows(stream, &gap) {
                 if let Some(value) = value {

@@ -172,7 +172,7 @@ pub struct Segment {
 pub struct Write<'a> {
     pub blocks: &'a [(block::Head, Vec<u8>)],
     pub extent: &'a Extent,
-    /// The state's copy, when the segment is begun.
+    /// The state's copy, when the segment is begun or a start has found what it does not say.
     pub copy: Option<&'a [u8]>,
 }
 

@@ -81,6 +81,8 @@ pub struct Stream {
     pub(super) next_segment: AtomicU32,
     /// Whether new records are refused for want of room; set by retention.
     pub(super) full: AtomicBool,
+    /// The copy of the state in the newest segment does not say what a start found: the next fold writes it anew.
+    pub(super) copy_is_old: AtomicBool,
 }
 
 impl Stream {
@@ -99,6 +101,7 @@ impl Stream {
             size: AtomicU64::new(0),
             next_segment: AtomicU32::new(1),
             full: AtomicBool::new(false),
+            copy_is_old: AtomicBool::new(false),
         }
     }
 

@@ -247,7 +247,8 @@ impl Engine {
         entry: &Entry,
         why: &SegmentError,
     ) -> Result<String, SegmentError> {
-        let damaged = Damaged { stream: stream.id, name: stream.name.as_str(), id: entry.id, row: &entry.extent, why };
+        let (name, known) = (stream.name.as_str(), Some(&self.state));
+        let damaged = Damaged { stream: stream.id, name, id: entry.id, row: &entry.extent, known, why };
         let oldest = |shard| stream.shard(shard).map_or(0, |shard| shard.oldest());
         let salvaged = rebuild::salvage(&self.store, &damaged, oldest, Some(&self.copy_of(stream)))?;
         for gap in salvaged.gaps {
