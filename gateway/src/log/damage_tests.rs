@@ -160,6 +160,7 @@ fn a_lost_state_is_rebuilt_and_no_number_is_given_twice() {
         }
         let log = bench.open();
         assert!(log.recovery().state_rebuilt, "{damage}");
+        assert!(log.recovery().told[0].starts_with("the state database"), "{damage}: {:?}", log.recovery());
         assert_eq!(missing(&log, newest), 0, "{damage}");
         let stream = log.stream("s").unwrap();
         let Placement::Stored { number, .. } = put(&log, &stream, 0..1, 10)[0] else { panic!() };

@@ -207,6 +207,10 @@ impl Recovering {
         let begin = self.journal_begin(&journal)?;
         let on_disk = self.store.streams_on_disk().map_err(io_error(store::DIR))?;
         if self.position.is_none() && (!on_disk.is_empty() || begin.is_some()) {
+            if !self.report.state_rebuilt {
+                let says = "the state database is missing or empty; it is rebuilt from segments and journal, cursors fall back to what is known";
+                self.report.told.push(says.into());
+            }
             self.report.state_rebuilt = true;
             self.rows = rebuild::from_segments(&self.store, &self.state, &mut self.report.told).map_err(store_error)?;
         }
@@ -494,6 +498,9 @@ impl Recovering {
                 self.report
                     .told
                     .push("this data directory comes from another machine; the gateway takes a new id".into());
+            }
+            if self.report.state_rebuilt {
+                self.report.told.push("nothing is left that says which gateway this is; it takes a new id".into());
             }
             format!("{:016x}", self.setup.entropy.u64(..))
         });
