@@ -276,3 +276,37 @@ fn p6_a_stream_that_rejects_is_full_at_the_budget_of_the_box() {
     }
     assert_eq!(stream.shard(0).unwrap().oldest(), 1);
 }
+
+// A fold had written a segment, but not to the disk, and retention dropped the segment as it was before. A start that found
+// the file took what it held for folded, then heard that it went: what the journal alone had was lost (seed 13273).
+#[test]
+fn what_a_fold_that_failed_left_in_a_dropped_segment_is_taken_from_the_journal() {
+    let mut dropped = 0;
+    for after in 0..8 {
+        let (sim, clock) = (SimDisk::new(1), Clock::manual(1, 1_800_000_000_000));
+        let mut log = SteppedLog::open(sim.mount(), clock.clone(), 1, SIZES).unwrap();
+        let settings = StreamSettings { shards: 1, retention: Span::secs(60), ..StreamSettings::default() };
+        let stream = log.create_stream(&name(), settings).unwrap();
+        fill(&log, &stream, 1);
+        log.fold_step(true).unwrap();
+        let folded = stream.shard(0).unwrap().newest();
+        clock.advance(120_000);
+        let mut batch = Batch::new();
+        batch.push(&stream, &NewRecord { key: b"k", data: b"new", ..Default::default() }).unwrap();
+        log.append(&mut log.appender(), &mut batch).unwrap().unwrap();
+        assert_eq!(log.commit_step(), SimStep::Committed);
+        let newest = stream.shard(0).unwrap().newest();
+        sim.arm(Fault::FailSync { after });
+        let failed = log.fold_step(true).is_err();
+        sim.disarm();
+        // The trim mark is durable, the segment not unlinked yet.
+        log.tick();
+        log.commit_step();
+        sim.kill();
+        let log = SteppedLog::open(sim.mount(), clock.clone(), 2, SIZES).unwrap();
+        let oldest = log.stream("s").unwrap().shard(0).unwrap().oldest();
+        dropped += u32::from(failed && oldest > folded);
+        assert_eq!(read(&log)[newest as usize - 1], None, "{after}: {:?}", log.recovery);
+    }
+    assert!(dropped > 0);
+}
