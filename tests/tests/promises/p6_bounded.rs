@@ -284,7 +284,7 @@ fn p6_a_full_disk_is_survived_and_ingest_goes_on_when_space_returns() {
     assert!(gateway.alive(), "a full disk must not end the gateway\n{}", gateway.log());
     let (status, says) = (gateway.http_get("/readyz").0, gateway.http_get("/status").1);
     assert_eq!(status, 503, "a gateway that takes no record is not ready\n{says}");
-    assert!(says.contains("the file system is full"), "{says}");
+    assert!(says.contains("the file system is full") && says.contains("\"ready\": false"), "{says}");
     std::fs::remove_file(ballast).unwrap();
     let goes_on = tools::eventually(Duration::from_secs(30), || publish(&gateway, &mut acked));
     assert!(goes_on, "space is back and ingest is not\n{}", gateway.log());
