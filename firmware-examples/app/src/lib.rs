@@ -117,7 +117,10 @@ pub async fn run<F: NorFlash, H: Hardware>(board: Board<F, H>) -> ! {
 /// A board whose outbox lies across erase blocks or outside its flash has a bug that no retry heals: say so at once.
 async fn check_outbox<F: NorFlash>(flash: &mut F, outbox: &Range<u32>) {
     let block = F::ERASE_SIZE as u32;
-    assert!(outbox.start % block == 0 && outbox.end % block == 0, "the outbox must be whole erase blocks");
+    assert!(
+        outbox.start.is_multiple_of(block) && outbox.end.is_multiple_of(block),
+        "the outbox must be whole erase blocks"
+    );
     assert!(outbox.start < outbox.end && outbox.end as usize <= flash.capacity(), "the outbox must lie in the flash");
     let mut head = [0; 32];
     match flash.read(outbox.start, &mut head).await {
