@@ -20,8 +20,8 @@ const TCP_BUFFER_BYTES: usize = 4096;
 const MQTT_BUFFER_BYTES: usize = 1024;
 
 /// Returns when every record is acknowledged.
-pub async fn run(stack: Stack<'static>, mut flash: impl NorFlash, _seed: u64, arguments: &Arguments) {
-    log!("start {} with this flash", count_start(&mut flash).await);
+pub async fn run(stack: Stack<'static>, flash: &mut impl NorFlash, _seed: u64, arguments: &Arguments) {
+    log!("start {} with this flash", count_start(flash).await);
     let mut acknowledged = 0;
     let mut backoff = BACKOFF_MIN;
     while acknowledged < arguments.records {
@@ -75,14 +75,14 @@ async fn session(
 }
 
 fn json(mut buffer: &mut [u8], seq: u32) -> Result<usize, core::fmt::Error> {
-    let space = buffer.len();
-    minimal_write(&mut buffer, format_args!("{{\"seq\":{seq}}}"))?;
-    Ok(space - buffer.len())
+    let before = buffer.len();
+    append(&mut buffer, format_args!("{{\"seq\":{seq}}}"))?;
+    Ok(before - buffer.len())
 }
 
-fn minimal_write(buffer: &mut &mut [u8], text: core::fmt::Arguments) -> core::fmt::Result {
-    struct Into<'a, 'b>(&'a mut &'b mut [u8]);
-    impl core::fmt::Write for Into<'_, '_> {
+fn append(buffer: &mut &mut [u8], text: core::fmt::Arguments) -> core::fmt::Result {
+    struct Space<'a, 'b>(&'a mut &'b mut [u8]);
+    impl core::fmt::Write for Space<'_, '_> {
         fn write_str(&mut self, text: &str) -> core::fmt::Result {
             let (head, tail) = core::mem::take(self.0).split_at_mut_checked(text.len()).ok_or(core::fmt::Error)?;
             head.copy_from_slice(text.as_bytes());
@@ -90,7 +90,7 @@ fn minimal_write(buffer: &mut &mut [u8], text: core::fmt::Arguments) -> core::fm
             Ok(())
         }
     }
-    core::fmt::write(&mut Into(buffer), text)
+    core::fmt::write(&mut Space(buffer), text)
 }
 
 /// Counts the starts in the first page: a mark, then a word for each start, programmed from erased to zero.

@@ -22,7 +22,7 @@ use embassy_executor::Spawner;
 use embassy_net::{DhcpConfig, StackResources};
 use static_cell::StaticCell;
 
-use crate::flash::{SimulatedFlash, Timing};
+use crate::flash::{Counters, SimulatedFlash, Timing};
 use crate::lan9118::Lan9118;
 
 /// DHCP's socket and the connection's, and one that nobody has needed yet.
@@ -44,7 +44,7 @@ async fn start(spawner: Spawner) {
 
     let timing = if arguments.slow_flash { Timing::REAL } else { Timing::NONE };
     // SAFETY: this is the only one; this task runs once.
-    let flash: SimulatedFlash = unsafe { SimulatedFlash::new(arguments.flash_kib as usize * 1024, timing) };
+    let mut flash: SimulatedFlash = unsafe { SimulatedFlash::new(arguments.flash_kib as usize * 1024, timing) };
 
     static RESOURCES: StaticCell<StackResources<SOCKETS>> = StaticCell::new();
     let controller = Lan9118::new().unwrap_or_else(|error| panic!("{error}"));
@@ -52,6 +52,8 @@ async fn start(spawner: Spawner) {
     let (stack, runner) = embassy_net::new(controller, config, RESOURCES.init(StackResources::new()), seed);
     spawner.spawn(net::run(runner).unwrap());
 
-    app::run(stack, flash, seed, &arguments).await;
+    app::run(stack, &mut flash, seed, &arguments).await;
+    let Counters { words_programmed, words_programmed_twice, pages_erased } = flash.counters;
+    log!("flash: {words_programmed} words programmed ({words_programmed_twice} twice), {pages_erased} pages erased");
     host::exit(0)
 }
