@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs, process};
 
-/// Every key, its longest value in bytes (what the firmware's packet buffers are sized for) and whether it may be empty.
+/// Every key, its longest value in bytes (the firmware's packet buffers are sized for it), whether it may be empty.
 const KEYS: [(&str, usize, bool); 6] = [
     ("wifi_ssid", 32, false),
     ("wifi_password", 63, true),

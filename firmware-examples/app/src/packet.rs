@@ -97,7 +97,7 @@ mod tests {
     fn a_long_packet_has_a_length_of_two_bytes() {
         let mut buffer = [0; BYTES_MAX];
         let packet = publish(&mut buffer, "t", &[7; 200]);
-        assert_eq!(packet[..3], [0x32, 205 % 128 | 0x80, 1]);
+        assert_eq!(packet[..3], [0x32, (205 % 128) | 0x80, 1]);
         assert_eq!(packet.len(), 3 + 205);
     }
 
