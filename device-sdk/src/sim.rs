@@ -69,7 +69,7 @@ impl<const WORD: usize, const PAGE: usize> ReadNorFlash for FlashSim<WORD, PAGE>
         if self.power == Some(0) {
             return Err(FlashSimError::Off);
         }
-        if at % 4 != 0 || bytes.len() % 4 != 0 {
+        if !at.is_multiple_of(4) || !bytes.len().is_multiple_of(4) {
             return Err(FlashSimError::Shape);
         }
         bytes.copy_from_slice(self.bytes.get(at..at + bytes.len()).ok_or(FlashSimError::Shape)?);
@@ -87,7 +87,7 @@ impl<const WORD: usize, const PAGE: usize> NorFlash for FlashSim<WORD, PAGE> {
 
     async fn erase(&mut self, from: u32, to: u32) -> Result<(), FlashSimError> {
         let (from, to) = (from as usize, to as usize);
-        if from % PAGE != 0 || to % PAGE != 0 || to > self.bytes.len() || from > to {
+        if !from.is_multiple_of(PAGE) || !to.is_multiple_of(PAGE) || to > self.bytes.len() || from > to {
             return Err(FlashSimError::Shape);
         }
         for page in from / PAGE..to / PAGE {
@@ -103,7 +103,7 @@ impl<const WORD: usize, const PAGE: usize> NorFlash for FlashSim<WORD, PAGE> {
 
     async fn write(&mut self, at: u32, bytes: &[u8]) -> Result<(), FlashSimError> {
         let at = at as usize;
-        if at % WORD != 0 || bytes.len() % WORD != 0 || at + bytes.len() > self.bytes.len() {
+        if !at.is_multiple_of(WORD) || !bytes.len().is_multiple_of(WORD) || at + bytes.len() > self.bytes.len() {
             return Err(FlashSimError::Shape);
         }
         if self.bytes[at..at + bytes.len()].iter().any(|byte| *byte != 0xff) {

@@ -35,7 +35,8 @@ pub enum WhenFull {
     DropNewest,
     /// The new frame stays where it is, and whoever makes records has to wait: [`Error::Full`].
     Refuse,
-    /// From three quarters on only every n-th record is taken; then the oldest page goes.
+    /// From three quarters on only every n-th record is taken, which is up to whoever appends: [`Outbox::keep_every`].
+    /// Then the oldest page goes.
     KeepEvery(u16),
 }
 
@@ -67,8 +68,6 @@ pub struct Counters {
     pub dropped_oldest: u64,
     /// Records that were not taken because the ring was full.
     pub dropped_newest: u64,
-    /// Records left out by [`WhenFull::KeepEvery`].
-    pub thinned: u64,
     /// Records that were there and cannot be read any more.
     pub damaged: u64,
     /// Records of frames that the flash refused to write.
@@ -136,7 +135,6 @@ pub struct Outbox<F> {
     /// What the last mark or page says of the head.
     marked: u64,
     counters: Counters,
-    thin: u16,
     seed: u64,
     /// The number of the next record when the outbox was opened.
     opened: u64,
@@ -189,18 +187,11 @@ impl<F: NorFlash> Outbox<F> {
         Self::PAGE.saturating_sub(Self::padded(PAGE_HEAD_BYTES) + mark + FRAME_HEAD_BYTES) & !(Self::WORD - 1)
     }
 
-    /// Whether the policy takes the next record: only [`WhenFull::KeepEvery`] ever says no, and counts it.
-    pub fn wants_record(&mut self) -> bool {
-        let WhenFull::KeepEvery(every) = self.when_full else { return true };
+    /// With [`WhenFull::KeepEvery`], and three quarters of the ring not released: which n-th record to keep.
+    pub fn keep_every(&self) -> Option<u16> {
+        let WhenFull::KeepEvery(every) = self.when_full else { return None };
         let used = self.newest.number.wrapping_sub(self.head.page).wrapping_add(1);
-        if u64::from(used) * 4 <= u64::from(self.pages) * 3 {
-            self.thin = 0;
-            return true;
-        }
-        let takes = self.thin == 0;
-        self.thin = if self.thin.wrapping_add(1) >= every { 0 } else { self.thin + 1 };
-        self.counters.thinned += u64::from(!takes);
-        takes
+        (u64::from(used) * 4 > u64::from(self.pages) * 3).then_some(every)
     }
 
     /// Appends a frame of `count` records. Its body is `buffer[HEAD_ROOM..][..length]`; the buffer needs a word behind it.

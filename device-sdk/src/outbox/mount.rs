@@ -63,7 +63,6 @@ impl<F: NorFlash> Outbox<F> {
             sent: nowhere,
             marked: 0,
             counters: Default::default(),
-            thin: 0,
             seed,
             opened: 1,
         };
