@@ -11,6 +11,7 @@
 #   --pidfile FILE    where QEMU writes its process id (a SIGKILL there is a power cut)
 #   --slow-flash      a flash as slow as a real one, so that a power cut has time to come in the middle of a write
 #   --timeout SECONDS give up after so long, with exit code 124 (default 3600, 0 is never)
+#   --pace-us N       microseconds between two records (default 0, as fast as it goes)
 #   --arg KEY=VALUE   another argument of the firmware
 #
 # The device's log comes on standard error. Exit codes: 0 all acknowledged, 2 something is missing or mistyped,
@@ -26,10 +27,11 @@ numbers=() options=() arguments=() timeout_s=3600
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage; exit 0 ;;
-    --id | --flash | --qmp | --pidfile | --timeout | --arg) [ $# -ge 2 ] || fail "$1 wants a value" ;;&
+    --id | --flash | --qmp | --pidfile | --timeout | --pace-us | --arg) [ $# -ge 2 ] || fail "$1 wants a value" ;;&
     --id) arguments+=("id=$2"); shift ;;
     --flash | --qmp | --pidfile) options+=("$1" "$2"); shift ;;
     --timeout) timeout_s=$2; shift ;;
+    --pace-us) arguments+=("pace-us=$2"); shift ;;
     --slow-flash) arguments+=(slow-flash=true) ;;
     --arg) arguments+=("$2"); shift ;;
     -*) fail "unknown option $1 (try --help)" ;;

@@ -12,6 +12,8 @@ use headwater_device_host as _;
 mod device;
 pub mod link;
 mod mqtt;
+#[cfg(feature = "embassy-net")]
+pub mod net;
 pub mod outbox;
 pub mod ram;
 mod recorder;

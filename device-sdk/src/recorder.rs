@@ -271,9 +271,11 @@ impl<M: RawMutex, const N: usize> Recorder<M, N> {
         .flatten()
     }
 
-    /// What was taken last is safe elsewhere.
-    pub(crate) fn took(&self) {
+    /// What was taken last is in the outbox now, which has so many records and gives this number next. Both at once, or
+    /// somebody could see the records nowhere.
+    pub(crate) fn took(&self, pending: u64, next_number: u64) {
         self.with(|inner| {
+            (inner.status.pending, inner.status.next_number) = (pending, next_number);
             inner.sealed.clear();
             inner.sensors.wake();
         });
@@ -383,7 +385,7 @@ mod tests {
     fn take<const N: usize>(recorder: &Recorder<NoopRawMutex, N>, buffer: &mut [u8], now: Instant) -> Option<Taken> {
         let taken = recorder.take(buffer, now);
         assert_eq!(recorder.take(buffer, now), taken, "it stays until it is safe elsewhere");
-        recorder.took();
+        recorder.took(0, 1);
         taken
     }
 

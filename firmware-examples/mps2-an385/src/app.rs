@@ -1,113 +1,99 @@
-//! The stand-in for the device SDK: publishes the records over plain MQTT 5 at QoS 1, a window at a time, and starts
-//! again with the first unacknowledged one on every new connection. It keeps nothing over a reset but a count of
-//! starts, which shows that the flash does.
+//! What the firmware does: makes numbered records and hands them to the device SDK, which keeps them in the flash until the
+//! gateway has them on its disk. Nothing of it knows of resets: after one it goes on with the next number.
 
+use embassy_futures::select::select;
 use embassy_net::Stack;
 use embassy_net::tcp::TcpSocket;
-use embassy_time::{Duration, Timer, with_timeout};
+use embassy_sync::blocking_mutex::raw::CriticalSectionRawMutex;
+use embassy_time::{Duration, Instant, Timer};
 use embedded_storage_async::nor_flash::NorFlash;
-use minimq::{Buffers, ConfigBuilder, Publication, QoS, Session};
+use headwater_device::outbox::{Outbox, WhenFull};
+use headwater_device::{Column, ColumnType, Config, Device, Recorder, Transport, memory_bytes};
+use static_cell::StaticCell;
 
 use crate::host::Arguments;
 use crate::{log, net};
 
-/// No step of a connection may take longer: not its opening, nor any one acknowledgement.
-const STEP_MAX: Duration = Duration::from_secs(10);
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
-const KEEP_ALIVE_S: u16 = 20;
-const TCP_BUFFER_BYTES: usize = 4096;
-const MQTT_BUFFER_BYTES: usize = 1024;
+const BATCH: usize = 512;
+const WINDOW: usize = 4;
+const TCP_BUFFER_BYTES: usize = 2048;
+const TOPIC: &str = "emulated/readings";
+/// Each reading is a JSON object of these fields for those who read the stream.
+const READING: &[Column<'static>] = &[
+    Column::new("seq", ColumnType::Counter),
+    Column::new("uptime_ms", ColumnType::Counter),
+    Column::new("temperature", ColumnType::Decimal(2)),
+];
+
+static RECORDER: Recorder<CriticalSectionRawMutex, BATCH> = Recorder::new();
+static MEMORY: StaticCell<[u8; memory_bytes(BATCH, WINDOW)]> = StaticCell::new();
 
 /// Returns when every record is acknowledged.
-pub async fn run(stack: Stack<'static>, flash: &mut impl NorFlash, _seed: u64, arguments: &Arguments) {
-    log!("start {} with this flash", count_start(flash).await);
-    let mut acknowledged = 0;
-    let mut backoff = BACKOFF_MIN;
-    while acknowledged < arguments.records {
-        let before = acknowledged;
-        if let Err(reason) = connection(stack, arguments, &mut acknowledged).await {
-            log!("{reason}; {acknowledged} of {} acknowledged", arguments.records);
-            backoff = if acknowledged > before { BACKOFF_MIN } else { (backoff * 2).min(BACKOFF_MAX) };
-            Timer::after(backoff).await;
-        }
-    }
-    log!("all {} records are acknowledged", arguments.records);
-}
-
-/// One TCP connection, from opening it to the last acknowledgement or to whatever ends it.
-async fn connection(stack: Stack<'static>, arguments: &Arguments, acknowledged: &mut u32) -> Result<(), &'static str> {
+pub async fn run(stack: Stack<'static>, flash: &mut impl NorFlash, seed: u64, arguments: &Arguments) {
+    let range = 0..arguments.flash_kib * 1024;
+    let outbox = Outbox::open(flash, range, WhenFull::Refuse, seed).await;
+    let outbox = outbox.unwrap_or_else(|_| panic!("the outbox cannot be opened"));
+    log!("outbox: {} records wait, the next is number {}", outbox.len(), outbox.next_number());
     let (mut rx, mut tx) = ([0; TCP_BUFFER_BYTES], [0; TCP_BUFFER_BYTES]);
-    let mut socket = net::open(stack, arguments.port, &mut rx, &mut tx).await?;
-    let result = session(&mut socket, arguments, acknowledged).await;
-    net::close(socket).await;
-    result
+    let transport = HostTcp { stack, port: arguments.port, rx: &mut rx, tx: &mut tx };
+    let mut config = Config { window: WINDOW, linger: Duration::from_millis(50), ..Config::new(arguments.id, TOPIC) };
+    config.patience.pause_max = Duration::from_secs(2);
+    config.patience.answer_within = Duration::from_secs(5);
+    let memory = MEMORY.init([0; _]);
+    let device = Device::new(&RECORDER, outbox, transport, config, memory, seed);
+    let mut device = device.unwrap_or_else(|_| panic!("the device cannot be made"));
+    let mut app = ();
+    select(device.run(&mut app), measure(arguments)).await;
+    let status = RECORDER.status();
+    log!("all {} records are acknowledged; {:?}", arguments.records, status.counts);
 }
 
-async fn session(
-    socket: &mut TcpSocket<'_>,
-    arguments: &Arguments,
-    acknowledged: &mut u32,
-) -> Result<(), &'static str> {
-    let (mut rx, mut tx) = ([0; MQTT_BUFFER_BYTES], [0; MQTT_BUFFER_BYTES]);
-    let config = ConfigBuilder::new(Buffers::new(&mut rx, &mut tx)).keepalive_interval(KEEP_ALIVE_S);
-    let mut session = Session::new(config.client_id(arguments.id).map_err(|_| "the device id is too long")?);
-    let connected = with_timeout(STEP_MAX, session.connect(socket)).await;
-    let mut mqtt = connected.map_err(|_| "no answer to CONNECT")?.map_err(|_| "CONNECT failed")?;
-    log!("connected");
-    while *acknowledged < arguments.records {
-        let mut next = *acknowledged;
-        while next < arguments.records && mqtt.can_publish(QoS::AtLeastOnce) {
-            let payload = |buffer: &mut [u8]| json(buffer, next);
-            let publication = Publication::new("emulated", payload).qos(QoS::AtLeastOnce);
-            let published = with_timeout(STEP_MAX, mqtt.publish(publication)).await;
-            published.map_err(|_| "PUBLISH is stuck")?.map_err(|_| "PUBLISH failed")?;
-            next += 1;
+/// Makes the records that were not made before a reset, and waits until the gateway has all of them.
+async fn measure(arguments: &Arguments) {
+    // One record a number: what the outbox has was made.
+    let first = RECORDER.status().next_number;
+    for seq in first..=u64::from(arguments.records) {
+        let uptime = Instant::now().as_millis() as i64;
+        let row = [(seq as i64).into(), uptime.into(), (2_000 + (seq as i64 * 7) % 300).into()];
+        if RECORDER.reading(READING, &row).await.is_err() {
+            panic!("a reading is not of the shape of its columns");
         }
-        while !mqtt.session().is_publish_quiescent() {
-            let polled = with_timeout(STEP_MAX, mqtt.poll()).await;
-            polled.map_err(|_| "no acknowledgement in time")?.map_err(|_| "the connection broke")?;
+        if arguments.pace_us > 0 {
+            Timer::after_micros(arguments.pace_us.into()).await;
         }
-        *acknowledged = next;
     }
-    let _ = with_timeout(STEP_MAX, mqtt.disconnect()).await;
-    Ok(())
+    RECORDER.flush();
+    let mut told = Instant::now();
+    while !RECORDER.is_empty() || RECORDER.status().pending > 0 {
+        Timer::after_millis(10).await;
+        if told.elapsed() > Duration::from_secs(5) {
+            told = Instant::now();
+            log!("{} records are not acknowledged yet", RECORDER.status().pending);
+        }
+    }
 }
 
-fn json(mut buffer: &mut [u8], seq: u32) -> Result<usize, core::fmt::Error> {
-    let before = buffer.len();
-    append(&mut buffer, format_args!("{{\"seq\":{seq}}}"))?;
-    Ok(before - buffer.len())
+/// TCP to a port of the host.
+struct HostTcp<'d> {
+    stack: Stack<'static>,
+    port: u16,
+    rx: &'d mut [u8],
+    tx: &'d mut [u8],
 }
 
-fn append(buffer: &mut &mut [u8], text: core::fmt::Arguments) -> core::fmt::Result {
-    struct Space<'a, 'b>(&'a mut &'b mut [u8]);
-    impl core::fmt::Write for Space<'_, '_> {
-        fn write_str(&mut self, text: &str) -> core::fmt::Result {
-            let (head, tail) = core::mem::take(self.0).split_at_mut_checked(text.len()).ok_or(core::fmt::Error)?;
-            head.copy_from_slice(text.as_bytes());
-            *self.0 = tail;
-            Ok(())
-        }
-    }
-    core::fmt::write(&mut Space(buffer), text)
-}
+impl Transport for HostTcp<'_> {
+    type Stream<'a>
+        = TcpSocket<'a>
+    where
+        Self: 'a;
+    type Error = &'static str;
 
-/// Counts the starts in the first page: a mark, then a word for each start, programmed from erased to zero.
-async fn count_start(flash: &mut impl NorFlash) -> u32 {
-    const MARK: [u8; 4] = *b"HWst";
-    let mut word = [0; 4];
-    let _ = flash.read(0, &mut word).await;
-    if word != MARK {
-        flash.erase(0, 4096).await.expect("page 0");
-        flash.write(0, &MARK).await.expect("page 0");
-    }
-    for start in 1..1024 {
-        let _ = flash.read(start * 4, &mut word).await;
-        if word == [0xFF; 4] {
-            flash.write(start * 4, &[0; 4]).await.expect("page 0");
-            return start;
+    async fn connect(&mut self) -> Result<TcpSocket<'_>, &'static str> {
+        let opened = net::open(self.stack, self.port, self.rx, self.tx).await;
+        match &opened {
+            Ok(_) => log!("connected"),
+            Err(reason) => log!("{reason}"),
         }
+        opened
     }
-    1024
 }

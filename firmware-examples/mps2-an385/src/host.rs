@@ -29,12 +29,14 @@ pub struct Arguments {
     pub flash_kib: u32,
     /// Makes the flash as slow as a real one, so that a kill has time to come in the middle of a write.
     pub slow_flash: bool,
+    /// Microseconds between two records; 0 is as fast as it goes.
+    pub pace_us: u32,
 }
 
 /// Reads the command line; a word that it cannot read ends the firmware with exit code 2.
 pub fn arguments(buffer: &'static mut [u8; ARGUMENTS_MAX_BYTES]) -> Arguments {
     let mut arguments =
-        Arguments { records: 10, port: 1883, id: "emulated-1", seed: 0, flash_kib: 1024, slow_flash: false };
+        Arguments { records: 10, port: 1883, id: "emulated-1", seed: 0, flash_kib: 256, slow_flash: false, pace_us: 0 };
     // The first word is the program's name.
     for word in command_line(buffer).split_ascii_whitespace().skip(1) {
         let known = match word.split_once('=') {
@@ -42,6 +44,7 @@ pub fn arguments(buffer: &'static mut [u8; ARGUMENTS_MAX_BYTES]) -> Arguments {
             Some(("port", value)) => set(&mut arguments.port, value),
             Some(("seed", value)) => set(&mut arguments.seed, value),
             Some(("flash-kib", value)) => set(&mut arguments.flash_kib, value),
+            Some(("pace-us", value)) => set(&mut arguments.pace_us, value),
             Some(("slow-flash", value)) => set(&mut arguments.slow_flash, value),
             Some(("id", value)) if !value.is_empty() => {
                 arguments.id = value;

@@ -1,5 +1,5 @@
 //! The way to the gateway: TCP to the host's loopback. QEMU's user network shows that at the address of its router,
-//! which DHCP tells. A connection is opened within a bound, and closed so that the other side hears of it.
+//! which DHCP tells. A connection is opened within a bound.
 
 use core::convert::Infallible;
 
@@ -13,7 +13,6 @@ use crate::lan9118::Lan9118;
 const OPEN_MAX: Duration = Duration::from_secs(10);
 /// Sent bytes that nobody has confirmed for so long end the connection: the cable is cut.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
-const CLOSE_MAX: Duration = Duration::from_millis(100);
 const NUDGE_EVERY: Duration = Duration::from_millis(10);
 
 /// The network stack at work.
@@ -38,12 +37,6 @@ pub async fn open<'a>(
         Ok(Err(_)) => Err("the gateway's port is closed"),
         Err(_) => Err("no answer from the gateway's port"),
     }
-}
-
-/// Ends a connection, whatever state it is in. Merely dropping a socket would tell the other side nothing.
-pub async fn close(mut socket: TcpSocket<'_>) {
-    socket.abort();
-    let _ = with_timeout(CLOSE_MAX, socket.flush()).await;
 }
 
 /// Waits for the future while a timer runs. QEMU's user network looks after a new connection when its main loop comes
