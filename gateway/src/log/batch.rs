@@ -51,6 +51,8 @@ pub(super) struct Part {
     pub has_blobs: bool,
     /// The stream is full and takes none of it.
     pub refused: bool,
+    /// `refused` was judged for the whole batch, and stands.
+    pub judged: bool,
     /// What the part holds of each producer: empty for most.
     pub producers: Vec<Span>,
 }
@@ -75,6 +77,8 @@ pub struct Batch {
     pub(super) control: Vec<(Table, Bytes, Option<Bytes>)>,
     pub(super) on_places: Vec<(Table, Bytes, OnPlaces)>,
     pub(super) large: Vec<Large>,
+    /// See [`Batch::take_numbered_as_one`].
+    pub(super) as_one: bool,
 }
 
 impl Batch {
@@ -160,9 +164,17 @@ impl Batch {
             bytes: BytesMut::new(),
             has_blobs: false,
             refused: false,
+            judged: false,
             producers: Vec::new(),
         });
         self.parts.len() - 1
+    }
+
+    /// The numbered records of this batch are taken all or none, and become durable together: a producer's higher number in
+    /// one shard then says that its lower ones are in theirs. What no group holds is judged once and becomes durable in
+    /// parts; see [`super::Log::numbered_bytes_max`].
+    pub fn take_numbered_as_one(&mut self) {
+        self.as_one = true;
     }
 
     /// A change of the gateway's own state (sessions, cursors) that becomes durable in the same commit as the records.
@@ -181,4 +193,42 @@ impl Batch {
     ) {
         self.on_places.push((table, key.into(), Box::new(value)));
     }
+}
+
+/// Numbered records are refused all or none: what a part that comes later got would be called stored by its number, and
+/// with it what an earlier one did not get.
+pub(super) fn judge_as_one(parts: &mut [Part]) {
+    let numbered = || parts.iter().filter(|part| !part.producers.is_empty());
+    let refused = numbered().any(|part| part.refused || part.stream.refuses());
+    for part in parts.iter_mut().filter(|part| !part.producers.is_empty()) {
+        (part.refused, part.judged) = (refused, true);
+    }
+}
+
+/// Pieces of a part, each at most `bytes_max` long unless a single record is longer.
+pub(super) fn cut(part: Part, bytes_max: usize) -> Vec<Part> {
+    let mut pieces = Vec::new();
+    let mut rest = part.bytes;
+    let is_numbered = !part.producers.is_empty();
+    let mut left = part.count;
+    while left > 0 {
+        let (mut length, mut count, mut own) = (0, 0, Vec::new());
+        while count < left {
+            let next = encode::skip(&rest[length..]).unwrap_or(rest.len() - length);
+            if count > 0 && length + next > bytes_max {
+                break;
+            }
+            if let Some(producer) = is_numbered.then(|| encode::producer(&rest[length..length + next])).flatten() {
+                producer::note_span(&mut own, producer);
+            }
+            (length, count) = (length + next, count + 1);
+        }
+        let payload = part.payload * u64::from(count) / u64::from(part.count);
+        let (stream, shard) = (part.stream.clone(), part.shard.clone());
+        let (has_blobs, refused, judged) = (part.has_blobs, part.refused, part.judged);
+        let bytes = rest.split_to(length);
+        pieces.push(Part { stream, shard, count, payload, bytes, has_blobs, refused, judged, producers: own });
+        left -= count;
+    }
+    pieces
 }

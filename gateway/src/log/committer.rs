@@ -5,7 +5,7 @@
 //! commit; the thread around it and the simulation call the same.
 
 use super::ack::{Ticket, Waiter};
-use super::batch::{Batch, Part, Placement};
+use super::batch::{Batch, Part, Placement, cut, judge_as_one};
 use super::blob::{Blobs, WriteError};
 use super::error::AppendError;
 use super::frame::ENTRIES_MAX;
@@ -97,6 +97,11 @@ impl Door {
         self.gathering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Raw bytes of one group at most.
+    pub fn group_bytes_max(&self) -> usize {
+        self.group_bytes_max
+    }
+
     pub fn last_error(&self) -> String {
         self.lock().last_error.clone()
     }
@@ -112,7 +117,9 @@ impl Door {
         // A change that goes with the records goes into their group. A batch that no group holds is the exception: there
         // the change comes with the last of them, so that a crash in between repeats records and loses none.
         let control = batch.control_bytes();
-        let whole = control > 0 && self.fits_a_group(&batch.parts, control) && !is_on(Mutation::PartFromRecords);
+        let mut unjudged = std::mem::take(&mut batch.as_one);
+        let together = control > 0 || unjudged;
+        let whole = together && self.fits_a_group(&batch.parts, control) && !is_on(Mutation::PartFromRecords);
         let order = std::mem::take(&mut batch.order);
         let mut parts = std::mem::take(&mut batch.parts).into_iter();
         let mut numbered: Vec<Vec<Placement>> = Vec::with_capacity(parts.len());
@@ -128,6 +135,9 @@ impl Door {
                 }
                 let has_room = !whole || self.has_room_for_all(&gathering, parts.as_slice(), control);
                 if has_room {
+                    if std::mem::take(&mut unjudged) {
+                        judge_as_one(parts.as_mut_slice());
+                    }
                     while parts.as_slice().first().is_some_and(|part| whole || self.has_room(&gathering, part))
                         && let Some(part) = parts.next()
                     {
@@ -247,7 +257,7 @@ impl Door {
     /// Gives numbers to a part and puts it into the group. The placements are of its records, in order.
     fn admit(&self, gathering: &mut Gathering, mut part: Part) -> Vec<Placement> {
         let shard = part.shard.index;
-        if part.refused || part.stream.refuses() {
+        if part.refused || !part.judged && part.stream.refuses() {
             return vec![Placement::Full { shard }; part.count as usize];
         }
         let mut highest = Vec::new();
@@ -558,31 +568,4 @@ fn bytes_of(parts: &[Part]) -> usize {
 
 fn in_push_order(order: &[(u32, u32)], numbered: &[Vec<Placement>]) -> Vec<Placement> {
     order.iter().map(|(part, record)| numbered[*part as usize][*record as usize]).collect()
-}
-
-/// Pieces of a part, each at most `bytes_max` long unless a single record is longer.
-fn cut(part: Part, bytes_max: usize) -> Vec<Part> {
-    let mut pieces = Vec::new();
-    let mut rest = part.bytes;
-    let is_numbered = !part.producers.is_empty();
-    let mut left = part.count;
-    while left > 0 {
-        let (mut length, mut count, mut own) = (0, 0, Vec::new());
-        while count < left {
-            let next = encode::skip(&rest[length..]).unwrap_or(rest.len() - length);
-            if count > 0 && length + next > bytes_max {
-                break;
-            }
-            if let Some(producer) = is_numbered.then(|| encode::producer(&rest[length..length + next])).flatten() {
-                producer::note_span(&mut own, producer);
-            }
-            (length, count) = (length + next, count + 1);
-        }
-        let payload = part.payload * u64::from(count) / u64::from(part.count);
-        let (stream, shard) = (part.stream.clone(), part.shard.clone());
-        let (has_blobs, refused, bytes) = (part.has_blobs, part.refused, rest.split_to(length));
-        pieces.push(Part { stream, shard, count, payload, bytes, has_blobs, refused, producers: own });
-        left -= count;
-    }
-    pieces
 }

@@ -9,6 +9,7 @@ use super::frame::{Control, Encoder, Link, Section};
 use super::group::{Group, Numbered};
 use super::journal::Journal;
 use super::mutation::{Mutation, is_on};
+use super::producer::Kept;
 use super::rebuild;
 use super::schema::Table;
 use super::segment::{SegmentError, Verified};
@@ -80,6 +81,8 @@ pub struct Engine {
     pub committed: Mutex<VecDeque<Committed>>,
     pub window_bytes: AtomicUsize,
     pub cursors: Cursors,
+    /// What is durable of each producer.
+    pub kept: Mutex<Kept>,
     pub state_db: Mutex<Option<StateDb>>,
     pub folding: Mutex<super::fold::Folding>,
     pub retaining: Mutex<super::retain::Retaining>,
@@ -196,6 +199,11 @@ impl Engine {
             let journal = lock(&self.journal);
             Committed { group: group.number, head: journal.head(), link: journal.prev() }
         };
+        if group.parts.iter().any(|part| !part.run.producers.is_empty()) {
+            let mut kept = lock(&self.kept);
+            let producers = group.parts.iter().flat_map(|part| part.run.producers.iter());
+            producers.for_each(|producer| kept.note(producer));
+        }
         for part in group.parts.drain(..) {
             let label = StreamLabel { stream: part.stream.name.to_string() };
             self.metrics.records_in.get_or_create(&label).inc_by(u64::from(part.run.count));
@@ -414,6 +422,7 @@ pub struct Parts {
     pub committed: Committed,
     pub last: Committed,
     pub cursors: Cursors,
+    pub kept: Kept,
     pub state_db: Option<StateDb>,
     pub window_bytes: usize,
     pub found_lost: Vec<(u32, Gap)>,
@@ -439,6 +448,7 @@ impl Engine {
             committed: Mutex::new(VecDeque::from([parts.committed, parts.last])),
             window_bytes: AtomicUsize::new(parts.window_bytes),
             cursors: parts.cursors,
+            kept: Mutex::new(parts.kept),
             state_db: Mutex::new(parts.state_db),
             folding: Mutex::default(),
             retaining: Mutex::default(),

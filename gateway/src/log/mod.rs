@@ -236,6 +236,17 @@ impl Log {
         Appender::new(self.inner.engine.door.clone())
     }
 
+    /// The last number of a producer that is durable, over all streams and shards: epoch and sequence. `None`: it was never
+    /// heard, or not for so long that its numbers are forgotten. See [`Batch::take_numbered_as_one`] for what else it says.
+    pub fn kept_of(&self, producer: u128) -> Option<(u32, u64)> {
+        lock(&self.inner.engine.kept).get(producer)
+    }
+
+    /// Bytes of numbered records that surely become durable together, beside as many of others.
+    pub fn numbered_bytes_max(&self) -> usize {
+        self.inner.engine.door.group_bytes_max() / 2
+    }
+
     // Out.
 
     /// A reader of one shard. Many may read at once; each costs what it holds in hand.

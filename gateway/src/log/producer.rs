@@ -116,13 +116,59 @@ impl Producers {
         self.marks.len()
     }
 
-    /// Drops the eighth that was silent longest: rare, so that its cost is spread over many new producers.
     fn evict(&mut self) {
-        let mut used: Vec<u64> = self.marks.values().map(|mark| mark.used).collect();
-        let (_, oldest, _) = used.select_nth_unstable(PRODUCERS_MAX / 8);
-        let oldest = *oldest;
+        let oldest = silent_longest(self.marks.values());
         let gone = self.marks.extract_if(|_, mark| mark.used <= oldest);
         self.forgotten.extend(gone.map(|(of, _)| of));
+    }
+}
+
+/// The eighth that was silent longest was used no later than this. It goes at once: rarely, so that the cost is spread
+/// over many new producers.
+fn silent_longest<'a>(marks: impl Iterator<Item = &'a Mark>) -> u64 {
+    let mut used: Vec<u64> = marks.map(|mark| mark.used).collect();
+    *used.select_nth_unstable(PRODUCERS_MAX / 8).1
+}
+
+/// The last durable number of each producer, over all shards. Bounded as the marks are.
+///
+/// Everything up to it was taken if the producer hands in what [`super::Batch::take_numbered_as_one`] binds, in order, and
+/// nothing behind what was refused: a batch is in one group, groups become durable in order, and one that fails takes
+/// those behind it along.
+#[derive(Default)]
+pub struct Kept {
+    numbers: HashMap<u128, Mark>,
+    used: u64,
+}
+
+impl Kept {
+    /// What a start found. Of several epochs the one read last counts: what a producer says of another it cannot use, and
+    /// sends again what it has, which its marks know.
+    pub fn of(producers: &Producers) -> Self {
+        let mut marks: Vec<(u128, Mark)> = producers.marks.iter().map(|((_, id), mark)| (*id, *mark)).collect();
+        marks.sort_unstable_by_key(|(_, mark)| mark.used);
+        let mut kept = Kept::default();
+        for (id, Mark { epoch, sequence, .. }) in marks {
+            kept.note(&Producer { id, epoch, sequence });
+        }
+        kept
+    }
+
+    /// A record with this number is on disk.
+    pub fn note(&mut self, producer: &Producer) {
+        self.used += 1;
+        if self.numbers.len() >= PRODUCERS_MAX && !self.numbers.contains_key(&producer.id) {
+            let oldest = silent_longest(self.numbers.values());
+            self.numbers.retain(|_, mark| mark.used > oldest);
+        }
+        let Producer { id, epoch, sequence } = *producer;
+        let mark = self.numbers.entry(id).or_insert(Mark { epoch, sequence, used: 0 });
+        let highest = if mark.epoch == epoch { mark.sequence.max(sequence) } else { sequence };
+        *mark = Mark { epoch, sequence: highest, used: self.used };
+    }
+
+    pub fn get(&self, id: u128) -> Option<(u32, u64)> {
+        self.numbers.get(&id).map(|mark| (mark.epoch, mark.sequence))
     }
 }
 
@@ -238,6 +284,31 @@ mod tests {
         let mut producers = Producers::default();
         producers.admit((1, 0), &numbered(5));
         assert!(matches!(producers.admit((1, 0), &Producer { id: 1, epoch: 2, sequence: 1 }), Admission::New { .. }));
+    }
+
+    #[test]
+    fn the_highest_durable_number_of_the_epoch_heard_last_is_kept() {
+        let of = |epoch, sequence| Producer { id: 1, epoch, sequence };
+        let mut kept = Kept::default();
+        assert_eq!(kept.get(1), None);
+        for (producer, expected) in
+            [(of(7, 5), (7, 5)), (of(7, 3), (7, 5)), (of(7, 9), (7, 9)), (of(2, 1), (2, 1)), (of(7, 9), (7, 9))]
+        {
+            kept.note(&producer);
+            assert_eq!(kept.get(1), Some(expected));
+        }
+        (0..=PRODUCERS_MAX as u128 + 10).for_each(|id| kept.note(&Producer { id: 10 + id, epoch: 1, sequence: 1 }));
+        assert!(kept.numbers.len() <= PRODUCERS_MAX);
+        assert_eq!((kept.get(1), kept.get(20 + PRODUCERS_MAX as u128)), (None, Some((1, 1))));
+    }
+
+    #[test]
+    fn a_start_knows_the_last_number_over_all_shards() {
+        let mut producers = Producers::default();
+        for (shard, epoch, sequence) in [(0, 1, 90), (1, 2, 4), (2, 2, 9), (3, 2, 7)] {
+            producers.remember((1, shard), &Producer { id: 1, epoch, sequence });
+        }
+        assert_eq!(Kept::of(&producers).get(1), Some((2, 9)));
     }
 
     #[test]

@@ -262,6 +262,7 @@ impl Recovering {
         let blobs = blobs(self.blobs.clone());
         // The ring may have been made for another budget.
         let group_max = self.setup.sizes.group_max.min(journal.frame_bytes_max() as usize / 2);
+        let kept = producer::Kept::of(&self.producers);
         let door = Door::new(next_group, self.producers, blobs, group_max, stamps.clone());
         door.put_state(self.entries);
         self.report.streams = self.streams.len();
@@ -281,6 +282,7 @@ impl Recovering {
             committed: Committed { group: position.group, head: tail, link },
             last: Committed { group: next_group - 1, head: scan.head, link: scan.prev },
             cursors: self.cursors,
+            kept,
             state_db: self.state_db,
             window_bytes: self.window_bytes,
             found_lost: self.found_lost,

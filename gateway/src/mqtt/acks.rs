@@ -30,24 +30,44 @@ pub struct Item {
 pub enum Outcome {
     /// Pushed to the batch: the next placement is its.
     Placed,
+    /// An envelope: so many of the next placements are its, and it is refused if one of them is, or for the reason.
+    Unpacked {
+        records: u16,
+        reason: Reason,
+    },
     Settled(Reason),
+}
+
+impl Outcome {
+    /// How many placements are its.
+    fn places(self) -> usize {
+        match self {
+            Outcome::Placed => 1,
+            Outcome::Unpacked { records, .. } => usize::from(records),
+            Outcome::Settled(_) => 0,
+        }
+    }
 }
 
 /// For each record that was pushed, in order: the QoS 2 identifier that is taken with it.
 pub fn placed_ids(items: &[Item]) -> Vec<Option<PacketId>> {
-    let placed = items.iter().filter(|item| item.outcome == Outcome::Placed);
-    let id = |item: &Item| match item.answer {
-        Answer::PubRec(id) => Some(id),
-        _ => None,
+    let ids = |item: &Item| {
+        let id = match item.answer {
+            Answer::PubRec(id) => Some(id),
+            _ => None,
+        };
+        std::iter::repeat_n(id, item.outcome.places())
     };
-    placed.map(id).collect()
+    items.iter().flat_map(ids).collect()
 }
 
 /// What came of a batch, beside the answers that are held.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Records refused by full streams.
+    /// Messages refused by full streams.
     pub full: u32,
+    /// An envelope was refused. Those of one batch are refused all or none.
+    pub envelopes: bool,
     /// QoS 2 identifiers whose message was refused: they are free again.
     pub refused: Vec<PacketId>,
 }
@@ -123,14 +143,19 @@ impl<T: Copy + Ord> Acks<T> {
         for item in items {
             let reason = match item.outcome {
                 Outcome::Settled(reason) => reason,
-                Outcome::Placed => match placements.next() {
-                    Some(Placement::Stored { .. } | Placement::Duplicate { .. }) => Reason::Success,
-                    // A record without a placement cannot be; if it is, nothing says that it was stored.
-                    Some(Placement::Full { .. }) | None => {
+                Outcome::Placed => match is_stored(placements.next()) {
+                    true => Reason::Success,
+                    false => {
                         held.full += 1;
                         Reason::QuotaExceeded
                     }
                 },
+                Outcome::Unpacked { records, reason } => {
+                    let stored = (0..records).fold(true, |stored, _| is_stored(placements.next()) && stored);
+                    held.full += u32::from(!stored);
+                    held.envelopes |= !stored;
+                    if stored { reason } else { Reason::QuotaExceeded }
+                }
             };
             if let (Answer::PubRec(id), true) = (item.answer, reason != Reason::Success) {
                 held.refused.push(id);
@@ -173,6 +198,11 @@ impl<T: Copy + Ord> Acks<T> {
         out.extend(self.bytes.drain(..bytes));
         released
     }
+}
+
+/// A record without a placement cannot be; if it is, nothing says that it was stored.
+fn is_stored(placement: Option<&Placement>) -> bool {
+    matches!(placement, Some(Placement::Stored { .. } | Placement::Duplicate { .. }))
 }
 
 fn encode(out: &mut Vec<u8>, answer: Answer, reason: Reason) {
@@ -218,9 +248,29 @@ mod tests {
         let (mut acks, mut out) = (Acks::<u64>::default(), Vec::new());
         let items = [placed(Answer::PubAck(id(1))), placed(Answer::PubRec(id(2))), placed(Answer::None)];
         let held = acks.hold(Version::V5, Some(1), &items, &[FULL, FULL, FULL], vec![]);
-        assert_eq!(held, Held { full: 3, refused: vec![id(2)] });
+        assert_eq!(held, Held { full: 3, envelopes: false, refused: vec![id(2)] });
         assert_eq!(acks.release(Some(1), &mut out).close, None);
         assert_eq!(out, [0x40, 3, 0, 1, 0x97, 0x50, 3, 0, 2, 0x97]);
+    }
+
+    #[test]
+    fn an_envelope_has_one_answer_for_all_its_records() {
+        let (mut acks, mut out) = (Acks::<u64>::default(), Vec::new());
+        let unpacked =
+            |n, records, reason| Item { answer: Answer::PubAck(id(n)), outcome: Outcome::Unpacked { records, reason } };
+        let items = [
+            unpacked(1, 2, Reason::Success),
+            unpacked(2, 3, Reason::Success),
+            unpacked(3, 1, Reason::TopicNameInvalid),
+            placed(Answer::PubRec(id(4))),
+        ];
+        let again = Placement::Duplicate { shard: 0 };
+        let held =
+            acks.hold(Version::V5, Some(1), &items, &[STORED, again, STORED, FULL, STORED, STORED, STORED], vec![]);
+        assert_eq!(held, Held { full: 1, envelopes: true, refused: vec![] });
+        assert_eq!(placed_ids(&items), [None, None, None, None, None, None, Some(id(4))]);
+        assert_eq!(acks.release(Some(1), &mut out).answered, 4);
+        assert_eq!(out, [0x40, 2, 0, 1, 0x40, 3, 0, 2, 0x97, 0x40, 3, 0, 3, 0x90, 0x50, 2, 0, 4]);
     }
 
     #[test]

@@ -2,17 +2,24 @@
 //!
 //! What depends on the topic alone (may it, where to, which key, which hash) is worked out once per topic and
 //! connection; a message then costs a look at the cache and one copy into the batch. No I/O happens here.
+//! What a device packs many records into is `envelope`'s.
+
+mod envelope;
 
 use super::access::{Access, Who};
 use super::acks::{Answer, Item, Outcome};
 use super::bus::{Bus, LiveMessage};
 use super::codec::{PacketId, Properties, PropertyId, Publish, Qos, Reason, Value};
+use super::devices::{Devices, is_reserved, own_answer};
+use super::lane::Lane;
 use super::route::{Routes, Target};
 use crate::log::{Batch, Log, PushError, Stream};
 use crate::record::{self, HashKey, Header, HeaderId, NewRecord, PARTITION_KEY_BYTES_MAX, Producer, Record};
 use bytes::Bytes;
+use envelope::{Bound, Scratch, is_envelope};
 use std::collections::HashMap;
 use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_128;
 
 /// User property by which a producer numbers its records (promise P3): `<epoch>/<sequence>`.
 pub const NUMBER_PROPERTY: &str = "headwater-number";
@@ -39,11 +46,34 @@ pub struct Around<'a> {
     pub access: &'a Access,
     pub log: &'a Log,
     pub bus: &'a Bus,
+    pub devices: &'a Devices,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    Yes,
+    /// It has to wait until what was gathered is handed in. Nothing was done.
+    Later,
+}
+
+/// Why a message is refused, and under which name that is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: Reason,
+    pub label: &'static str,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Refusal { reason, label: reason.label() }
+    }
 }
 
 pub struct Inlet {
     who: Who,
-    producer_id: u128,
+    /// Numbers of the client's records, and of the parts of its blobs.
+    lanes: [Lane; 2],
     connection: u64,
     topics: Vec<Topic>,
     by_name: HashMap<Bytes, usize>,
@@ -57,6 +87,10 @@ pub struct Inlet {
     gathered_bytes: usize,
     key: Vec<u8>,
     headers: Vec<Header>,
+    scratch: Scratch,
+    /// The envelopes in the batch.
+    bound: Option<Bound>,
+    lost: u64,
 }
 
 struct Topic {
@@ -70,8 +104,14 @@ struct Topic {
 
 enum Verdict {
     Refuse(Reason),
-    Store { stream: Arc<Stream>, headers: [Header; 1], key: Key },
+    Store {
+        stream: Arc<Stream>,
+        headers: [Header; 1],
+        key: Key,
+    },
     Live,
+    /// What a device answers to a command.
+    Answer,
 }
 
 enum Key {
@@ -83,7 +123,11 @@ enum Key {
 impl Inlet {
     pub fn new(who: Who, connection: u64) -> Self {
         Inlet {
-            producer_id: xxhash_rust::xxh3::xxh3_128(who.client_id.as_bytes()),
+            lanes: [
+                Lane::new(producer_of(&who.client_id)),
+                // Blobs are numbered beside the records, each from 1.
+                Lane::new(xxh3_128(&[who.client_id.as_bytes(), b"\0blob"].concat())),
+            ],
             who,
             connection,
             topics: Vec::new(),
@@ -97,6 +141,9 @@ impl Inlet {
             gathered_bytes: 0,
             key: Vec::new(),
             headers: Vec::new(),
+            scratch: Scratch::default(),
+            bound: None,
+            lost: 0,
         }
     }
 
@@ -129,20 +176,33 @@ impl Inlet {
         self.items.clear();
         self.items.shrink_to(ITEMS_KEPT);
         self.gathered_bytes = 0;
+        self.bound = None;
+    }
+
+    /// Records that the device numbered and never sent, as far as this turn has shown.
+    pub fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
     }
 
     /// Takes a message into the batch, or says why not.
     #[inline]
-    pub fn take(&mut self, publish: &Publish<'_>, around: Around<'_>) -> Result<(), Reason> {
+    pub fn take(&mut self, publish: &Publish<'_>, around: Around<'_>) -> Result<Taken, Refusal> {
+        if !publish.properties.is_empty() && is_envelope(publish) {
+            return self.take_envelope(publish, around);
+        }
         let at = self.find(publish.topic, around);
         let answer = answer_of(publish.qos, publish.id);
         let stored = match &self.topics[at].verdict {
-            Verdict::Refuse(reason) => return Err(*reason),
+            Verdict::Refuse(reason) => return Err((*reason).into()),
+            Verdict::Answer => {
+                around.devices.answered(&self.who.client_id, publish)?;
+                false
+            }
             Verdict::Live => false,
             Verdict::Store { .. } => {
                 match self.push(at, publish, around.routes) {
                     Err(Refused::Deleted) => self.push_again(publish, around)?,
-                    Err(Refused::For(reason)) => return Err(reason),
+                    Err(Refused::For(reason)) => return Err(reason.into()),
                     Ok(()) => {}
                 }
                 true
@@ -153,7 +213,7 @@ impl Inlet {
         // The topic may have moved in the cache when its stream was made again.
         let at = if stored { self.last } else { at };
         self.copy_for_listeners(at, publish, stored, around.bus);
-        Ok(())
+        Ok(Taken::Yes)
     }
 
     /// An answer that needs no record of its own.
@@ -224,12 +284,12 @@ impl Inlet {
 
     #[inline]
     fn push_record(&mut self, at: usize, publish: &Publish<'_>, routes: &Routes) -> Result<(), Refused> {
-        let Inlet { topics, batch, headers, key, who, producer_id, gathered_bytes, .. } = self;
+        let Inlet { topics, batch, headers, key, who, lanes, gathered_bytes, .. } = self;
         let topic = &topics[at];
         let (stream, topic_header, fixed) = match &topic.verdict {
             Verdict::Store { stream, headers, key } => (stream, headers, key),
             Verdict::Refuse(reason) => return Err(Refused::For(*reason)),
-            Verdict::Live => return Err(Refused::Deleted),
+            Verdict::Live | Verdict::Answer => return Err(Refused::Deleted),
         };
         let usual = publish.qos == Qos::AtLeastOnce && publish.properties.is_empty();
         let (headers, producer) = match usual {
@@ -239,7 +299,7 @@ impl Inlet {
                 headers.extend_from_slice(topic_header);
                 headers.extend(qos_header(publish.qos));
                 let number = read_properties(publish.properties, headers).map_err(Refused::For)?;
-                (&headers[..], number.map(|(epoch, sequence)| Producer { id: *producer_id, epoch, sequence }))
+                (&headers[..], number.map(|(epoch, sequence)| Producer { id: lanes[0].producer, epoch, sequence }))
             }
         };
         let (key, hash) = match fixed {
@@ -254,34 +314,41 @@ impl Inlet {
         let record = NewRecord { key, explicit_hash: None, producer, headers, data: publish.payload };
         batch.push_hashed(stream, hash, &record).map_err(|refused| match refused {
             PushError::Deleted => Refused::Deleted,
-            PushError::Data(_) => Refused::For(Reason::PacketTooLarge),
-            PushError::Key(_) | PushError::Headers(_) => Refused::For(Reason::QuotaExceeded),
+            other => Refused::For(reason_of(other)),
         })
     }
 
     #[inline]
     fn copy_for_listeners(&mut self, at: usize, publish: &Publish<'_>, stored: bool, bus: &Bus) {
-        let generation = bus.generation();
-        if generation == Bus::NOBODY {
-            return;
-        }
-        let Some(topic) = self.topics.get_mut(at) else { return };
-        if topic.generation != generation {
-            topic.generation = generation;
-            topic.wanted = bus.wants(publish.topic);
-        }
-        if !topic.wanted {
-            return;
-        }
-        if matches!(topic.verdict, Verdict::Refuse(_)) || bus.gives_way() {
+        if !self.is_wanted(at, publish.topic, bus) {
             return;
         }
         let mut headers = Vec::new();
         // A property that was refused has refused the message before.
         let _ = read_properties(publish.properties, &mut headers);
+        self.put_live(at, publish.payload, headers, stored);
+    }
+
+    /// Whether somebody listens live to the topic.
+    #[inline]
+    fn is_wanted(&mut self, at: usize, topic_name: &str, bus: &Bus) -> bool {
+        let generation = bus.generation();
+        if generation == Bus::NOBODY {
+            return false;
+        }
+        let Some(topic) = self.topics.get_mut(at) else { return false };
+        if topic.generation != generation {
+            topic.generation = generation;
+            topic.wanted = bus.wants(topic_name);
+        }
+        topic.wanted && !matches!(topic.verdict, Verdict::Refuse(_) | Verdict::Answer) && !bus.gives_way()
+    }
+
+    fn put_live(&mut self, at: usize, payload: &[u8], headers: Vec<Header>, stored: bool) {
+        let Some(topic) = self.topics.get(at) else { return };
         let message = LiveMessage {
             topic: topic.name.clone(),
-            payload: Bytes::copy_from_slice(publish.payload),
+            payload: Bytes::copy_from_slice(payload),
             headers,
             stored,
             from: self.connection,
@@ -306,6 +373,14 @@ enum Refused {
     For(Reason),
 }
 
+fn reason_of(refused: PushError) -> Reason {
+    match refused {
+        PushError::Deleted => Reason::TopicNameInvalid,
+        PushError::Data(_) => Reason::PacketTooLarge,
+        PushError::Key(_) | PushError::Headers(_) => Reason::QuotaExceeded,
+    }
+}
+
 fn answer_of(qos: Qos, id: Option<PacketId>) -> Answer {
     match (qos, id) {
         (Qos::AtLeastOnce, Some(id)) => Answer::PubAck(id),
@@ -314,7 +389,17 @@ fn answer_of(qos: Qos, id: Option<PacketId>) -> Answer {
     }
 }
 
+/// The producer whose numbers are those of a client's records.
+pub fn producer_of(client_id: &str) -> u128 {
+    xxh3_128(client_id.as_bytes())
+}
+
 fn judge(name: &str, bytes: &Bytes, who: &Who, around: Around<'_>) -> Verdict {
+    if is_reserved(name) {
+        // Whose client id it is has been judged with the CONNECT: no `[[allow]]` is asked, and no route.
+        let own = own_answer(&who.client_id).is_some_and(|own| own == name);
+        return if own { Verdict::Answer } else { Verdict::Refuse(Reason::TopicNameInvalid) };
+    }
     if !around.access.may_publish(who, name) {
         return Verdict::Refuse(Reason::NotAuthorized);
     }

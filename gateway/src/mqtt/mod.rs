@@ -14,9 +14,11 @@ mod bus;
 pub mod codec;
 mod config;
 mod connection;
+mod devices;
 mod handshake;
 mod inlet;
 mod json;
+mod lane;
 mod listener;
 mod memory;
 mod places;
@@ -34,6 +36,7 @@ mod users_file;
 pub use auth::{UsersError, hash_password};
 pub use bus::{LiveMessage, Tap};
 pub use config::{AllowConfig, MqttConfig, RouteConfig, TlsConfig};
+pub use devices::{DeviceStatus, Devices, KeptNumber, NoAnswer, NotKept, Setting};
 pub use inlet::NUMBER_PROPERTY;
 pub use tls::TlsError;
 pub use users_file::{Edit, Edited, edit_users};
@@ -136,6 +139,11 @@ impl Mqtt {
     /// Address of the TLS listener, if there is one.
     pub fn tls_local_addr(&self) -> Option<SocketAddr> {
         self.tls
+    }
+
+    /// The devices behind this door.
+    pub fn devices(&self) -> Devices {
+        self.shared.devices.clone()
     }
 
     /// Listens live to committed messages, as the console does; messages that find its queue full are dropped.

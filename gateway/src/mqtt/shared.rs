@@ -6,6 +6,7 @@ use super::burst::Bursts;
 use super::bus::Bus;
 use super::codec::Reason;
 use super::config::MqttConfig;
+use super::devices::Devices;
 use super::inlet::Around;
 use super::memory::Memory;
 use super::registry::Registry;
@@ -31,6 +32,7 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     pub bus: Bus,
     pub memory: Arc<Memory>,
+    pub devices: Devices,
     /// Connections that wait for the log right now: while there are any, QoS 0 gives way.
     pub behind: AtomicUsize,
     /// Clients whose QoS 2 identifiers are on disk.
@@ -62,6 +64,7 @@ impl Shared {
         let memory = Arc::new(Memory::default());
         Shared {
             kept_clients: AtomicUsize::new(0),
+            devices: Devices::new(log.clone(), clock.clone()),
             log,
             clock,
             bus: Bus::new(metrics.clone(), memory.clone()),
@@ -89,7 +92,7 @@ impl Shared {
     }
 
     pub fn around(&self) -> Around<'_> {
-        Around { routes: &self.routes, access: &self.access, log: &self.log, bus: &self.bus }
+        Around { routes: &self.routes, access: &self.access, log: &self.log, bus: &self.bus, devices: &self.devices }
     }
 
     #[inline]
@@ -113,6 +116,16 @@ impl Shared {
         if let Some(kept_back) = line {
             let client: String = client.chars().take(64).collect();
             tracing::warn!(reason = label, ?client, kept_back, "refused: {says}");
+        }
+    }
+
+    /// A device has numbered records that it never sent: they are lost on it.
+    pub fn tell_lost(&self, count: u64, client: &str) {
+        self.metrics.device_lost.inc_by(count);
+        let line = self.bursts.lock().unwrap_or_else(PoisonError::into_inner).note("device_lost", self.now_ms());
+        if let Some(kept_back) = line {
+            let client: String = client.chars().take(64).collect();
+            tracing::warn!(?client, count, kept_back, "a device has lost records: their numbers are left out");
         }
     }
 

@@ -61,6 +61,7 @@ pub enum Reason {
     TopicAliasInvalid = 0x94,
     PacketTooLarge = 0x95,
     QuotaExceeded = 0x97,
+    PayloadFormatInvalid = 0x99,
     RetainNotSupported = 0x9A,
     SharedSubscriptionsNotSupported = 0x9E,
 }
@@ -92,6 +93,7 @@ impl Reason {
             Reason::TopicAliasInvalid => "topic_alias",
             Reason::PacketTooLarge => "too_large",
             Reason::QuotaExceeded => "quota",
+            Reason::PayloadFormatInvalid => "envelope",
             Reason::RetainNotSupported => "retain",
             Reason::SharedSubscriptionsNotSupported => "shared_subscription",
         }

@@ -8,6 +8,8 @@ use super::{
 use crate::log::{AppendError, Placement, Ticket};
 use crate::mqtt::acks::{Answer, Held};
 use crate::mqtt::codec::{Frame, Publish, Qos, Reason, Version, decode, frame, frame_bytes, write};
+use crate::mqtt::devices::{is_reserved, owns};
+use crate::mqtt::inlet::{Refusal, Taken};
 use crate::mqtt::session::{Action, Reply, Violation};
 use std::io;
 use std::time::Duration;
@@ -42,6 +44,8 @@ enum Event {
 /// What came of one packet.
 enum Step {
     Go,
+    /// The packet has to wait until what was gathered is handed in.
+    HandInFirst,
     /// The connection is closing.
     Closed,
 }
@@ -91,7 +95,10 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                     self.took_ms = self.shared.now_ms();
                 }
                 Event::Wrote(_) => return End::Gone,
-                Event::Read(Ok(count)) if count > 0 => self.input.filled_more(count),
+                Event::Read(Ok(count)) if count > 0 => {
+                    self.input.filled_more(count);
+                    self.sources.heard(now_ms);
+                }
                 // The client may have closed its half only: it gets its answers.
                 Event::Read(Ok(_)) => self.close(None),
                 Event::Read(Err(_)) => return End::Gone,
@@ -131,6 +138,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             self.partial_since_ms = None;
             match self.take_packet(frame, now_ms) {
                 Ok(Step::Go) => self.input.consume(frame.end),
+                Ok(Step::HandInFirst) => return true,
                 Ok(Step::Closed) => break,
                 Err(violation) => self.violated(violation),
             }
@@ -158,8 +166,14 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let action = self.session.handle(decode(version, at.first, body)?, now_ms)?;
         match action {
             Action::Store(publish) => {
-                if let Err(reason) = store(&mut self.inlet, &self.shared, &publish) {
-                    let label = if reason == Reason::ServerBusy { "qos0_overload" } else { reason.label() };
+                let stored = store(&mut self.inlet, &self.shared, &publish);
+                if stored == Ok(Taken::Later) {
+                    if publish.id.is_some() {
+                        self.session.inbound.unsee();
+                    }
+                    return Ok(Step::HandInFirst);
+                }
+                if let Err(Refusal { reason, label }) = stored {
                     self.shared.reject_as(label, &self.inlet.who().client_id, &refused_message(publish.topic, reason));
                     if let Some(id) = publish.id {
                         if publish.qos == Qos::ExactlyOnce {
@@ -188,12 +202,20 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 return Ok(Step::Closed);
             }
             Action::Subscribe(packet) => {
-                let may = |filter: &str| self.shared.access.may_subscribe(self.inlet.who(), filter);
+                let who = self.inlet.who();
+                let may = |filter: &str| match is_reserved(filter) {
+                    true => owns(&who.client_id, filter),
+                    false => self.shared.access.may_subscribe(who, filter),
+                };
+                let greets = packet.filters.iter().any(|wanted| owns(&who.client_id, wanted.filter));
                 let before = self.session.subscriptions.len();
                 let codes = self.session.subscriptions.subscribe(version, &packet, may);
                 self.resubscribed = true;
                 self.shared.metrics.mqtt_subscriptions.inc_by((self.session.subscriptions.len() - before) as i64);
                 write::suback(&mut self.output.bytes, version, packet.id, &codes);
+                if greets {
+                    self.greet_device();
+                }
             }
             Action::Unsubscribe(packet) => {
                 let before = self.session.subscriptions.len();
@@ -227,6 +249,13 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         };
         let live = self.inlet.take_live();
         let held = self.acks.hold(self.version(), ticket, &self.inlet.items, &placements, live);
+        if held.envelopes {
+            self.inlet.envelopes_refused();
+        }
+        let lost = self.inlet.take_lost();
+        if lost > 0 {
+            self.shared.tell_lost(lost, self.client_id());
+        }
         self.inlet.end_turn();
         self.settle_full(held);
         Ok(())
@@ -478,9 +507,9 @@ fn store(
     inlet: &mut crate::mqtt::inlet::Inlet,
     shared: &crate::mqtt::shared::Shared,
     publish: &Publish<'_>,
-) -> Result<(), Reason> {
+) -> Result<Taken, Refusal> {
     if publish.qos == Qos::AtMostOnce && shared.is_behind() {
-        return Err(Reason::ServerBusy);
+        return Err(Refusal { reason: Reason::ServerBusy, label: "qos0_overload" });
     }
     inlet.take(publish, shared.around())
 }
@@ -506,6 +535,7 @@ fn refused_message(topic: &str, reason: Reason) -> String {
     let topic: String = topic.chars().take(128).collect();
     let why = match reason {
         Reason::TopicNameInvalid => "no route takes it, or its stream was deleted",
+        Reason::PayloadFormatInvalid => "its envelope is malformed, or unpacks to too much",
         _ => "for the reason named",
     };
     format!("a message to {topic:?}: {why}")

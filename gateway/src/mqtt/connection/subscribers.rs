@@ -4,6 +4,7 @@ use super::{Connection, OUTPUT_HIGH_BYTES};
 use crate::mqtt::bus::{LiveMessage, Tap};
 use crate::mqtt::codec::write::{self, Message};
 use crate::mqtt::codec::{PacketId, Qos};
+use crate::mqtt::devices::{Link, is_reserved};
 use crate::mqtt::memory::LIGHT_BYTES;
 use crate::mqtt::session::Subscriptions;
 use crate::mqtt::session::subscriptions::Delivery;
@@ -24,18 +25,38 @@ pub(super) struct Sources {
     serial: u64,
     tail: Option<Tail>,
     tap: Option<Tap>,
+    /// The client's own topics as a device.
+    link: Option<Link>,
 }
 
 impl Sources {
     pub fn new(serial: u64) -> Self {
-        Sources { serial, tail: None, tap: None }
+        Sources { serial, tail: None, tap: None, link: None }
+    }
+
+    /// The client has subscribed to its own topics.
+    pub fn link(&mut self, client_id: &str, shared: &Shared) {
+        // The one before goes first, or it would take this one with it.
+        self.link = None;
+        self.link = Some(shared.devices.link(client_id, self.serial));
+    }
+
+    /// The client has sent something.
+    pub fn heard(&self, now_ms: u64) {
+        if let Some(link) = &self.link {
+            link.heard(now_ms);
+        }
     }
 
     /// Follows what the subscriptions can reach, before the client is told that it is subscribed.
     pub fn update(&mut self, subscriptions: &Subscriptions, shared: &Shared) {
         self.update_tail(subscriptions, shared);
+        if !subscriptions.iter().any(|s| is_reserved(&s.filter)) {
+            self.link = None;
+        }
         let live: Vec<String> = subscriptions
             .iter()
+            .filter(|s| !is_reserved(&s.filter))
             .filter(|s| s.qos == Qos::AtMostOnce || shared.routes.reaches_live(&s.filter))
             .map(|s| s.filter.clone())
             .collect();
@@ -47,7 +68,7 @@ impl Sources {
     }
 
     fn update_tail(&mut self, subscriptions: &Subscriptions, shared: &Shared) {
-        let owed = subscriptions.iter().filter(|s| s.qos > Qos::AtMostOnce);
+        let owed = subscriptions.iter().filter(|s| s.qos > Qos::AtMostOnce && !is_reserved(&s.filter));
         let names: BTreeSet<_> = owed.flat_map(|s| shared.routes.streams_for(&s.filter)).collect();
         if names.is_empty() {
             self.tail = None;
@@ -63,7 +84,7 @@ impl Sources {
     }
 
     pub fn stop(&mut self) {
-        (self.tail, self.tap) = (None, None);
+        (self.tail, self.tap, self.link) = (None, None, None);
     }
 
     pub fn is_any(&self) -> bool {
@@ -77,7 +98,7 @@ impl Sources {
 
     /// The next message, from the log only if the client's window is open. Cancel-safe; never without a subscription.
     pub async fn next(&mut self, can_owe: bool) -> Next {
-        let Sources { tail, tap, .. } = self;
+        let Sources { tail, tap, link, .. } = self;
         let owed = async {
             match tail.as_mut().filter(|_| can_owe) {
                 Some(tail) => tail.next().await,
@@ -90,9 +111,16 @@ impl Sources {
                 None => std::future::pending().await,
             }
         };
+        let down = async {
+            match link {
+                Some(link) => link.next().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             Some(owed) = owed => Next::Owed(owed),
             Some(message) = live => Next::Live(message),
+            Some(message) = down => Next::Live(message),
             else => std::future::pending().await,
         }
     }
@@ -123,6 +151,15 @@ impl<S> Connection<S> {
             }
             let room = self.session.outbound.has_room() && self.output_has_room();
             next = if room { self.sources.owed_now() } else { None };
+        }
+    }
+
+    /// The client has subscribed to its own topics: it is greeted behind the SUBACK.
+    pub(super) fn greet_device(&mut self) {
+        let client_id = &self.inlet.who().client_id;
+        self.sources.link(client_id, &self.shared);
+        for message in self.shared.devices.greeting(client_id) {
+            self.deliver_live(&message);
         }
     }
 

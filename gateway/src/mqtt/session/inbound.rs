@@ -55,6 +55,11 @@ impl Inbound {
         Ok(Seen::New)
     }
 
+    /// A QoS 1 message that is not taken yet, and will be looked at again.
+    pub fn unsee(&mut self) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+    }
+
     fn seen_qos2(&mut self, id: PacketId, duplicate: bool) -> Result<Seen, Violation> {
         let before = match self.taken.get(&id) {
             // [MQTT-4.3.3-10]: until PUBREL it is the same message.

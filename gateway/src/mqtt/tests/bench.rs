@@ -51,7 +51,8 @@ fn run(gateway: &Gateway, version: Version, input: &[u8], rounds: usize) -> f64 
     let mut inlet = Inlet::new(Who { identity: None, client_id: "bench".into() }, 1);
     let (routes, access, bus) =
         (Routes::new(&[]).unwrap(), Access::default(), Bus::new(gateway.metrics.clone(), Default::default()));
-    let around = Around { routes: &routes, access: &access, log: &gateway.log, bus: &bus };
+    let devices = crate::mqtt::Devices::new(gateway.log.clone(), crate::clock::Clock::system());
+    let around = Around { routes: &routes, access: &access, log: &gateway.log, bus: &bus, devices: &devices };
     let placements = vec![crate::log::Placement::Stored { shard: 0, number: 1 }; PER_READ];
     let (mut acks, mut out) = (Acks::<u64>::default(), Vec::new());
     let begun = Instant::now();

@@ -2,7 +2,9 @@
 
 mod abuse;
 mod bench;
+mod devices;
 mod durability;
+mod envelopes;
 mod harness;
 mod memory;
 mod protocol;

@@ -1,0 +1,386 @@
+//! Topics between the gateway and its devices: `$headwater/d/{client id}/...`. No route sees them and no record is made.
+//!
+//! A device subscribes to its own and is greeted: the time, the last of its numbers that is on disk, and what waits for it.
+//! Operators push `config`, `command` and `log` down, and a device answers commands on `answer`. What a device is to be
+//! told whenever it comes lies in `Table::Retained` under its topic. Everything goes at QoS 0 over a connection that is
+//! either whole or gone, and what is kept is said again with each greeting.
+
+use super::bus::LiveMessage;
+use super::codec::{PropertyId, Publish, Reason, Value};
+use super::inlet::{Refusal, producer_of};
+use crate::clock::Clock;
+use crate::log::{AppendError, Batch, Log, Table};
+use crate::record::{Header, HeaderId};
+use bytes::Bytes;
+use headwater_wire::{Hello, TOPIC_ROOT};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Topics that begin like this are never routed.
+const RESERVED: &str = "$headwater/";
+/// Devices that are remembered while they are away.
+const DEVICES_MAX: usize = 16 << 10;
+/// Messages on their way to one device, and commands it has not answered.
+const WAITING_MAX: usize = 8;
+/// Longest message down, in bytes.
+pub const DOWN_BYTES_MAX: usize = 4 << 10;
+/// Longest answer, in bytes.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// Messages kept for devices that are away, of all of them.
+const KEPT_MAX: usize = 4_096;
+/// Format of a kept message: this byte, then the message.
+const KEPT_FORMAT: u8 = 1;
+
+/// What is kept for a device, in the order in which it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    Config,
+    Log,
+}
+
+impl Setting {
+    const ALL: [Setting; 2] = [Setting::Config, Setting::Log];
+
+    fn name(self) -> &'static str {
+        match self {
+            Setting::Config => "config",
+            Setting::Log => "log",
+        }
+    }
+}
+
+/// Why a setting is not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum NotKept {
+    #[error("not a client id that has topics: 1 to 256 bytes without '/', '+' and '#'")]
+    Id,
+    #[error("at most {DOWN_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("{KEPT_MAX} messages are kept for devices already: an empty one removes what is kept")]
+    TooMany,
+    #[error(transparent)]
+    Log(#[from] AppendError),
+}
+
+/// Why a command has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoAnswer {
+    #[error("the device is not connected, or has not subscribed to its topics")]
+    NotConnected,
+    #[error("at most {DOWN_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("{WAITING_MAX} commands wait for the device already")]
+    Busy,
+    #[error("no answer in time")]
+    Late,
+}
+
+/// What is known of a device.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct DeviceStatus {
+    pub id: String,
+    pub connected: bool,
+    /// Milliseconds since 1970, as this box believes.
+    pub last_heard_ms: u64,
+    pub kept: Option<KeptNumber>,
+}
+
+/// The last number of a device that is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct KeptNumber {
+    pub epoch: u32,
+    pub sequence: u64,
+}
+
+/// All devices. Cheap to clone.
+#[derive(Clone)]
+pub struct Devices {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    log: Log,
+    clock: Clock,
+    devices: Mutex<HashMap<String, Device>>,
+    /// Names commands. Begins anywhere, so that no answer to an earlier start is taken for one to this.
+    correlation: AtomicU64,
+    /// One setting is written at a time: their number is bounded.
+    keeping: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Device {
+    link: Option<(u64, mpsc::Sender<LiveMessage>)>,
+    heard_ms: Arc<AtomicU64>,
+    asked: HashMap<u64, oneshot::Sender<Bytes>>,
+}
+
+/// A connection's end of its device's topics.
+pub struct Link {
+    devices: Devices,
+    client_id: String,
+    connection: u64,
+    heard_ms: Arc<AtomicU64>,
+    messages: mpsc::Receiver<LiveMessage>,
+}
+
+/// Takes a command back when nobody waits for its answer any more.
+struct Asked<'a> {
+    devices: &'a Devices,
+    client_id: &'a str,
+    correlation: u64,
+}
+
+/// Whether no route may have the topic or filter.
+pub fn is_reserved(topic: &str) -> bool {
+    topic.starts_with(RESERVED)
+}
+
+/// The topic on which a client answers; `None` if its id does not fit one level.
+pub fn own_answer(client_id: &str) -> Option<String> {
+    topic_of(client_id, "answer")
+}
+
+/// Whether all that the filter matches is the client's own.
+pub fn owns(client_id: &str, filter: &str) -> bool {
+    topic_of(client_id, "").is_some_and(|own| filter.len() > own.len() && filter.starts_with(&own))
+}
+
+fn topic_of(client_id: &str, last: &str) -> Option<String> {
+    let fits = !client_id.is_empty() && client_id.len() <= 256 && !client_id.contains(['/', '+', '#', '\0']);
+    fits.then(|| format!("{TOPIC_ROOT}{client_id}/{last}"))
+}
+
+fn message(topic: String, payload: Bytes, headers: Vec<Header>) -> LiveMessage {
+    LiveMessage { topic: topic.into(), payload, headers, stored: false, from: 0 }
+}
+
+impl Devices {
+    pub fn new(log: Log, clock: Clock) -> Self {
+        let correlation = AtomicU64::new(fastrand::u64(..));
+        let (devices, keeping) = (Mutex::default(), tokio::sync::Mutex::default());
+        Devices { inner: Arc::new(Inner { log, clock, devices, correlation, keeping }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Device>> {
+        self.inner.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client has subscribed to its own topics. From now on what is sent to it comes through the link.
+    pub fn link(&self, client_id: &str, connection: u64) -> Link {
+        let mut devices = self.lock();
+        if devices.len() >= DEVICES_MAX && !devices.contains_key(client_id) {
+            forget_some(&mut devices);
+        }
+        let (sender, messages) = mpsc::channel(WAITING_MAX);
+        let device = devices.entry(client_id.to_owned()).or_default();
+        device.link = Some((connection, sender));
+        device.asked.clear();
+        let heard_ms = device.heard_ms.clone();
+        drop(devices);
+        let link = Link { devices: self.clone(), client_id: client_id.to_owned(), connection, heard_ms, messages };
+        link.heard(self.inner.clock.now().mono_ms);
+        link
+    }
+
+    /// What a client hears when it has subscribed: the greeting, and what is kept for it.
+    pub fn greeting(&self, client_id: &str) -> Vec<LiveMessage> {
+        let kept = Setting::ALL.into_iter().filter_map(|setting| {
+            let topic = topic_of(client_id, setting.name())?;
+            let value = self.inner.log.state(Table::Retained, topic.as_bytes())?;
+            Some(message(topic, kept_message(&value)?, Vec::new()))
+        });
+        let mut messages: Vec<LiveMessage> = kept.collect();
+        let now = self.inner.clock.now();
+        let hello = Hello {
+            time_ms: if now.trusted { now.wall_ms } else { 0 },
+            kept: self.inner.log.kept_of(producer_of(client_id)),
+            waiting: messages.len() as u32,
+        };
+        let hello_topic = topic_of(client_id, "hello").unwrap_or_default();
+        messages.insert(0, message(hello_topic, Bytes::copy_from_slice(&hello.to_bytes()), Vec::new()));
+        messages
+    }
+
+    /// A device has answered. Whether anybody still waits for it is not its business.
+    pub fn answered(&self, client_id: &str, publish: &Publish<'_>) -> Result<(), Refusal> {
+        if publish.payload.len() > ANSWER_BYTES_MAX {
+            return Err(Reason::QuotaExceeded.into());
+        }
+        let correlation = publish.properties.iter().find_map(|(id, value)| match (id, value) {
+            (PropertyId::CorrelationData, Value::Binary(data)) => data.try_into().ok().map(u64::from_be_bytes),
+            _ => None,
+        });
+        let asked = |of| self.lock().get_mut(client_id)?.asked.remove(&of);
+        if let Some(waits) = correlation.and_then(asked) {
+            // Whoever asked may just have given up.
+            let _ = waits.send(Bytes::copy_from_slice(publish.payload));
+        }
+        Ok(())
+    }
+
+    /// Sends a command to a device and waits for its answer.
+    pub async fn command(&self, client_id: &str, command: Bytes, within: Duration) -> Result<Bytes, NoAnswer> {
+        if command.len() > DOWN_BYTES_MAX {
+            return Err(NoAnswer::TooLong);
+        }
+        let (answer, _asked) = self.ask(client_id, command)?;
+        match tokio::time::timeout(within, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            // It left, or has come again without its earlier commands.
+            Ok(Err(_)) | Err(_) => Err(NoAnswer::Late),
+        }
+    }
+
+    fn ask<'a>(
+        &'a self,
+        client_id: &'a str,
+        command: Bytes,
+    ) -> Result<(oneshot::Receiver<Bytes>, Asked<'a>), NoAnswer> {
+        let correlation = self.inner.correlation.fetch_add(1, Ordering::Relaxed);
+        let (topic, answer) =
+            topic_of(client_id, "command").zip(own_answer(client_id)).ok_or(NoAnswer::NotConnected)?;
+        let headers = vec![
+            Header::new(HeaderId::ResponseTopic, answer),
+            Header::new(HeaderId::CorrelationData, correlation.to_be_bytes().to_vec()),
+        ];
+        let mut devices = self.lock();
+        let device = devices.get_mut(client_id).ok_or(NoAnswer::NotConnected)?;
+        let (_, sender) = device.link.as_ref().ok_or(NoAnswer::NotConnected)?;
+        if device.asked.len() >= WAITING_MAX {
+            return Err(NoAnswer::Busy);
+        }
+        sender.try_send(message(topic, command, headers)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => NoAnswer::Busy,
+            mpsc::error::TrySendError::Closed(_) => NoAnswer::NotConnected,
+        })?;
+        let (answered, answer) = oneshot::channel();
+        device.asked.insert(correlation, answered);
+        Ok((answer, Asked { devices: self, client_id, correlation }))
+    }
+
+    /// Keeps a message for a device, durably, and sends it if the device is there; an empty one is kept no more. A device
+    /// that does not take what it is sent hears it with its next greeting.
+    pub async fn keep(&self, client_id: &str, setting: Setting, payload: Bytes) -> Result<(), NotKept> {
+        let topic = topic_of(client_id, setting.name()).ok_or(NotKept::Id)?;
+        if payload.len() > DOWN_BYTES_MAX {
+            return Err(NotKept::TooLong);
+        }
+        let _one = self.inner.keeping.lock().await;
+        let log = &self.inner.log;
+        let key = Bytes::from(topic.clone());
+        let is_new = !payload.is_empty() && log.state(Table::Retained, &key).is_none();
+        if is_new && log.state_scan(Table::Retained, TOPIC_ROOT.as_bytes()).len() >= KEPT_MAX {
+            return Err(NotKept::TooMany);
+        }
+        let value = (!payload.is_empty()).then(|| [&[KEPT_FORMAT], &payload[..]].concat().into());
+        let mut batch = Batch::new();
+        batch.put_state(Table::Retained, key, value);
+        log.appender().commit(&mut batch).await?;
+        if let Some((_, sender)) = self.lock().get(client_id).and_then(|device| device.link.as_ref()) {
+            let _ = sender.try_send(message(topic, payload, Vec::new()));
+        }
+        Ok(())
+    }
+
+    /// All that are remembered, by id.
+    pub fn list(&self) -> Vec<DeviceStatus> {
+        let now = self.inner.clock.now();
+        let heard = |device: &Device| {
+            now.wall_ms.saturating_sub(now.mono_ms.saturating_sub(device.heard_ms.load(Ordering::Relaxed)))
+        };
+        let mut list: Vec<DeviceStatus> = self
+            .lock()
+            .iter()
+            .map(|(id, device)| DeviceStatus {
+                id: id.clone(),
+                connected: device.link.is_some(),
+                last_heard_ms: heard(device),
+                kept: None,
+            })
+            .collect();
+        for device in &mut list {
+            let kept = self.inner.log.kept_of(producer_of(&device.id));
+            device.kept = kept.map(|(epoch, sequence)| KeptNumber { epoch, sequence });
+        }
+        list.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        list
+    }
+}
+
+/// Forgets an eighth of those that are away, those first that were silent longest.
+fn forget_some(devices: &mut HashMap<String, Device>) {
+    let mut away: Vec<u64> = devices
+        .values()
+        .filter(|device| device.link.is_none())
+        .map(|device| device.heard_ms.load(Ordering::Relaxed))
+        .collect();
+    if away.is_empty() {
+        return;
+    }
+    let eighth = away.len() / 8;
+    let oldest = *away.select_nth_unstable(eighth).1;
+    devices.retain(|_, device| device.link.is_some() || device.heard_ms.load(Ordering::Relaxed) > oldest);
+}
+
+fn kept_message(value: &Bytes) -> Option<Bytes> {
+    (*value.first()? == KEPT_FORMAT).then(|| value.slice(1..))
+}
+
+impl Link {
+    /// The device has sent something.
+    pub fn heard(&self, now_ms: u64) {
+        self.heard_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// The next message for the device. Cancel-safe.
+    pub async fn next(&mut self) -> Option<LiveMessage> {
+        self.messages.recv().await
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some(device) = self.devices.lock().get_mut(&self.client_id)
+            && device.link.as_ref().is_some_and(|(connection, _)| *connection == self.connection)
+        {
+            device.link = None;
+            device.asked.clear();
+        }
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if let Some(device) = self.devices.lock().get_mut(self.client_id) {
+            device.asked.remove(&self.correlation);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_owns_what_is_below_its_id_and_nothing_else() {
+        for (client, filter, expected) in [
+            ("d1", "$headwater/d/d1/#", true),
+            ("d1", "$headwater/d/d1/config", true),
+            ("d1", "$headwater/d/d1/", false),
+            ("d1", "$headwater/d/d1", false),
+            ("d1", "$headwater/d/d2/#", false),
+            ("d1", "$headwater/d/d10/#", false),
+            ("d1", "$headwater/d/+/#", false),
+            ("d1", "$headwater/#", false),
+            ("+", "$headwater/d/+/#", false),
+            ("a/b", "$headwater/d/a/b/#", false),
+            ("", "$headwater/d//#", false),
+        ] {
+            assert_eq!(owns(client, filter), expected, "{client} {filter}");
+        }
+    }
+}
