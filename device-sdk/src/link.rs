@@ -176,6 +176,11 @@ impl Link {
         matches!(self.state, State::Online | State::Greeting { .. })
     }
 
+    /// Whether there is no connection and none is being made.
+    pub fn is_offline(&self) -> bool {
+        matches!(self.state, State::Offline { .. })
+    }
+
     /// Frames on their way.
     pub fn in_flight(&self) -> usize {
         self.count
@@ -290,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_gateway_that_says_nothing_is_given_up() {
-        let mut link = online(4);
+        let mut link = online(1);
         link.sent(at(100), frame(1));
         assert_eq!(link.poll(at(15_099)), Step::Wait);
         assert_eq!(link.poll(at(15_100)), Step::Drop);

@@ -4,7 +4,7 @@
 //! one PUBLISH. It goes on when it is full, when `linger` is over, or when somebody asks. A second batch takes what comes
 //! while the first waits for the flash.
 
-use crate::device::Counts;
+use crate::device::{Counts, Failure};
 use crate::outbox::{Counters, HEAD_ROOM};
 use core::cell::RefCell;
 use core::future::poll_fn;
@@ -49,6 +49,7 @@ struct Inner<const N: usize> {
     linger: Duration,
     device: WakerRegistration,
     sensors: WakerRegistration,
+    watcher: WakerRegistration,
     /// Only every n-th record is taken.
     keep_every: Option<u16>,
     seen: u16,
@@ -64,6 +65,8 @@ struct Inner<const N: usize> {
 pub struct Status {
     /// Whether a gateway has taken the connection.
     pub is_connected: bool,
+    /// Why the last try to connect came to nothing; none once one has not.
+    pub failure: Option<Failure>,
     /// The number that the next record gets when it goes into the outbox. Numbers begin at 1 and go on over resets.
     pub next_number: u64,
     /// Records in the outbox: the gateway does not have them yet, or has not said so.
@@ -132,6 +135,7 @@ impl From<TableError> for RecordError {
 impl Status {
     const NONE: Self = Status {
         is_connected: false,
+        failure: None,
         next_number: 1,
         pending: 0,
         counts: Counts { connections: 0, publishes: 0, refused: 0, rejected: 0 },
@@ -162,6 +166,7 @@ impl<M: RawMutex, const N: usize> Recorder<M, N> {
             linger: Duration::from_ticks(0),
             device: WakerRegistration::new(),
             sensors: WakerRegistration::new(),
+            watcher: WakerRegistration::new(),
             keep_every: None,
             seen: 0,
             thinned: 0,
@@ -227,8 +232,30 @@ impl<M: RawMutex, const N: usize> Recorder<M, N> {
         self.with(|inner| inner.status).unwrap_or_default()
     }
 
+    /// Waits until the status is another than this one. For one task: of two, only the last to ask is woken.
+    pub async fn status_change(&self, from: &Status) -> Status {
+        poll_fn(|context| {
+            let changed = self.with(|inner| {
+                inner.watcher.register(context.waker());
+                (inner.status != *from).then_some(inner.status)
+            });
+            changed.flatten().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    /// Sets the clock from one that the board has kept over a sleep; the gateway's hello sets it again.
+    pub fn set_unix_ms(&self, unix_ms: u64) {
+        self.set_clock(unix_ms, Instant::now());
+    }
+
     pub(crate) fn set_status(&self, status: Status) {
-        self.with(|inner| inner.status = status);
+        self.with(|inner| {
+            if inner.status != status {
+                inner.status = status;
+                inner.watcher.wake();
+            }
+        });
     }
 
     pub(crate) fn set_clock(&self, unix_ms: u64, now: Instant) {
@@ -278,6 +305,7 @@ impl<M: RawMutex, const N: usize> Recorder<M, N> {
             (inner.status.pending, inner.status.next_number) = (pending, next_number);
             inner.sealed.clear();
             inner.sensors.wake();
+            inner.watcher.wake();
         });
     }
 
@@ -393,7 +421,7 @@ mod tests {
     fn records_come_out_as_they_went_in_and_a_batch_has_one_kind() {
         let recorder = Recorder::<NoopRawMutex, 64>::new();
         let mut buffer = [0; 128];
-        let now = Instant::from_millis(0);
+        let now = Instant::MAX;
         recorder.try_record(b"one").unwrap();
         recorder.try_record(b"two").unwrap();
         recorder.try_reading(COLUMNS, &[7.into()]).unwrap();
@@ -441,7 +469,7 @@ mod tests {
         }
         let mut buffer = [0; 128];
         recorder.flush();
-        let taken = take(&recorder, &mut buffer, Instant::from_millis(0)).unwrap();
+        let taken = take(&recorder, &mut buffer, Instant::MAX).unwrap();
         assert_eq!(records(taken, &buffer).concat(), [0, 4, 8, 12, 16]);
         assert_eq!(recorder.thinned(), 15);
     }

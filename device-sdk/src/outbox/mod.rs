@@ -234,13 +234,15 @@ impl<F: NorFlash> Outbox<F> {
         }
         // The numbers are given before the flash is asked: it may say no to what it has done.
         self.next = self.next.wrapping_add(u64::from(count));
-        let at = self.address(self.newest.number, self.write_at);
+        // Until it is done the page counts as full: nobody programs this place again if the flash fails, or if this future is
+        // dropped in the middle of it.
+        let write_at = core::mem::replace(&mut self.write_at, Self::PAGE as u32);
+        let at = self.address(self.newest.number, write_at);
         if let Err(error) = self.flash.write(at, bytes).await {
-            self.write_at = Self::PAGE as u32;
             self.counters.unwritten += u64::from(count);
             return Err(Error::Flash(error));
         }
-        self.write_at += frame as u32;
+        self.write_at = write_at + frame as u32;
         self.counters.programmed_bytes += frame as u64;
         Ok(Some(first))
     }
@@ -355,10 +357,10 @@ impl<F: NorFlash> Outbox<F> {
         if let Some(place) = bytes.get_mut(FRAME_HEAD_BYTES..FRAME_HEAD_BYTES + MARK_BYTES) {
             place.copy_from_slice(&body);
         }
-        let at = self.address(self.newest.number, self.write_at);
-        let written = self.flash.write(at, bytes.get(..frame).unwrap_or_default()).await;
-        self.write_at = if written.is_ok() { self.write_at + frame as u32 } else { Self::PAGE as u32 };
-        written?;
+        let write_at = core::mem::replace(&mut self.write_at, Self::PAGE as u32);
+        let at = self.address(self.newest.number, write_at);
+        self.flash.write(at, bytes.get(..frame).unwrap_or_default()).await?;
+        self.write_at = write_at + frame as u32;
         self.counters.programmed_bytes += frame as u64;
         self.marked = self.head.number;
         Ok(())
