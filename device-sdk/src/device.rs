@@ -2,7 +2,7 @@
 //! there is nothing left to carry.
 
 use crate::link::{IN_FLIGHT_MAX, Link, Patience, Sent, Step};
-use crate::mqtt::{Event, Message, Minimq, Mqtt, Published};
+use crate::mqtt::{self, Event, Message, Minimq, Mqtt, Published};
 use crate::outbox::{self, HEAD_ROOM, Outbox, WORD_BYTES_MAX};
 use crate::recorder::{Recorder, Status};
 use crate::trace::{info, warning};
@@ -137,6 +137,20 @@ pub struct Rest {
     pub retry_at: Option<Instant>,
 }
 
+/// Why there is no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Failure {
+    /// The transport opened no stream: no network, no such host, nobody listens there.
+    NoStream,
+    /// The other side closed the stream, or what it says is not MQTT 5.
+    NoGateway,
+    /// No answer in time.
+    TimedOut,
+    /// The gateway does not take this device, for this MQTT 5 reason; 0x86 is a wrong user or password.
+    Refused(u8),
+}
+
 /// What the device has done since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -160,6 +174,8 @@ pub struct Device<'a, M: RawMutex, F, T, const N: usize> {
     link: Link,
     memory: &'a mut [u8],
     counts: Counts,
+    /// Why the last try came to nothing, if it did.
+    failure: Option<Failure>,
     /// The recorder is left alone until then.
     store_at: Option<Instant>,
 }
@@ -197,13 +213,15 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
         }
         recorder.set_linger(config.linger);
         let link = Link::new(config.patience, config.window.min(IN_FLIGHT_MAX), seed, Instant::now());
+        let counts = Counts::default();
         let device =
-            Device { recorder, outbox, transport, config, link, memory, counts: Counts::default(), store_at: None };
-        tell(device.recorder, &device.outbox, &device.link, device.counts);
+            Device { recorder, outbox, transport, config, link, memory, counts, failure: None, store_at: None };
+        tell(device.recorder, &device.outbox, &device.link, device.counts, None);
         Ok(device)
     }
 
-    /// Runs for ever.
+    /// Runs for ever. Whoever drops it while it runs, and then calls it or [`Device::flush`] again, finds that it goes on;
+    /// only a batch that was on its way into flash in that moment may be stored twice.
     pub async fn run(&mut self, app: &mut impl Downlink) {
         self.serve(app, Until::Ever).await;
     }
@@ -219,8 +237,12 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
     }
 
     async fn serve(&mut self, app: &mut impl Downlink, until: Until) {
+        if !self.link.is_offline() {
+            // The last run was dropped, and its connection with it.
+            self.link.rested(Instant::now());
+        }
         loop {
-            tell(self.recorder, &self.outbox, &self.link, self.counts);
+            tell(self.recorder, &self.outbox, &self.link, self.counts, self.failure);
             let frame = frame_bytes::<N>(self.memory).0;
             let mut store = Store { recorder: self.recorder, outbox: &mut self.outbox, pause: &mut self.store_at };
             store.all(frame).await;
@@ -237,32 +259,40 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
 
     /// One connection, from its opening to its end.
     async fn connection(&mut self, app: &mut impl Downlink, until: Until) {
-        let Device { recorder, outbox, transport, config, link, memory, counts, store_at } = self;
+        let Device { recorder, outbox, transport, config, link, memory, counts, failure, store_at } = self;
         let (frame, rest) = frame_bytes::<N>(memory);
         let mut store = Store { recorder, outbox, pause: store_at };
         let Some(mut session) = session(config, rest) else { return };
         link.connecting(Instant::now());
         let opened = {
             let connect = async {
-                let stream = transport.connect().await.ok()?;
-                session.connect(stream).await.ok()
+                let stream = transport.connect().await.map_err(|_| Failure::NoStream)?;
+                session.connect(stream).await.map_err(|error| match mqtt::refusal(&error) {
+                    Some(reason) => Failure::Refused(reason),
+                    None => Failure::NoGateway,
+                })
             };
             let mut connect = pin!(with_timeout(config.patience.answer_within, connect));
             // Sensors do not wait for a gateway that does not answer.
             loop {
                 match select(connect.as_mut(), store.wait(None, until)).await {
-                    Either::First(opened) => break opened.ok().flatten(),
+                    Either::First(opened) => break opened.unwrap_or(Err(Failure::TimedOut)),
                     Either::Second(()) => store.all(frame).await,
                 }
                 if store.is_done(until) {
-                    break None;
+                    break Err(Failure::TimedOut);
                 }
             }
         };
-        let Some(opened) = opened else {
-            info!("no connection to the gateway");
-            return link.lost(Instant::now());
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(why) => {
+                info!("no connection to the gateway: {:?}", why);
+                *failure = Some(why);
+                return link.lost(Instant::now());
+            }
         };
+        *failure = None;
         counts.connections = counts.connections.wrapping_add(1);
         link.opened(Instant::now());
         let mut run = Run { store, link, config, counts, heard: Heard::default(), app };
@@ -280,9 +310,11 @@ fn tell<M: RawMutex, F: NorFlash, const N: usize>(
     outbox: &Outbox<F>,
     link: &Link,
     counts: Counts,
+    failure: Option<Failure>,
 ) {
     recorder.set_status(Status {
         is_connected: link.is_connected(),
+        failure,
         next_number: outbox.next_number(),
         pending: outbox.len(),
         counts,
@@ -441,7 +473,7 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
         let mut last_epoch = None;
         loop {
             self.store.all(frame).await;
-            tell(self.store.recorder, self.store.outbox, self.link, *self.counts);
+            tell(self.store.recorder, self.store.outbox, self.link, *self.counts, None);
             let now = Instant::now();
             if self.link.not_greeted(now) {
                 info!("no hello: this is a broker, or a gateway of another version");

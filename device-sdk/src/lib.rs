@@ -22,8 +22,8 @@ pub mod sim;
 mod trace;
 
 pub use device::{
-    ANSWER_BYTES_MAX, Config, Counts, Device, Downlink, ID_BYTES_MAX, RECEIVE_BYTES, Rest, SetupError, Transport,
-    memory_bytes,
+    ANSWER_BYTES_MAX, Config, Counts, Device, Downlink, Failure, ID_BYTES_MAX, RECEIVE_BYTES, Rest, SetupError,
+    Transport, memory_bytes,
 };
 pub use headwater_wire::{Column, ColumnType, Null, Value};
 pub use recorder::{RecordError, Recorder, Status};

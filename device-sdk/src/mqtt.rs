@@ -56,6 +56,14 @@ pub trait Mqtt {
     async fn disconnect(&mut self);
 }
 
+/// The MQTT 5 reason for which a connection was refused, if that is what it was.
+pub fn refusal<E>(error: &Error<E>) -> Option<u8> {
+    match error {
+        Error::Peer(PeerError::Rejected(reason)) => Some(u8::from(*reason)),
+        _ => None,
+    }
+}
+
 pub struct Minimq<'a, 'buf, IO> {
     connection: Connection<'a, 'buf, IO>,
     /// Envelopes on their way, oldest first.

@@ -23,8 +23,11 @@ macro_rules! warning {
 }
 
 /// Looks at the arguments, so that they are used, and does nothing.
+#[cfg(not(any(feature = "defmt", feature = "log")))]
 macro_rules! nobody {
     ($text:literal $(, $arg:expr)* $(,)?) => {{ $( let _ = &$arg; )* }};
 }
 
-pub(crate) use {info, nobody, warning};
+#[cfg(not(any(feature = "defmt", feature = "log")))]
+pub(crate) use nobody;
+pub(crate) use {info, warning};
