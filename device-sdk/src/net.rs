@@ -4,10 +4,12 @@ use crate::device::Transport;
 use crate::trace::info;
 use embassy_net::tcp::{ConnectError, TcpSocket};
 use embassy_net::{IpAddress, IpEndpoint, Stack};
-use embassy_time::Duration;
+use embassy_time::{Duration, Timer};
 
 /// Sent bytes that nobody has confirmed for so long end the connection: the link is cut.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
+/// Whether the network is there.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Connects to one gateway over these two buffers; half a batch each is the least that works well.
 pub struct Tcp<'d> {
@@ -47,7 +49,10 @@ impl<'d> Tcp<'d> {
     }
 
     async fn open(&mut self) -> Result<TcpSocket<'_>, NetError> {
-        self.stack.wait_config_up().await;
+        // Not `wait_config_up`: the stack wakes only one of those who wait for its state, and a radio's task may be one.
+        while !self.stack.is_config_up() {
+            Timer::after(LOOK_EVERY).await;
+        }
         let gateway = match self.gateway {
             Gateway::At(endpoint) => endpoint,
             Gateway::Named(host, port) => (find(self.stack, host).await.ok_or(NetError::NoSuchHost)?, port).into(),

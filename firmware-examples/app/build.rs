@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs, process};
 
-/// Every key, its longest value in bytes (the firmware's packet buffers are sized for it), whether it may be empty.
+/// Every key, its longest value in bytes (the firmware's buffers are sized for it), whether it may be empty.
 const KEYS: [(&str, usize, bool); 6] = [
     ("wifi_ssid", 32, false),
     ("wifi_password", 63, true),
@@ -39,8 +39,13 @@ fn main() {
         "pub const WIFI_SSID: &str = {:?};\npub const WIFI_PASSWORD: &str = {:?};\n\
          pub const GATEWAY_HOST: &str = {host:?};\npub const GATEWAY_PORT: u16 = {port};\n\
          pub const GATEWAY_USER: &str = {:?};\npub const GATEWAY_PASSWORD: &str = {:?};\n\
-         pub const DEVICE_ID: &str = {:?};\n",
-        ssid.text, wifi_password.text, user.text, gateway_password.text, device_id.text
+         pub const DEVICE_ID: &str = {:?};\npub const TOPIC: &str = {:?};\n",
+        ssid.text,
+        wifi_password.text,
+        user.text,
+        gateway_password.text,
+        device_id.text,
+        format!("devices/{}/telemetry", device_id.text),
     );
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     fs::write(out.join("credentials.rs"), constants).expect("OUT_DIR is writable");

@@ -4,11 +4,14 @@ use embassy_time::{Duration, Timer};
 use esp_hal::peripherals::{LPWR, TSENS};
 use esp_hal::rtc_cntl::Rtc;
 use esp_hal::tsens::{Config, TemperatureSensor};
-use headwater_example_app::{Hardware, Sample};
+use headwater_example_app::{Hardware, Mode, Sample};
+
+/// 2020-01-01: before that, nobody has set the clock.
+const CLOCK_SET_FROM_US: u64 = 1_577_836_800_000_000;
 
 pub struct Sensor {
     thermometer: Option<TemperatureSensor<'static>>,
-    #[cfg_attr(not(feature = "deep-sleep"), allow(dead_code))]
+    /// Goes on while the chip sleeps.
     clock: Rtc<'static>,
 }
 
@@ -31,6 +34,18 @@ impl Hardware for Sensor {
         Sample { temperature_milli_c: Some((celsius * 1000.0) as i32) }
     }
 
+    fn mode(&self, _interval: Duration) -> Mode {
+        if cfg!(feature = "deep-sleep") { Mode::SendThenSleep } else { Mode::Connected }
+    }
+
+    fn clock(&mut self) -> Option<u64> {
+        Some(self.clock.current_time_us()).filter(|us| *us >= CLOCK_SET_FROM_US).map(|us| us / 1000)
+    }
+
+    fn set_clock(&mut self, unix_ms: u64) {
+        self.clock.set_current_time_us(unix_ms.saturating_mul(1000));
+    }
+
     #[cfg(feature = "deep-sleep")]
     async fn sleep(&mut self, duration: Duration) {
         use esp_hal::rtc_cntl::sleep::TimerWakeupSource;
@@ -38,10 +53,5 @@ impl Hardware for Sensor {
         log::info!("deep sleep for {} s", duration.as_secs());
         Timer::after_millis(20).await; // lets the last line out
         self.clock.sleep_deep(&[&TimerWakeupSource::new(core::time::Duration::from_millis(duration.as_millis()))])
-    }
-
-    #[cfg(not(feature = "deep-sleep"))]
-    async fn sleep(&mut self, duration: Duration) {
-        Timer::after(duration).await;
     }
 }

@@ -17,6 +17,7 @@ use embassy_stm32::gpio::{Level, Output, Speed};
 use embassy_stm32::peripherals::{ADC3, ETH, ETH_SMA, RNG};
 use embassy_stm32::rng::{self, Rng};
 use embassy_stm32::{Config, bind_interrupts, rcc};
+use embassy_time::Timer;
 use headwater_example_app::{Board, Hardware, NetResources, Sample, Status};
 use static_cell::StaticCell;
 
@@ -142,6 +143,14 @@ impl Hardware for Nucleo {
     async fn status(&mut self, status: Status) {
         self.acknowledged.set_level((status == Status::Acknowledged).into());
         self.failed.set_level((status == Status::Failed).into());
+    }
+
+    async fn blink(&mut self) {
+        for _ in 0..20 {
+            self.acknowledged.toggle();
+            self.failed.toggle();
+            Timer::after_millis(100).await;
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use embassy_rp::Peri;
 use embassy_rp::adc::{Adc, Blocking, Channel, Config};
 use embassy_rp::peripherals::{ADC, ADC_TEMP_SENSOR};
 use embassy_time::{Duration, Timer};
-use headwater_example_app::{Hardware, Sample, Status};
+use headwater_example_app::{Hardware, Mode, Sample, Status};
 
 use crate::radio;
 
@@ -41,10 +41,19 @@ impl Hardware for Pico {
         radio::light(status == Status::Acknowledged);
     }
 
-    async fn sleep(&mut self, duration: Duration) {
-        if duration >= LEAVE_FROM {
-            radio::leave_for(duration);
+    async fn blink(&mut self) {
+        for on in [true, false].into_iter().cycle().take(20) {
+            radio::light(on);
+            Timer::after_millis(100).await;
         }
+    }
+
+    fn mode(&self, interval: Duration) -> Mode {
+        if interval < LEAVE_FROM { Mode::Connected } else { Mode::SendThenSleep }
+    }
+
+    async fn sleep(&mut self, duration: Duration) {
+        radio::leave_for(duration);
         // The executor lets the core wait for an event; README.md says what that saves and what it does not.
         Timer::after(duration).await;
     }
