@@ -200,16 +200,21 @@ impl Drop for Gateway {
 
 /// The binary under test: `HEADWATER_BIN`, or the newest one Cargo built.
 pub fn binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("HEADWATER_BIN") {
-        return PathBuf::from(path);
+    built("headwater", "HEADWATER_BIN")
+        .expect("no headwater binary: run `cargo build -p headwater` first, or name one in HEADWATER_BIN")
+}
+
+/// A binary of the workspace: the one that the variable names, or the newest one Cargo built.
+pub fn built(name: &str, variable: &str) -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Some(PathBuf::from(path));
     }
     let built = |profile: &str| {
-        let path = tools::target().join(profile).join("headwater");
+        let path = tools::target().join(profile).join(name);
         let when = path.metadata().and_then(|found| found.modified()).ok()?;
         Some((when, path))
     };
-    let newest = ["release", "debug"].into_iter().filter_map(built).max();
-    newest.expect("no headwater binary: run `cargo build -p headwater` first, or name one in HEADWATER_BIN").1
+    ["release", "debug"].into_iter().filter_map(built).max().map(|(_, path)| path)
 }
 
 /// The binary with a subcommand, for everything that is not `run`.

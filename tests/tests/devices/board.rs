@@ -45,7 +45,8 @@ fn missing() -> Option<String> {
     }
 }
 
-fn script(name: &str) -> Command {
+/// A script of `firmware-examples`, building where the tests build.
+pub fn script(name: &str) -> Command {
     let mut command = Command::new(tools::root().join("firmware-examples").join(name));
     command.env("CARGO_TARGET_DIR", tools::target().join("firmware"));
     command
@@ -77,6 +78,13 @@ impl Board {
     /// With more options of `emulated.sh`.
     pub fn with(mut self, words: &[&str]) -> Board {
         self.words.extend(words.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
+    /// The same device with another task.
+    pub fn with_task(mut self, records: u64, port: u16) -> Board {
+        self.words[0] = records.to_string();
+        self.words[1] = port.to_string();
         self
     }
 

@@ -4,5 +4,7 @@
 //! What is not there (QEMU, a compiler for the board's processor, the fleet's binary) skips the tests that need it.
 
 mod board;
+mod contract;
+mod fleet;
 mod readings;
 mod storm;
