@@ -21,6 +21,7 @@ extern crate std;
 
 mod chunk;
 mod envelope;
+pub mod firmware;
 mod hello;
 mod readings;
 mod varint;
