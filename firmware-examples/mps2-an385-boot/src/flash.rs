@@ -74,8 +74,9 @@ impl NorFlash for Part {
     fn write(&mut self, from: u32, bytes: &[u8]) -> Result<(), NorFlashErrorKind> {
         let address = self.address(from, bytes.len(), WORD_BYTES)?;
         for (word, bytes) in (address..).step_by(WORD_BYTES).zip(bytes.as_chunks().0) {
+            let word = word as *mut u32;
             // SAFETY: as in `erase`. Programming only clears bits.
-            unsafe { ptr::write_volatile(word as *mut u32, ptr::read_volatile(word as *const u32) & u32::from_le_bytes(*bytes)) };
+            unsafe { ptr::write_volatile(word, ptr::read_volatile(word) & u32::from_le_bytes(*bytes)) };
         }
         Ok(())
     }
