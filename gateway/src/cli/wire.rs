@@ -1,4 +1,4 @@
-//! MQTT as a device writes it: the few packets that `demo` and `bench` send and read. Not a codec of the gateway, and on
+//! MQTT as a device writes it: the few packets that `bench` sends and reads. Not a codec of the gateway, and on
 //! purpose not its code: what the gateway reads here was not written by itself.
 
 use bytes::{Buf, BufMut, BytesMut};
@@ -19,17 +19,6 @@ pub fn connect_v4(client_id: &str, keep_alive_s: u16) -> Vec<u8> {
     packet(0x10, &body)
 }
 
-/// CONNECT of MQTT 5 with a clean start.
-pub fn connect_v5(client_id: &str, keep_alive_s: u16) -> Vec<u8> {
-    let mut body = Vec::new();
-    text(&mut body, "MQTT");
-    body.extend_from_slice(&[5, 0b10]);
-    body.put_u16(keep_alive_s);
-    body.push(0);
-    text(&mut body, client_id);
-    packet(0x10, &body)
-}
-
 /// PUBLISH of MQTT 3.1.1 at QoS 1. The packet id stands right behind the topic.
 pub fn publish_v4(topic: &str, packet_id: u16, payload: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
@@ -38,22 +27,6 @@ pub fn publish_v4(topic: &str, packet_id: u16, payload: &[u8]) -> Vec<u8> {
     body.extend_from_slice(payload);
     packet(0x32, &body)
 }
-
-/// PUBLISH of MQTT 5 at QoS 1 with one user property.
-pub fn publish_v5(topic: &str, packet_id: u16, property: (&str, &str), payload: &[u8], again: bool) -> Vec<u8> {
-    let mut properties = vec![0x26];
-    text(&mut properties, property.0);
-    text(&mut properties, property.1);
-    let mut body = Vec::new();
-    text(&mut body, topic);
-    body.put_u16(packet_id);
-    length(&mut body, properties.len());
-    body.extend_from_slice(&properties);
-    body.extend_from_slice(payload);
-    packet(if again { 0x3a } else { 0x32 }, &body)
-}
-
-pub const DISCONNECT: [u8; 2] = [0xe0, 0];
 
 /// A packet as it came: its type (1 to 15) and what follows the length.
 #[derive(Debug, PartialEq, Eq)]
@@ -135,8 +108,6 @@ mod tests {
     #[test]
     fn a_publish_is_what_the_standard_says() {
         assert_eq!(publish_v4("a/b", 7, b"x"), [0x32, 8, 0, 3, b'a', b'/', b'b', 0, 7, b'x']);
-        let v5 = publish_v5("t", 1, ("n", "1/2"), b"", false);
-        assert_eq!(v5, [0x32, 15, 0, 1, b't', 0, 1, 8 + 1, 0x26, 0, 1, b'n', 0, 3, b'1', b'/', b'2'][..].to_vec());
     }
 
     proptest! {
