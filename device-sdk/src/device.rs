@@ -6,8 +6,10 @@ use crate::mqtt::{self, Event, Message, Minimq, Mqtt, Published};
 use crate::outbox::{self, HEAD_ROOM, Outbox, WORD_BYTES_MAX};
 use crate::recorder::{Recorder, Status};
 use crate::trace::{info, warning};
+use core::cell::Cell;
 use core::future::{Future, poll_fn};
 use core::pin::pin;
+use core::task::{Context, Poll};
 use embassy_futures::select::{Either, Either3, select, select3};
 use embassy_sync::blocking_mutex::raw::RawMutex;
 use embassy_time::{Duration, Instant, Timer, with_timeout};
@@ -58,6 +60,20 @@ pub trait Downlink {
 
     /// How much the device shall log: `error`, `warn`, `info`, `debug` or `trace`.
     fn log_level(&mut self, _level: &str) {}
+
+    /// What else the gateway says on the device's topics, `what` being the topic behind `$headwater/d/{id}/`.
+    fn message(&mut self, _what: &str, _payload: &[u8]) {}
+
+    /// A message that goes out at QoS 0 on one of the device's topics: the topic behind `$headwater/d/{id}/`, of 18 bytes at
+    /// most, and how much of `to` ([`ANSWER_BYTES_MAX`] long) it takes. Asked while there is a connection.
+    fn outgoing(&mut self, _to: &mut [u8]) -> Option<(&'static str, usize)> {
+        None
+    }
+
+    /// Whether [`Downlink::outgoing`] has something; if not, whoever brings it wakes the context.
+    fn poll_outgoing(&mut self, _context: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 }
 
 /// Nobody listens.
@@ -494,7 +510,7 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
                 },
                 Step::Connect | Step::Wait => false,
             };
-            if let Some(answer) = self.heard.answer.take() {
+            if let Some(answer) = self.heard.answer.take().or_else(|| outgoing(self.config.id, self.app)) {
                 let sent = mqtt.message(answer.topic.as_str(), answer.bytes.as_bytes(), answer.correlation.as_bytes());
                 if !in_time(answer_within, sent).await {
                     return false;
@@ -507,16 +523,19 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
             if matches!(until, Until::Empty(end) if now >= end) {
                 return false;
             }
-            // With more to send only a look at what has come, so that answers are never behind.
-            let nothing = async {
-                if !has_more {
-                    core::future::pending::<()>().await;
-                }
-            };
             let Run { heard, app, config, .. } = self;
-            let listener = |message: Message<'_>| listen(message, config.id, heard, *app);
+            // Listener and sender need the application in turn, never at once.
+            let app = Cell::new(Some(&mut **app));
+            let listener = |message: Message<'_>| {
+                with(&app, |app| listen(message, config.id, heard, app));
+            };
+            // With more to send only a look at what has come, so that answers are never behind.
+            let outgoing = poll_fn(|context| match with(&app, |app| app.poll_outgoing(context)) {
+                Some(Poll::Pending) | None if !has_more => Poll::Pending,
+                _ => Poll::Ready(()),
+            });
             let wake = self.link.next_wake();
-            let event = match select3(mqtt.next(listener), self.store.wait(wake, until), nothing).await {
+            let event = match select3(mqtt.next(listener), self.store.wait(wake, until), outgoing).await {
                 Either3::First(Ok(event)) => event,
                 Either3::First(Err(_)) => return false,
                 Either3::Second(()) | Either3::Third(()) => Event::Other,
@@ -617,7 +636,24 @@ async fn in_time<E>(within: Duration, work: impl Future<Output = Result<(), E>>)
     matches!(with_timeout(within, work).await, Ok(Ok(())))
 }
 
-/// What a message from the gateway is for. Whatever it does not know it leaves alone.
+/// Takes the application for a moment.
+fn with<A, T>(app: &Cell<Option<&mut A>>, work: impl FnOnce(&mut A) -> T) -> Option<T> {
+    let taken = app.take()?;
+    let done = work(taken);
+    app.set(Some(taken));
+    Some(done)
+}
+
+/// What the application wants to send; nothing if its topic does not fit.
+fn outgoing(id: &str, app: &mut impl Downlink) -> Option<Answer> {
+    let mut bytes = Text::<ANSWER_BYTES_MAX>::EMPTY;
+    let (what, length) = app.outgoing(&mut bytes.bytes)?;
+    bytes.length = length.min(ANSWER_BYTES_MAX);
+    let topic = Text::EMPTY.push(TOPIC_ROOT.as_bytes())?.push(id.as_bytes())?.push(b"/")?.push(what.as_bytes())?;
+    Some(Answer { topic, correlation: Text::EMPTY, bytes })
+}
+
+/// What a message from the gateway is for. Whatever nobody knows is left alone.
 fn listen(message: Message<'_>, id: &str, heard: &mut Heard, app: &mut impl Downlink) {
     let of_this_device = message.topic.strip_prefix(TOPIC_ROOT).and_then(|rest| rest.strip_prefix(id));
     let Some(what) = of_this_device.and_then(|rest| rest.strip_prefix('/')) else { return };
@@ -634,6 +670,6 @@ fn listen(message: Message<'_>, id: &str, heard: &mut Heard, app: &mut impl Down
                 heard.answer = Some(Answer { topic, correlation, bytes });
             }
         }
-        _ => {}
+        _ => app.message(what, message.payload),
     }
 }
