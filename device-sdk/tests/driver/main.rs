@@ -248,3 +248,19 @@ fn configuration_commands_and_log_level_come_down_and_an_answer_goes_up() {
     assert_eq!(heard.level, "debug");
     assert_eq!(gateway.borrow().answers, [b"done".to_vec()]);
 }
+
+/// On a computer devices are tasks of a multi-threaded runtime; the demo of the gateway spawns them.
+#[test]
+fn a_device_may_move_between_threads() {
+    use embassy_sync::blocking_mutex::raw::CriticalSectionRawMutex;
+    use headwater_device::ram::RamFlash;
+    use headwater_device_host::Tcp;
+    static RECORDER: Recorder<CriticalSectionRawMutex, BATCH> = Recorder::new();
+    fn is_send<T: Send>(_: &T) {}
+    let (mut ram, mut memory) = ([0; 2048], vec![0; memory_bytes(BATCH, 3)]);
+    let outbox = ready(Outbox::open(RamFlash::<512>::new(&mut ram), 0..2048, WhenFull::Refuse, 1)).unwrap();
+    let config = Config::new("device", "t");
+    let device = Device::new(&RECORDER, outbox, Tcp(([127, 0, 0, 1], 1).into()), config, &mut memory, 1);
+    let (mut device, mut app) = (device.unwrap(), ());
+    is_send(&device.run(&mut app));
+}
