@@ -11,6 +11,7 @@ use core::future::{Future, poll_fn};
 use core::pin::pin;
 use core::task::{Context, Poll};
 use embassy_futures::select::{Either, Either3, select, select3};
+use embassy_sync::blocking_mutex::Mutex;
 use embassy_sync::blocking_mutex::raw::RawMutex;
 use embassy_time::{Duration, Instant, Timer, with_timeout};
 use embedded_io_async::{Read, Write};
@@ -525,7 +526,7 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
             }
             let Run { heard, app, config, .. } = self;
             // Listener and sender need the application in turn, never at once.
-            let app = Cell::new(Some(&mut **app));
+            let app = Mutex::<M, _>::new(Cell::new(Some(&mut **app)));
             let listener = |message: Message<'_>| {
                 with(&app, |app| listen(message, config.id, heard, app));
             };
@@ -637,10 +638,11 @@ async fn in_time<E>(within: Duration, work: impl Future<Output = Result<(), E>>)
 }
 
 /// Takes the application for a moment.
-fn with<A, T>(app: &Cell<Option<&mut A>>, work: impl FnOnce(&mut A) -> T) -> Option<T> {
-    let taken = app.take()?;
+fn with<M: RawMutex, A, T>(app: &Mutex<M, Cell<Option<&mut A>>>, work: impl FnOnce(&mut A) -> T) -> Option<T> {
+    let taken = app.lock(Cell::take)?;
+    // Outside of the lock: it may last as long as it likes.
     let done = work(taken);
-    app.set(Some(taken));
+    app.lock(|app| app.set(Some(taken)));
     Some(done)
 }
 
