@@ -16,7 +16,7 @@ use embassy_sync::blocking_mutex::raw::RawMutex;
 use embassy_time::{Duration, Instant, Timer, with_timeout};
 use embedded_io_async::{Read, Write};
 use embedded_storage_async::nor_flash::NorFlash;
-use headwater_wire::{ENVELOPE_HEADER_BYTES_MAX, Envelope, Hello, TOPIC_ROOT};
+use headwater_wire::{CHUNK_HEADER_BYTES_MAX, Chunk, ENVELOPE_HEADER_BYTES_MAX, Envelope, Hello, Kind, TOPIC_ROOT};
 
 /// The longest device id, in bytes.
 pub const ID_BYTES_MAX: usize = 64;
@@ -59,6 +59,21 @@ pub trait Downlink {
         0
     }
 
+    /// The blob to send now, if there is one: an image, a clip. It is asked for again until [`Downlink::blob_ended`].
+    fn blob(&mut self) -> Option<Blob> {
+        None
+    }
+
+    /// Reads a part of the blob; `false` if it cannot be read.
+    #[allow(async_fn_in_trait)]
+    async fn read_blob(&mut self, _id: u32, _offset: u64, _into: &mut [u8]) -> bool {
+        false
+    }
+
+    /// The blob is on the gateway's disk as a whole; or, if it is not `delivered`, the gateway will not have it, or it
+    /// cannot be read.
+    fn blob_ended(&mut self, _id: u32, _delivered: bool) {}
+
     /// How much the device shall log: `error`, `warn`, `info`, `debug` or `trace`.
     fn log_level(&mut self, _level: &str) {}
 
@@ -79,6 +94,31 @@ pub trait Downlink {
 
 /// Nobody listens.
 impl Downlink for () {}
+
+/// Something that is too long for a record: it travels in parts, behind all records, and goes on after a reset where the
+/// gateway's disk has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blob {
+    /// Another one than the device's last: a counter, or a random number. The same id after a reset is the same blob.
+    pub id: u32,
+    /// In bytes.
+    pub length: u64,
+}
+
+/// The longest part of a blob that goes with batches of so many bytes. It must be the same after a reset.
+pub const fn chunk_bytes(batch: usize) -> usize {
+    batch.saturating_sub(CHUNK_HEADER_BYTES_MAX)
+}
+
+/// How far a blob is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Upload {
+    id: u32,
+    /// Parts that are on the gateway's disk.
+    kept: u64,
+    /// Parts sent on this connection, or kept before.
+    sent: u64,
+}
 
 /// Who the device is and how it behaves.
 #[derive(Clone, Copy, Debug)]
@@ -263,7 +303,7 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
             let frame = frame_bytes::<N>(self.memory).0;
             let mut store = Store { recorder: self.recorder, outbox: &mut self.outbox, pause: &mut self.store_at };
             store.all(frame).await;
-            if store.is_done(until) {
+            if store.is_done(until, app.blob().is_some()) {
                 return;
             }
             if self.link.poll(Instant::now()) == Step::Connect {
@@ -296,7 +336,7 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
                     Either::First(opened) => break opened.unwrap_or(Err(Failure::TimedOut)),
                     Either::Second(()) => store.all(frame).await,
                 }
-                if store.is_done(until) {
+                if store.is_done(until, app.blob().is_some()) {
                     break Err(Failure::TimedOut);
                 }
             }
@@ -312,7 +352,7 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
         *failure = None;
         counts.connections = counts.connections.wrapping_add(1);
         link.opened(Instant::now());
-        let mut run = Run { store, link, config, counts, heard: Heard::default(), app };
+        let mut run = Run { store, link, config, counts, heard: Heard::default(), app, upload: Upload::default() };
         run.store.outbox.rewind();
         let mut mqtt = Minimq::new(opened);
         let rested = run.serve(&mut mqtt, frame, until).await;
@@ -410,10 +450,11 @@ impl<M: RawMutex, F: NorFlash, const N: usize> Store<'_, M, F, N> {
         select(ready, at(earliest)).await;
     }
 
-    fn is_done(&self, until: Until) -> bool {
+    /// Whether it is so late, or nothing is left; `more` is what the application has beside its records.
+    fn is_done(&self, until: Until, more: bool) -> bool {
         match until {
             Until::Ever => false,
-            Until::Empty(end) => (self.recorder.is_empty() && self.outbox.is_empty()) || Instant::now() >= end,
+            Until::Empty(end) => (!more && self.recorder.is_empty() && self.outbox.is_empty()) || Instant::now() >= end,
         }
     }
 }
@@ -472,6 +513,7 @@ struct Run<'d, 'a, M: RawMutex, F, A, const N: usize> {
     counts: &'d mut Counts,
     heard: Heard,
     app: &'d mut A,
+    upload: Upload,
 }
 
 impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A, N> {
@@ -502,12 +544,17 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
                 }
                 Step::Rewind => {
                     self.store.outbox.rewind();
+                    self.upload.sent = self.upload.kept;
                     self.link.rewound();
                     continue;
                 }
                 Step::Send => match self.send(mqtt, frame, &mut last_epoch).await {
                     None => return false,
-                    Some(sent) => sent,
+                    Some(true) => true,
+                    Some(false) => match self.send_chunk(mqtt, frame).await {
+                        None => return false,
+                        Some(sent) => sent,
+                    },
                 },
                 Step::Connect | Step::Wait => false,
             };
@@ -517,7 +564,8 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
                     return false;
                 }
             }
-            if self.link.is_online() && self.link.in_flight() == 0 && self.store.is_done(until) {
+            let is_idle = self.link.is_online() && self.link.in_flight() == 0;
+            if is_idle && self.store.is_done(until, self.app.blob().is_some()) {
                 let _ = with_timeout(answer_within, mqtt.disconnect()).await;
                 return true;
             }
@@ -572,7 +620,7 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
         match with_timeout(self.config.patience.answer_within, mqtt.envelope(self.config.topic, payload)).await {
             Ok(Ok(Published::OnItsWay)) => {
                 self.store.outbox.sent(&loaded);
-                self.link.sent(Instant::now(), Sent { epoch: loaded.epoch, last: loaded.last() });
+                self.link.sent(Instant::now(), Sent::Frame { epoch: loaded.epoch, last: loaded.last() });
                 self.counts.publishes += 1;
                 Some(true)
             }
@@ -585,6 +633,49 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
         }
     }
 
+    /// Sends the next part of the application's blob, if there is one: whether it did. `None` as in [`Run::send`].
+    async fn send_chunk(&mut self, mqtt: &mut impl Mqtt, frame: &mut [u8]) -> Option<bool> {
+        let Some(blob) = self.app.blob() else { return Some(false) };
+        if blob.id != self.upload.id {
+            self.upload = Upload { id: blob.id, ..Upload::default() };
+        }
+        let offset = self.upload.sent.checked_mul(chunk_bytes(N) as u64)?;
+        let left = blob.length.saturating_sub(offset);
+        if left == 0 {
+            if self.upload.kept == self.upload.sent {
+                self.app.blob_ended(blob.id, true);
+            }
+            return Some(false);
+        }
+        let length = left.min(chunk_bytes(N) as u64) as usize;
+        let start = HEAD_ROOM + CHUNK_HEADER_BYTES_MAX;
+        let (room, bytes) = frame.split_at_mut_checked(start)?;
+        let bytes = bytes.get_mut(..length)?;
+        if !self.app.read_blob(blob.id, offset, bytes).await {
+            self.app.blob_ended(blob.id, false);
+            return Some(false);
+        }
+        let number = self.upload.sent + 1;
+        let mut head = [0; ENVELOPE_HEADER_BYTES_MAX + CHUNK_HEADER_BYTES_MAX];
+        let envelope = Envelope { kind: Kind::Chunk, epoch: blob.id, first: number, count: 1, body: &[] };
+        let mut head_length = envelope.write_head(&mut head)?;
+        let chunk = Chunk { offset, total: blob.length, bytes };
+        head_length += chunk.write_head(head.get_mut(head_length..)?)?;
+        let begin = start.checked_sub(head_length)?;
+        room.get_mut(begin..)?.copy_from_slice(head.get(..head_length)?);
+        let payload = frame.get(begin..start + length)?;
+        match with_timeout(self.config.patience.answer_within, mqtt.envelope(self.config.topic, payload)).await {
+            Ok(Ok(Published::OnItsWay)) => {
+                self.upload.sent = number;
+                self.link.sent(Instant::now(), Sent::Chunk { id: blob.id, number });
+                self.counts.publishes += 1;
+                Some(true)
+            }
+            Ok(Ok(Published::NotNow)) => Some(false),
+            _ => None,
+        }
+    }
+
     /// Does what an event asks for; `false` if the connection has to end.
     async fn take(&mut self, event: Event) -> bool {
         let now = Instant::now();
@@ -593,21 +684,25 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
         }
         match event {
             Event::Other => {}
-            Event::Acked => {
-                if let Some(sent) = self.link.acked(now) {
-                    let _ = self.store.outbox.release(sent.last).await;
+            Event::Acked => match self.link.acked(now) {
+                Some(Sent::Frame { last, .. }) => {
+                    let _ = self.store.outbox.release(last).await;
                     *self.store.pause = None;
                 }
-            }
+                Some(Sent::Chunk { id, number }) if id == self.upload.id => self.upload.kept = number,
+                Some(Sent::Chunk { .. }) | None => {}
+            },
             // The payload format is invalid: it will be so the next time as well.
-            Event::Refused(0x99) => {
-                if let Some(sent) = self.link.acked(now) {
+            Event::Refused(0x99) => match self.link.acked(now) {
+                Some(Sent::Frame { last, .. }) => {
                     let before = self.store.outbox.len();
-                    let _ = self.store.outbox.release(sent.last).await;
+                    let _ = self.store.outbox.release(last).await;
                     self.counts.rejected += before.saturating_sub(self.store.outbox.len());
-                    warning!("the gateway calls records up to {} malformed", sent.last);
+                    warning!("the gateway calls records up to {} malformed", last);
                 }
-            }
+                Some(Sent::Chunk { id, .. }) => self.app.blob_ended(id, false),
+                None => {}
+            },
             Event::Refused(reason) => {
                 self.link.refused(now);
                 self.counts.refused += 1;
@@ -628,6 +723,9 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
             let _ = self.store.outbox.release_epoch(epoch, sequence).await;
         }
         self.store.outbox.rewind();
+        if let Some((id, kept)) = hello.blob {
+            self.upload = Upload { id, kept, sent: kept };
+        }
         self.link.greeted();
     }
 }

@@ -14,6 +14,8 @@ pub mod link;
 mod mqtt;
 #[cfg(feature = "embassy-net")]
 pub mod net;
+#[cfg(feature = "ota")]
+pub mod ota;
 pub mod outbox;
 pub mod ram;
 mod recorder;
@@ -22,7 +24,7 @@ pub mod sim;
 mod trace;
 
 pub use device::{
-    ANSWER_BYTES_MAX, Config, Counts, Device, Downlink, Failure, ID_BYTES_MAX, RECEIVE_BYTES, Rest, SetupError,
+    ANSWER_BYTES_MAX, Blob, Config, Counts, Device, Downlink, Failure, ID_BYTES_MAX, RECEIVE_BYTES, Rest, SetupError,
     Transport, memory_bytes,
 };
 pub use headwater_wire::{Column, ColumnType, Null, Value};

@@ -48,13 +48,23 @@ pub enum Step {
     Wait,
 }
 
-/// A frame on its way.
+/// What is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sent {
-    /// The epoch of its numbers.
-    pub epoch: u32,
-    /// The number of its last record.
-    pub last: u64,
+pub enum Sent {
+    /// A frame of the outbox.
+    Frame {
+        /// The epoch of its numbers.
+        epoch: u32,
+        /// The number of its last record.
+        last: u64,
+    },
+    /// A part of a blob.
+    Chunk {
+        /// The blob.
+        id: u32,
+        /// The part, counted from 1.
+        number: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +100,7 @@ impl Link {
             state: State::Offline { until: now },
             failures: 0,
             random: seed | 1,
-            in_flight: [Sent { epoch: 0, last: 0 }; IN_FLIGHT_MAX],
+            in_flight: [Sent::Chunk { id: 0, number: 0 }; IN_FLIGHT_MAX],
             count: 0,
             window: window.clamp(1, IN_FLIGHT_MAX),
             heard: now,
@@ -189,7 +199,10 @@ impl Link {
     /// Whether a frame of this epoch may go now: never before all of another epoch was answered, or the gateway could take
     /// a frame that is sent again for one of a new life.
     pub fn takes_epoch(&self, epoch: u32) -> bool {
-        self.count == 0 || self.in_flight.first().is_some_and(|sent| sent.epoch == epoch)
+        let frames = self.in_flight.iter().take(self.count);
+        frames
+            .filter_map(|sent| if let Sent::Frame { epoch, .. } = sent { Some(*epoch) } else { None })
+            .all(|of| of == epoch)
     }
 
     /// A frame went out.
@@ -275,7 +288,7 @@ mod tests {
     }
 
     fn frame(last: u64) -> Sent {
-        Sent { epoch: 1, last }
+        Sent::Frame { epoch: 1, last }
     }
 
     #[test]

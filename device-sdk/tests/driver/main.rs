@@ -8,7 +8,7 @@ use embedded_storage_async::nor_flash::{ErrorType, NorFlash, ReadNorFlash};
 use headwater_device::link::Patience;
 use headwater_device::outbox::{Outbox, WhenFull};
 use headwater_device::sim::{FlashSim, FlashSimError};
-use headwater_device::{Config, Device, Downlink, Recorder, Rest, memory_bytes};
+use headwater_device::{Blob, Config, Device, Downlink, Recorder, Rest, memory_bytes};
 use headwater_device_host as _;
 use model::{Fault, Gateway, Shared, Wire, yield_once};
 use std::cell::RefCell;
@@ -76,6 +76,9 @@ struct Heard {
     config: Vec<u8>,
     commands: Vec<Vec<u8>>,
     level: String,
+    /// Still to be sent.
+    picture: Option<Vec<u8>>,
+    ended: Option<bool>,
 }
 
 impl Downlink for &mut Heard {
@@ -89,6 +92,23 @@ impl Downlink for &mut Heard {
         4
     }
 
+    fn blob(&mut self) -> Option<Blob> {
+        self.picture.as_ref().map(|picture| Blob { id: 5, length: picture.len() as u64 })
+    }
+
+    async fn read_blob(&mut self, id: u32, offset: u64, into: &mut [u8]) -> bool {
+        yield_once().await;
+        let picture = self.picture.as_ref().filter(|_| id == 5).unwrap();
+        into.copy_from_slice(&picture[offset as usize..][..into.len()]);
+        true
+    }
+
+    fn blob_ended(&mut self, id: u32, delivered: bool) {
+        assert_eq!(id, 5);
+        self.picture = None;
+        self.ended = Some(delivered);
+    }
+
     fn log_level(&mut self, level: &str) {
         level.clone_into(&mut self.level);
     }
@@ -97,8 +117,19 @@ impl Downlink for &mut Heard {
 /// One life of the device, from power on: makes what was not made of `records`, sends all, and rests. `None` if it was
 /// stopped after so many polls of its future; each operation of flash and network is one at least.
 fn life(flash: &Flash, gateway: &Shared, records: u64, polls_max: u64, seed: u64) -> (Option<Rest>, u64, Heard) {
+    life_with(flash, gateway, records, polls_max, seed, Heard::default())
+}
+
+fn life_with(
+    flash: &Flash,
+    gateway: &Shared,
+    records: u64,
+    polls_max: u64,
+    seed: u64,
+    mut heard: Heard,
+) -> (Option<Rest>, u64, Heard) {
     let recorder = Recorder::<NoopRawMutex, BATCH>::new();
-    let (mut memory, mut heard, mut polls) = (vec![0; memory_bytes(BATCH, 3)], Heard::default(), 0);
+    let (mut memory, mut polls) = (vec![0; memory_bytes(BATCH, 3)], 0);
     let rest = {
         let work = async {
             let outbox = Outbox::open(flash.clone(), 0..(4 * PAGE) as u32, WhenFull::Refuse, seed).await.unwrap();
@@ -123,7 +154,7 @@ fn life(flash: &Flash, gateway: &Shared, records: u64, polls_max: u64, seed: u64
             };
             let mut app = &mut heard;
             embassy_futures::select::select(device.run(&mut app), sensor).await;
-            device.flush(&mut app, Duration::from_millis(500)).await
+            device.flush(&mut app, Duration::from_secs(5)).await
         };
         let mut work = pin!(work);
         let end = Instant::now() + Duration::from_secs(20);
@@ -263,4 +294,27 @@ fn a_device_may_move_between_threads() {
     let device = Device::new(&RECORDER, outbox, Tcp(([127, 0, 0, 1], 1).into()), config, &mut memory, 1);
     let (mut device, mut app) = (device.unwrap(), ());
     is_send(&device.run(&mut app));
+}
+
+#[test]
+fn a_blob_goes_on_after_a_reset_where_the_gateway_has_it() {
+    let picture: Vec<u8> = (0..1_000u32).map(|at| (at * 7 % 251) as u8).collect();
+    let with_picture = || Heard { picture: Some(picture.clone()), ..Heard::default() };
+    let (all, gateway) = (flash(), Gateway::new(&[]));
+    let (_, whole, heard) = life_with(&all, &gateway, 30, u64::MAX, 1, with_picture());
+    assert_eq!(heard.ended, Some(true));
+    assert!(gateway.borrow().blob_bytes == picture);
+    let parts = gateway.borrow().chunks;
+    assert!(parts > 30, "{parts}");
+    for stop in 1..whole {
+        let (flash, gateway) = (flash(), Gateway::new(&[Fault::LoseAnswer(9), Fault::Refuse(20, 0x97)]));
+        life_with(&flash, &gateway, 30, stop, stop, with_picture());
+        let (_, _, heard) = life_with(&flash, &gateway, 30, u64::MAX, stop ^ 0xff, with_picture());
+        check(&gateway, 30, &format!("stopped at {stop}"));
+        let gateway = gateway.borrow();
+        assert_eq!(heard.ended, Some(true), "stopped at {stop}");
+        assert!(gateway.blob_bytes == picture, "stopped at {stop}");
+        // What was on its way at a reset, a lost answer or a refusal comes again, and nothing else does.
+        assert!(gateway.chunks <= parts + 9, "stopped at {stop}: {} of {parts}", gateway.chunks);
+    }
 }

@@ -45,6 +45,10 @@ pub struct Gateway {
     pub connections: u32,
     pub duplicates: u32,
     pub answers: Vec<Vec<u8>>,
+    /// The last blob and how many parts of it there are, its bytes, and parts that came, also those that came again.
+    pub blob: Option<(u32, u64)>,
+    pub blob_bytes: Vec<u8>,
+    pub chunks: u64,
     /// Sent to the device behind the hello: topic and payload.
     pub down: Vec<(String, Vec<u8>)>,
     /// Numbers refused and what has to come first.
@@ -92,7 +96,12 @@ impl Gateway {
                     self.faults.push(Fault::NoHello);
                     return;
                 }
-                let hello = Hello { time_ms: 1_790_000_000_000, kept: self.kept, waiting: self.down.len() as u32 };
+                let hello = Hello {
+                    time_ms: 1_790_000_000_000,
+                    kept: self.kept,
+                    blob: self.blob,
+                    waiting: self.down.len() as u32,
+                };
                 self.publish(&format!("{TOPIC_ROOT}device/hello"), &hello.to_bytes(), &[]);
                 for (topic, payload) in std::mem::take(&mut self.down) {
                     let response = format!("{TOPIC_ROOT}device/answer");
@@ -159,6 +168,16 @@ impl Gateway {
     }
 
     fn store(&mut self, envelope: &Envelope<'_>) {
+        if envelope.kind == Kind::Chunk {
+            let chunk = envelope.chunk().expect("a part of a blob");
+            self.chunks += 1;
+            if self.blob.is_none_or(|(id, parts)| id != envelope.epoch || envelope.first > parts) {
+                assert_eq!(chunk.offset as usize, self.blob_bytes.len(), "in order, and each once");
+                self.blob = Some((envelope.epoch, envelope.first));
+                self.blob_bytes.extend_from_slice(chunk.bytes);
+            }
+            return;
+        }
         assert_eq!(envelope.kind, Kind::Plain);
         for (number, data) in (envelope.first..).zip(envelope.plain().unwrap()) {
             // The rule of the real one: within an epoch numbers rise, another epoch is another life.
@@ -178,7 +197,7 @@ impl Gateway {
         body.push(properties.len() as u8);
         body.extend_from_slice(properties);
         body.extend_from_slice(payload);
-        assert!(body.len() < 128);
+        assert!(body.len() < 128, "one byte of length");
         let mut packet = vec![0x30, body.len() as u8];
         packet.extend_from_slice(&body);
         self.say(&packet);

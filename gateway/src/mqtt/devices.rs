@@ -7,7 +7,7 @@
 
 use super::bus::LiveMessage;
 use super::codec::{PropertyId, Publish, Reason, Value};
-use super::inlet::{Refusal, producer_of};
+use super::inlet::{Refusal, blob_producer_of, producer_of};
 use crate::clock::Clock;
 use crate::log::{AppendError, Batch, Log, Table};
 use crate::record::{Header, HeaderId};
@@ -198,6 +198,7 @@ impl Devices {
         let hello = Hello {
             time_ms: if now.trusted { now.wall_ms } else { 0 },
             kept: self.inner.log.kept_of(producer_of(client_id)),
+            blob: self.inner.log.kept_of(blob_producer_of(client_id)),
             waiting: messages.len() as u32,
         };
         let hello_topic = topic_of(client_id, "hello").unwrap_or_default();

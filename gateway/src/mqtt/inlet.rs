@@ -126,7 +126,7 @@ impl Inlet {
             lanes: [
                 Lane::new(producer_of(&who.client_id)),
                 // Blobs are numbered beside the records, each from 1.
-                Lane::new(xxh3_128(&[who.client_id.as_bytes(), b"\0blob"].concat())),
+                Lane::new(blob_producer_of(&who.client_id)),
             ],
             who,
             connection,
@@ -392,6 +392,11 @@ fn answer_of(qos: Qos, id: Option<PacketId>) -> Answer {
 /// The producer whose numbers are those of a client's records.
 pub fn producer_of(client_id: &str) -> u128 {
     xxh3_128(client_id.as_bytes())
+}
+
+/// Under which number the parts of a client's blobs are known to the log.
+pub fn blob_producer_of(client_id: &str) -> u128 {
+    xxh3_128(&[client_id.as_bytes(), b"\0blob"].concat())
 }
 
 fn judge(name: &str, bytes: &Bytes, who: &Who, around: Around<'_>) -> Verdict {
