@@ -5,6 +5,7 @@
 use headwater_tests::tools::{self, Process};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
@@ -16,6 +17,9 @@ use tempfile::TempDir;
 
 /// The firmware's flash: what it takes of the file when it is not told otherwise.
 const FLASH_BYTES: usize = 256 << 10;
+const PAGE_BYTES: usize = 4 << 10;
+/// How long a write to flash is waited for.
+const WRITE_BOUND: Duration = Duration::from_millis(300);
 /// From `emulated.sh` to QEMU: cargo has a look whether the firmware is fresh.
 const START_BOUND: Duration = Duration::from_secs(60);
 const BUILD_BOUND: Duration = Duration::from_secs(900);
@@ -50,6 +54,14 @@ pub fn script(name: &str) -> Command {
     let mut command = Command::new(tools::root().join("firmware-examples").join(name));
     command.env("CARGO_TARGET_DIR", tools::target().join("firmware"));
     command
+}
+
+/// When something happens to the board.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum When {
+    AnyTime,
+    /// In the middle of a write to flash, as far as this machine can hit it.
+    InAWrite,
 }
 
 /// One device. Its power is off until [`Board::switch_on`].
@@ -101,7 +113,7 @@ impl Board {
     pub fn switch_on(&mut self) {
         assert!(self.running.is_none(), "the board is on");
         let _ = std::fs::remove_file(self.path("pid"));
-        let log = std::fs::File::create(self.log_path(self.starts)).expect("a log file");
+        let log = File::create(self.log_path(self.starts)).expect("a log file");
         self.starts += 1;
         let mut command = script("emulated.sh");
         command.args(&self.words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -132,52 +144,59 @@ impl Board {
     }
 
     /// A power cut. The board had an unfinished task, or it would have ended by itself.
-    pub fn cut_power(&mut self) {
+    pub fn cut_power(&mut self, when: When) {
         let qemu = self.qemu().unwrap_or_else(|| panic!("no QEMU to kill\n{}", self.log()));
+        self.wait_for(when);
         kill_process(qemu, Signal::KILL).unwrap_or_else(|e| panic!("{e}: the board is done already\n{}", self.log()));
         assert_eq!(self.finish(Duration::from_secs(10)), 137, "QEMU was killed\n{}", self.log());
     }
 
     /// The reset button.
-    pub fn reset(&mut self) {
-        self.command("system_reset", &json!({}));
+    pub fn reset(&mut self, when: When) {
+        let mut qmp = self.qmp();
+        self.wait_for(when);
+        let reset = qmp.run("system_reset", &json!({}));
+        reset.unwrap_or_else(|e| panic!("system_reset: {e}\n{}", self.log()));
     }
 
     /// Pulls the cable, or puts it back.
     pub fn set_link(&mut self, up: bool) {
         self.is_plugged_in = up;
         if self.running.is_some() {
-            self.command("set_link", &json!({"name": "lan", "up": up}));
+            let pulled = self.qmp().run("set_link", &json!({"name": "lan", "up": up}));
+            pulled.unwrap_or_else(|e| panic!("set_link: {e}\n{}", self.log()));
         }
     }
 
-    /// Returns in the middle of the next write to flash, or when none has come in time.
-    pub fn wait_for_a_write(&self, bound: Duration) {
-        let Ok(flash) = std::fs::File::open(self.path("flash")) else { return };
-        let look = |bytes: &mut Vec<u8>| flash.read_exact_at(bytes, 0).expect("a flash of that size");
-        let (mut before, mut now) = (vec![0; FLASH_BYTES], vec![0; FLASH_BYTES]);
-        look(&mut before);
-        let started = Instant::now();
-        while started.elapsed() < bound {
-            look(&mut now);
-            if now != before {
-                return;
-            }
+    fn wait_for(&self, when: When) {
+        if when == When::InAWrite {
+            self.wait_for_a_write();
         }
+    }
+
+    /// Returns at the beginning of a write to flash, or when none has come in time. The first one says which page the
+    /// board is at, and that one alone can be watched closely enough.
+    fn wait_for_a_write(&self) {
+        let Ok(flash) = File::open(self.path("flash")) else { return };
+        let mut whole = vec![0; FLASH_BYTES];
+        let Some(at) = change(&flash, 0, &mut whole) else { return };
+        change(&flash, at - at % PAGE_BYTES, &mut [0; PAGE_BYTES]);
     }
 
     fn qemu(&self) -> Option<Pid> {
         Pid::from_raw(std::fs::read_to_string(self.path("pid")).ok()?.trim().parse().ok()?)
     }
 
-    fn command(&mut self, name: &str, arguments: &Value) {
+    /// QEMU's control socket, which is not there in QEMU's first moment.
+    fn qmp(&mut self) -> Qmp {
         let socket = self.path("qmp");
-        let mut said = None;
-        let done = tools::eventually(Duration::from_secs(10), || {
-            said = qmp(&socket, name, arguments).err();
-            said.is_none() || self.ended().is_some()
+        let mut open = None;
+        tools::eventually(Duration::from_secs(10), || {
+            open = Some(Qmp::open(&socket));
+            matches!(open, Some(Ok(_))) || self.ended().is_some()
         });
-        assert!(done && said.is_none(), "{name}: {said:?}\n{}", self.log());
+        let open = open.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()));
+        open.unwrap_or_else(|e| panic!("QEMU's control socket: {e}\n{}", self.log()))
     }
 
     fn log_path(&self, start: u32) -> PathBuf {
@@ -203,24 +222,52 @@ impl Drop for Board {
     }
 }
 
-/// One command on QEMU's control socket.
-fn qmp(socket: &Path, name: &str, arguments: &Value) -> io::Result<()> {
-    let mut to = UnixStream::connect(socket)?;
-    to.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let mut lines = BufReader::new(to.try_clone()?).lines();
-    for command in [json!({"execute": "qmp_capabilities"}), json!({"execute": name, "arguments": arguments})] {
-        writeln!(to, "{command}")?;
-        // Greetings and events come in between.
+/// Waits for a change in these bytes from `offset` on, and says where it is. Too late is `None`.
+fn change(flash: &File, offset: usize, bytes: &mut [u8]) -> Option<usize> {
+    let look = |bytes: &mut [u8]| flash.read_exact_at(bytes, offset as u64).expect("a flash of that size");
+    look(bytes);
+    let mut now = bytes.to_vec();
+    let started = Instant::now();
+    while started.elapsed() < WRITE_BOUND {
+        look(&mut now);
+        if now != bytes {
+            let differ = now.iter().zip(&*bytes).position(|(now, before)| now != before);
+            return Some(offset + differ.unwrap_or(0));
+        }
+    }
+    None
+}
+
+/// A connection to QEMU's control socket.
+struct Qmp {
+    to: UnixStream,
+    from: BufReader<UnixStream>,
+}
+
+impl Qmp {
+    fn open(socket: &Path) -> io::Result<Qmp> {
+        let to = UnixStream::connect(socket)?;
+        to.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut qmp = Qmp { from: BufReader::new(to.try_clone()?), to };
+        qmp.run("qmp_capabilities", &json!({}))?;
+        Ok(qmp)
+    }
+
+    fn run(&mut self, name: &str, arguments: &Value) -> io::Result<()> {
+        writeln!(self.to, "{}", json!({"execute": name, "arguments": arguments}))?;
+        // The greeting and events come in between.
         loop {
-            let line = lines.next().ok_or(io::ErrorKind::UnexpectedEof)??;
+            let mut line = String::new();
+            if self.from.read_line(&mut line)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             let answer: Value = serde_json::from_str(&line)?;
             if answer.get("return").is_some() {
-                break;
+                return Ok(());
             }
             if answer.get("error").is_some() {
                 return Err(io::Error::other(line));
             }
         }
     }
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! `firmware-examples/emulated.sh RECORDS PORT`: what its exit code promises, and what the device behind it promises about
 //! its flash.
 
-use crate::board::{self, Board};
+use crate::board::{self, Board, When};
 use crate::readings::{assert_each_once_in_order, seq};
 use headwater_tests::gateway::Gateway;
 use headwater_tests::{aws, tools};
@@ -105,7 +105,7 @@ fn p3_a_device_that_loses_its_flash_in_the_middle_of_sending_starts_again_at_one
     let mut board = Board::new("struck", 300, gateway.mqtt.port()).with(&["--pace-us", "10000"]);
     board.switch_on();
     wait_for(&gateway, 50);
-    board.cut_power();
+    board.cut_power(When::AnyTime);
     let before = kept(&gateway).len() as u64;
     board.new_flash();
     board.switch_on();
@@ -127,7 +127,7 @@ fn a_full_outbox_loses_nothing_of_what_was_recorded_also_when_the_power_fails() 
     let mut board = Board::new("full", 5_000, gateway.mqtt.port()).with(&["--arg", "flash-kib=8"]);
     board.switch_on();
     std::thread::sleep(Duration::from_secs(3));
-    board.cut_power();
+    board.cut_power(When::AnyTime);
     board.switch_on();
     let waiting = |board: &Board| {
         let log = board.log();

@@ -4,7 +4,7 @@
 //! A seed decides what happens when; it is printed, and `HEADWATER_STORM_SEED=n` plays it again (the moment within a write
 //! or a packet is the machine's).
 
-use crate::board::{self, Board};
+use crate::board::{self, Board, When};
 use crate::readings::{assert_each_once_in_order, by_device};
 use fastrand::Rng;
 use headwater_tests::audit::Follower;
@@ -26,13 +26,8 @@ enum Act {
     UnplugCable,
     PlugInCable,
     ResetConnections,
-    /// In the middle of a write to flash, or at any moment.
-    PressReset {
-        in_write: bool,
-    },
-    CutPower {
-        in_write: bool,
-    },
+    PressReset(When),
+    CutPower(When),
     SwitchOn,
 }
 
@@ -42,7 +37,7 @@ fn plan(rng: &mut Rng, each: usize) -> Vec<(Duration, Act)> {
     let mut lane = |rng: &mut Rng, faults: &mut dyn FnMut(&mut Rng, usize) -> (Act, Option<(Duration, Act)>)| {
         let mut at = Duration::ZERO;
         for n in 0..each {
-            at += between(rng, 500, 6_500);
+            at += between(rng, 500, 5_500);
             let (fault, end) = faults(rng, n);
             acts.push((at, fault));
             if let Some((lasts, end)) = end {
@@ -58,9 +53,12 @@ fn plan(rng: &mut Rng, each: usize) -> Vec<(Duration, Act)> {
         0 => (Act::UnplugCable, Some((between(rng, 50, 1_500), Act::PlugInCable))),
         _ => (Act::ResetConnections, None),
     });
-    lane(rng, &mut |rng, n| match (n % 2, rng.u32(..3) > 0) {
-        (0, in_write) => (Act::CutPower { in_write }, Some((between(rng, 0, 800), Act::SwitchOn))),
-        (_, in_write) => (Act::PressReset { in_write }, None),
+    lane(rng, &mut |rng, n| {
+        let when = if rng.u32(..4) > 0 { When::InAWrite } else { When::AnyTime };
+        match n % 2 {
+            0 => (Act::CutPower(when), Some((between(rng, 0, 800), Act::SwitchOn))),
+            _ => (Act::PressReset(when), None),
+        }
     });
     acts.sort_by_key(|(at, _)| *at);
     acts
@@ -88,21 +86,9 @@ impl World {
             Act::UnplugCable => self.board.set_link(false),
             Act::PlugInCable => self.board.set_link(true),
             Act::ResetConnections => self.proxy.cut(),
-            Act::PressReset { in_write } => {
-                self.wait_for_a_write(in_write);
-                self.board.reset();
-            }
-            Act::CutPower { in_write } => {
-                self.wait_for_a_write(in_write);
-                self.board.cut_power();
-            }
+            Act::PressReset(when) => self.board.reset(when),
+            Act::CutPower(when) => self.board.cut_power(when),
             Act::SwitchOn => self.board.switch_on(),
-        }
-    }
-
-    fn wait_for_a_write(&self, in_write: bool) {
-        if in_write {
-            self.board.wait_for_a_write(Duration::from_millis(500));
         }
     }
 }
