@@ -21,6 +21,8 @@ pub mod ram;
 mod recorder;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod trace;
 
 pub use device::{

@@ -38,7 +38,37 @@ impl Certificates {
         self.sign(name, authority, "extendedKeyUsage=clientAuth");
     }
 
+    /// A server's certificate for these alternative names, over after so many days.
+    pub fn server(&self, name: &str, authority: &str, names: &str, days: i32) {
+        self.sign_for(name, authority, &format!("subjectAltName={names}"), days);
+    }
+
+    /// An authority under another one.
+    pub fn authority(&self, name: &str, authority: &str) {
+        let extensions = "basicConstraints=critical,CA:true,pathlen:0\nkeyUsage=critical,keyCertSign";
+        self.sign(name, authority, extensions);
+    }
+
+    /// One file of several certificates, the first one's key beside it.
+    pub fn chain(&self, name: &str, of: &[&str]) {
+        let read = |path: String| std::fs::read_to_string(path).expect("a certificate made before");
+        let text: String = of.iter().map(|name| read(self.cert(name))).collect();
+        std::fs::write(self.cert(name), text).expect("a file in a temporary directory");
+        std::fs::write(self.key(name), read(self.key(of[0]))).expect("a file in a temporary directory");
+    }
+
+    /// What a device has: whom it trusts, its own certificate if it has one, and the key.
+    pub fn device_pem(&self, authority: &str, device: Option<&str>) -> Vec<u8> {
+        let mut files = vec![self.cert(authority)];
+        files.extend(device.into_iter().flat_map(|device| [self.cert(device), self.key(device)]));
+        files.iter().flat_map(|file| std::fs::read(file).expect("a file made before")).collect()
+    }
+
     fn sign(&self, name: &str, authority: &str, extension: &str) {
+        self.sign_for(name, authority, extension, 2);
+    }
+
+    fn sign_for(&self, name: &str, authority: &str, extension: &str, days: i32) {
         let (key, request, cert) = (self.key(name), self.file(&format!("{name}.csr")), self.cert(name));
         let subject = format!("/CN={name}");
         self.openssl(
@@ -49,7 +79,7 @@ impl Certificates {
         std::fs::write(&extensions, extension).expect("a file in a temporary directory");
         let (ca, ca_key) = (self.cert(authority), self.key(authority));
         self.openssl(
-            &["x509", "-req", "-days", "2", "-CAcreateserial"],
+            &["x509", "-req", "-days", &days.to_string(), "-CAcreateserial"],
             &["-in", &request, "-out", &cert, "-CA", &ca, "-CAkey", &ca_key, "-extfile", &extensions],
         );
     }
