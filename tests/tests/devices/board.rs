@@ -40,8 +40,10 @@ fn missing() -> Option<String> {
     let mut build = script("build");
     let built = tools::run(build.arg("mps2-an385"), BUILD_BOUND);
     let said = String::from_utf8_lossy(&built.stderr).into_owned();
-    // The script's own complaints are about what is not installed; anything else is a firmware that does not build.
-    let complaint = said.lines().find(|line| line.starts_with("firmware-examples/build: "));
+    // The script's own complaints are about what is not installed, and crates may be out of reach; anything else is a
+    // firmware that does not build.
+    let missing = ["firmware-examples/build: ", "error: failed to get ", "error: failed to download "];
+    let complaint = said.lines().find(|line| missing.iter().any(|word| line.starts_with(word)));
     match (built.status.success(), complaint) {
         (true, _) => None,
         (false, Some(complaint)) => Some(complaint.to_owned()),
