@@ -1,7 +1,8 @@
 //! The driver: carries records from the recorder to the outbox, and from the outbox to the gateway, for ever or until
 //! there is nothing left to carry.
 
-use crate::link::{IN_FLIGHT_MAX, Link, Patience, Sent, Step};
+use crate::apart::apart;
+use crate::link::{IN_FLIGHT_MAX, Link, Patience, Sent, Step, later};
 use crate::mqtt::{self, Event, Message, Minimq, Mqtt, Published};
 use crate::outbox::{self, HEAD_ROOM, Outbox, WORD_BYTES_MAX};
 use crate::recorder::{Recorder, Status};
@@ -10,10 +11,10 @@ use core::cell::Cell;
 use core::future::{Future, poll_fn};
 use core::pin::pin;
 use core::task::{Context, Poll};
-use embassy_futures::select::{Either, Either3, select, select3};
+use embassy_futures::select::{Either, Either3, Select, select, select3};
 use embassy_sync::blocking_mutex::Mutex;
 use embassy_sync::blocking_mutex::raw::RawMutex;
-use embassy_time::{Duration, Instant, Timer, with_timeout};
+use embassy_time::{Duration, Instant, Timer};
 use embedded_io_async::{Read, Write};
 use embedded_storage_async::nor_flash::NorFlash;
 use headwater_wire::{CHUNK_HEADER_BYTES_MAX, Chunk, ENVELOPE_HEADER_BYTES_MAX, Envelope, Hello, Kind, TOPIC_ROOT};
@@ -197,9 +198,10 @@ pub struct Rest {
 /// Why there is no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[repr(u8)] // Without one it is all zeroes, and so is a recorder at the start: it costs no flash.
 pub enum Failure {
     /// The transport opened no stream: no network, no such host, nobody listens there.
-    NoStream,
+    NoStream = 1,
     /// The other side closed the stream, or what it says is not MQTT 5.
     NoGateway,
     /// No answer in time.
@@ -287,7 +289,7 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
     /// between. Ends at the latest when `within` is over; what could not be sent stays in the outbox.
     pub async fn flush(&mut self, app: &mut impl Downlink, within: Duration) -> Rest {
         self.recorder.flush();
-        self.serve(app, Until::Empty(Instant::now() + within)).await;
+        self.serve(app, Until::Empty(later(Instant::now(), within))).await;
         let _ = self.outbox.mark().await;
         let pending = self.outbox.len();
         Rest { pending, retry_at: if pending > 0 { self.link.next_wake() } else { None } }
@@ -302,12 +304,12 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
             tell(self.recorder, &self.outbox, &self.link, self.counts, self.failure);
             let frame = frame_bytes::<N>(self.memory).0;
             let mut store = Store { recorder: self.recorder, outbox: &mut self.outbox, pause: &mut self.store_at };
-            store.all(frame).await;
+            apart!(store.all(frame));
             if store.is_done(until, app.blob().is_some()) {
                 return;
             }
             if self.link.poll(Instant::now()) == Step::Connect {
-                self.connection(app, until).await;
+                apart!(self.connection(app, until));
             } else {
                 store.wait(self.link.next_wake(), until).await;
             }
@@ -329,14 +331,14 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
                     None => Failure::NoGateway,
                 })
             };
-            let mut connect = pin!(with_timeout(config.patience.answer_within, connect));
+            let mut connect = pin!(connect);
             // Sensors do not wait for a gateway that does not answer.
             loop {
-                match select(connect.as_mut(), store.wait(None, until)).await {
-                    Either::First(opened) => break opened.unwrap_or(Err(Failure::TimedOut)),
-                    Either::Second(()) => store.all(frame).await,
+                match select(connect.as_mut(), store.wait(link.next_wake(), until)).await {
+                    Either::First(opened) => break opened,
+                    Either::Second(()) => apart!(store.all(frame)),
                 }
-                if store.is_done(until, app.blob().is_some()) {
+                if link.poll(Instant::now()) == Step::Drop || store.is_done(until, app.blob().is_some()) {
                     break Err(Failure::TimedOut);
                 }
             }
@@ -355,7 +357,10 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
         let mut run = Run { store, link, config, counts, heard: Heard::default(), app, upload: Upload::default() };
         run.store.outbox.rewind();
         let mut mqtt = Minimq::new(opened);
-        let rested = run.serve(&mut mqtt, frame, until).await;
+        let rested = apart!(run.serve(&mut mqtt, frame, until));
+        if rested {
+            in_time(config.patience.answer_within, mqtt.disconnect()).await;
+        }
         let now = Instant::now();
         if rested { run.link.rested(now) } else { run.link.lost(now) }
     }
@@ -420,12 +425,12 @@ impl<M: RawMutex, F: NorFlash, const N: usize> Store<'_, M, F, N> {
                     self.recorder.took(self.outbox.len(), self.outbox.next_number());
                 }
                 Err(outbox::Error::Full) => {
-                    *self.pause = Some(now + STORE_PAUSE);
+                    *self.pause = Some(later(now, STORE_PAUSE));
                     break;
                 }
                 Err(outbox::Error::Flash(_)) => {
                     warning!("the flash does not write; {} records wait", taken.count);
-                    *self.pause = Some(now + STORE_PAUSE);
+                    *self.pause = Some(later(now, STORE_PAUSE));
                     break;
                 }
             }
@@ -434,20 +439,21 @@ impl<M: RawMutex, F: NorFlash, const N: usize> Store<'_, M, F, N> {
     }
 
     /// Until something has to go into flash, it is so late, or the end has come.
-    async fn wait(&self, wake: Option<Instant>, until: Until) {
+    fn wait(&self, wake: Option<Instant>, until: Until) -> impl Future<Output = ()> + use<'_, M, F, N> {
         let recorder = self.recorder;
         let pause = *self.pause;
-        let ready = poll_fn(|context| match pause {
-            Some(_) => core::task::Poll::Pending,
-            None => recorder.poll_ready(context, Instant::now()),
-        });
         let due = if pause.is_some() { pause } else { recorder.next_wake() };
         let end = match until {
             Until::Ever => None,
             Until::Empty(end) => Some(end),
         };
         let earliest = [wake, due, end].into_iter().flatten().min();
-        select(ready, at(earliest)).await;
+        poll_fn(move |context| {
+            if pause.is_none() && recorder.poll_ready(context, Instant::now()).is_ready() {
+                return Poll::Ready(());
+            }
+            poll_due(earliest, context)
+        })
     }
 
     /// Whether it is so late, or nothing is left; `more` is what the application has beside its records.
@@ -459,10 +465,20 @@ impl<M: RawMutex, F: NorFlash, const N: usize> Store<'_, M, F, N> {
     }
 }
 
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => Timer::at(time).await,
-        None => core::future::pending().await,
+/// The work, unless it takes longer.
+fn in_time<W: Future>(within: Duration, work: W) -> Select<W, impl Future<Output = ()>> {
+    let end = later(Instant::now(), within);
+    select(work, poll_fn(move |context| poll_due(Some(end), context)))
+}
+
+/// Whether it is so late; else the task is woken then.
+#[inline(never)]
+fn poll_due(at: Option<Instant>, context: &mut Context<'_>) -> Poll<()> {
+    match at {
+        Some(at) if Instant::now() >= at => Poll::Ready(()),
+        // A timer that is polled once has told the clock whom to wake.
+        Some(at) => pin!(Timer::at(at)).poll(context),
+        None => Poll::Pending,
     }
 }
 
@@ -519,19 +535,19 @@ struct Run<'d, 'a, M: RawMutex, F, A, const N: usize> {
 impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A, N> {
     /// Serves the connection to its end; whether that is a rest, and not a loss.
     async fn serve(&mut self, mqtt: &mut impl Mqtt, frame: &mut [u8], until: Until) -> bool {
-        let answer_within = self.config.patience.answer_within;
         let filter = Text::<{ ID_BYTES_MAX + 16 }>::EMPTY;
         let filter = filter
             .push(TOPIC_ROOT.as_bytes())
             .and_then(|f| f.push(self.config.id.as_bytes()))
             .and_then(|f| f.push(b"/#"));
         let Some(filter) = filter else { return false };
-        if !in_time(answer_within, mqtt.subscribe(filter.as_str())).await {
+        let answer_within = self.config.patience.answer_within;
+        if !matches!(in_time(answer_within, mqtt.subscribe(filter.as_str())).await, Either::First(Ok(()))) {
             return false;
         }
         let mut last_epoch = None;
         loop {
-            self.store.all(frame).await;
+            apart!(self.store.all(frame));
             tell(self.store.recorder, self.store.outbox, self.link, *self.counts, None);
             let now = Instant::now();
             if self.link.not_greeted(now) {
@@ -548,10 +564,10 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
                     self.link.rewound();
                     continue;
                 }
-                Step::Send => match self.send(mqtt, frame, &mut last_epoch).await {
+                Step::Send => match apart!(self.send(mqtt, frame, &mut last_epoch)) {
                     None => return false,
                     Some(true) => true,
-                    Some(false) => match self.send_chunk(mqtt, frame).await {
+                    Some(false) => match apart!(self.send_chunk(mqtt, frame)) {
                         None => return false,
                         Some(sent) => sent,
                     },
@@ -560,13 +576,12 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
             };
             if let Some(answer) = self.heard.answer.take().or_else(|| outgoing(self.config.id, self.app)) {
                 let sent = mqtt.message(answer.topic.as_str(), answer.bytes.as_bytes(), answer.correlation.as_bytes());
-                if !in_time(answer_within, sent).await {
+                if !matches!(in_time(answer_within, sent).await, Either::First(Ok(()))) {
                     return false;
                 }
             }
             let is_idle = self.link.is_online() && self.link.in_flight() == 0;
             if is_idle && self.store.is_done(until, self.app.blob().is_some()) {
-                let _ = with_timeout(answer_within, mqtt.disconnect()).await;
                 return true;
             }
             if matches!(until, Until::Empty(end) if now >= end) {
@@ -589,7 +604,7 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
                 Either3::First(Err(_)) => return false,
                 Either3::Second(()) | Either3::Third(()) => Event::Other,
             };
-            if !self.take(event).await {
+            if !apart!(self.take(event)) {
                 return false;
             }
         }
@@ -617,15 +632,15 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
         let start = HEAD_ROOM.checked_sub(length)?;
         frame.get_mut(start..HEAD_ROOM)?.copy_from_slice(head.get(..length)?);
         let payload = frame.get(start..HEAD_ROOM + loaded.length)?;
-        match with_timeout(self.config.patience.answer_within, mqtt.envelope(self.config.topic, payload)).await {
-            Ok(Ok(Published::OnItsWay)) => {
+        match in_time(self.config.patience.answer_within, mqtt.envelope(self.config.topic, payload)).await {
+            Either::First(Ok(Published::OnItsWay)) => {
                 self.store.outbox.sent(&loaded);
                 self.link.sent(Instant::now(), Sent::Frame { epoch: loaded.epoch, last: loaded.last() });
                 self.counts.publishes += 1;
                 Some(true)
             }
-            Ok(Ok(Published::NotNow)) if self.link.in_flight() > 0 => Some(false),
-            Ok(Ok(Published::NotNow)) => {
+            Either::First(Ok(Published::NotNow)) if self.link.in_flight() > 0 => Some(false),
+            Either::First(Ok(Published::NotNow)) => {
                 warning!("a frame of {} bytes does not fit the memory for publishes", loaded.length);
                 None
             }
@@ -664,14 +679,14 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
         let begin = start.checked_sub(head_length)?;
         room.get_mut(begin..)?.copy_from_slice(head.get(..head_length)?);
         let payload = frame.get(begin..start + length)?;
-        match with_timeout(self.config.patience.answer_within, mqtt.envelope(self.config.topic, payload)).await {
-            Ok(Ok(Published::OnItsWay)) => {
+        match in_time(self.config.patience.answer_within, mqtt.envelope(self.config.topic, payload)).await {
+            Either::First(Ok(Published::OnItsWay)) => {
                 self.upload.sent = number;
                 self.link.sent(Instant::now(), Sent::Chunk { id: blob.id, number });
                 self.counts.publishes += 1;
                 Some(true)
             }
-            Ok(Ok(Published::NotNow)) => Some(false),
+            Either::First(Ok(Published::NotNow)) => Some(false),
             _ => None,
         }
     }
@@ -680,7 +695,7 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
     async fn take(&mut self, event: Event) -> bool {
         let now = Instant::now();
         if let Some(hello) = self.heard.hello.take() {
-            self.greet(hello, now).await;
+            apart!(self.greet(hello, now));
         }
         match event {
             Event::Other => {}
@@ -728,11 +743,6 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
         }
         self.link.greeted();
     }
-}
-
-/// Whether it was done in time.
-async fn in_time<E>(within: Duration, work: impl Future<Output = Result<(), E>>) -> bool {
-    matches!(with_timeout(within, work).await, Ok(Ok(())))
 }
 
 /// Takes the application for a moment.

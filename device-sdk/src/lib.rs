@@ -9,6 +9,7 @@ extern crate std;
 #[cfg(test)]
 use headwater_device_host as _;
 
+mod apart;
 mod device;
 pub mod link;
 mod mqtt;

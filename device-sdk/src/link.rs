@@ -116,7 +116,7 @@ impl Link {
             State::Offline { .. } => Step::Wait,
             State::Connecting { until } if now >= until => Step::Drop,
             State::Connecting { .. } | State::Greeting { .. } => Step::Wait,
-            State::Online if self.count > 0 && now >= self.heard + self.patience.answer_within => Step::Drop,
+            State::Online if self.count > 0 && now >= later(self.heard, self.patience.answer_within) => Step::Drop,
             State::Online => match self.hold {
                 Some(_) if self.count > 0 => Step::Wait,
                 Some(until) if now >= until => Step::Rewind,
@@ -131,19 +131,19 @@ impl Link {
     pub fn next_wake(&self) -> Option<Instant> {
         match self.state {
             State::Offline { until } | State::Connecting { until } | State::Greeting { until } => Some(until),
-            State::Online if self.count > 0 => Some(self.heard + self.patience.answer_within),
+            State::Online if self.count > 0 => Some(later(self.heard, self.patience.answer_within)),
             State::Online => self.hold,
         }
     }
 
     /// A connection is being opened.
     pub fn connecting(&mut self, now: Instant) {
-        self.state = State::Connecting { until: now + self.patience.answer_within };
+        self.state = State::Connecting { until: later(now, self.patience.answer_within) };
     }
 
     /// The gateway has taken the connection; its hello is asked for.
     pub fn opened(&mut self, now: Instant) {
-        self.state = State::Greeting { until: now + self.patience.hello_within };
+        self.state = State::Greeting { until: later(now, self.patience.hello_within) };
     }
 
     /// The hello has come.
@@ -166,7 +166,7 @@ impl Link {
     pub fn lost(&mut self, now: Instant) {
         let ceiling = self.pause(self.failures);
         self.failures = self.failures.saturating_add(1);
-        self.state = State::Offline { until: now + self.jitter(ceiling) };
+        self.state = State::Offline { until: later(now, self.jitter(ceiling)) };
         (self.count, self.hold) = (0, None);
     }
 
@@ -233,7 +233,7 @@ impl Link {
         if self.hold.is_none() {
             let ceiling = self.pause(self.refusals);
             self.refusals = self.refusals.saturating_add(1);
-            self.hold = Some(now + self.jitter(ceiling));
+            self.hold = Some(later(now, self.jitter(ceiling)));
         }
         Some(frame)
     }
@@ -266,6 +266,12 @@ impl Link {
         self.random ^= self.random << 17;
         Duration::from_ticks(self.random.checked_rem(ceiling.as_ticks().saturating_add(1)).unwrap_or(0))
     }
+}
+
+/// So much later, and never beyond the end of time.
+#[inline(never)] // in a dozen places
+pub(crate) fn later(than: Instant, by: Duration) -> Instant {
+    Instant::from_ticks(than.as_ticks().saturating_add(by.as_ticks()))
 }
 
 #[cfg(test)]

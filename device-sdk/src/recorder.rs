@@ -5,6 +5,7 @@
 //! while the first waits for the flash.
 
 use crate::device::{Counts, Failure};
+use crate::link::later;
 use crate::outbox::{Counters, HEAD_ROOM};
 use core::cell::RefCell;
 use core::future::poll_fn;
@@ -136,7 +137,8 @@ impl Status {
     const NONE: Self = Status {
         is_connected: false,
         failure: None,
-        next_number: 1,
+        // Until a device says; all zeroes, so that a recorder in a `static` costs no flash.
+        next_number: 0,
         pending: 0,
         counts: Counts { connections: 0, publishes: 0, refused: 0, rejected: 0 },
         outbox: Counters {
@@ -251,10 +253,8 @@ impl<M: RawMutex, const N: usize> Recorder<M, N> {
 
     pub(crate) fn set_status(&self, status: Status) {
         self.with(|inner| {
-            if inner.status != status {
-                inner.status = status;
-                inner.watcher.wake();
-            }
+            inner.status = status;
+            inner.watcher.wake();
         });
     }
 
@@ -280,7 +280,7 @@ impl<M: RawMutex, const N: usize> Recorder<M, N> {
         self.with(|inner| {
             let Inner { open, sealed, flush, linger, .. } = inner;
             if sealed.count == 0 {
-                if open.count == 0 || !(*flush || open.since.is_none_or(|since| now >= since + *linger)) {
+                if open.count == 0 || !(*flush || open.since.is_none_or(|since| now >= later(since, *linger))) {
                     *flush &= open.count > 0;
                     return None;
                 }
@@ -315,7 +315,7 @@ impl<M: RawMutex, const N: usize> Recorder<M, N> {
         let is_ready = self.with(|inner| {
             inner.device.register(context.waker());
             let open = &inner.open;
-            let is_due = inner.flush || open.since.is_none_or(|since| now >= since + inner.linger);
+            let is_due = inner.flush || open.since.is_none_or(|since| now >= later(since, inner.linger));
             inner.sealed.count > 0 || (open.count > 0 && is_due)
         });
         if is_ready == Some(true) { Poll::Ready(()) } else { Poll::Pending }
@@ -323,7 +323,7 @@ impl<M: RawMutex, const N: usize> Recorder<M, N> {
 
     /// When the batch that is being filled has lingered long enough.
     pub(crate) fn next_wake(&self) -> Option<Instant> {
-        self.with(|inner| inner.open.since.map(|since| since + inner.linger)).flatten()
+        self.with(|inner| inner.open.since.map(|since| later(since, inner.linger))).flatten()
     }
 
     fn when_room(

@@ -14,6 +14,7 @@ mod mount;
 #[cfg(test)]
 mod tests;
 
+use crate::apart::apart;
 use core::ops::Range;
 use embedded_storage_async::nor_flash::NorFlash;
 use headwater_wire::Kind;
@@ -234,17 +235,23 @@ impl<F: NorFlash> Outbox<F> {
         }
         // The numbers are given before the flash is asked: it may say no to what it has done.
         self.next = self.next.wrapping_add(u64::from(count));
+        let written = apart!(self.program(bytes));
+        if written.is_err() {
+            self.counters.unwritten += u64::from(count);
+        }
+        written.map(|()| Some(first))
+    }
+
+    /// Writes the next bytes of the newest page.
+    async fn program(&mut self, bytes: &[u8]) -> Result<(), Error<F::Error>> {
         // Until it is done the page counts as full: nobody programs this place again if the flash fails, or if this future is
         // dropped in the middle of it.
         let write_at = core::mem::replace(&mut self.write_at, Self::PAGE as u32);
         let at = self.address(self.newest.number, write_at);
-        if let Err(error) = self.flash.write(at, bytes).await {
-            self.counters.unwritten += u64::from(count);
-            return Err(Error::Flash(error));
-        }
-        self.write_at = write_at + frame as u32;
-        self.counters.programmed_bytes += frame as u64;
-        Ok(Some(first))
+        self.flash.write(at, bytes).await?;
+        self.write_at = write_at + bytes.len() as u32;
+        self.counters.programmed_bytes += bytes.len() as u64;
+        Ok(())
     }
 
     /// Loads the first frame that was not sent yet into `buffer`, behind [`HEAD_ROOM`] bytes. It counts as sent once
@@ -253,7 +260,7 @@ impl<F: NorFlash> Outbox<F> {
     /// # Errors
     /// [`Error::Flash`], or [`Error::TooLong`] if the buffer is too short for it.
     pub async fn load(&mut self, buffer: &mut [u8]) -> Result<Option<Loaded>, Error<F::Error>> {
-        let Some((frame, skipped)) = self.find(self.sent).await? else {
+        let Some((frame, skipped)) = self.find(self.sent).await else {
             if self.sent == self.head && self.head.number < self.next {
                 // What is left cannot be read.
                 self.counters.damaged += self.next - self.head.number;
@@ -292,8 +299,13 @@ impl<F: NorFlash> Outbox<F> {
     /// # Errors
     /// [`Error::Flash`].
     pub async fn release(&mut self, through: u64) -> Result<(), Error<F::Error>> {
+        apart!(self.forget(through));
+        Ok(())
+    }
+
+    async fn forget(&mut self, through: u64) {
         while self.head.number <= through && self.head.number < self.next {
-            let Some((frame, skipped)) = self.find(self.head).await? else {
+            let Some((frame, skipped)) = self.find(self.head).await else {
                 // What is left cannot be read.
                 self.counters.damaged += self.next.saturating_sub(self.head.number);
                 self.head = self.end();
@@ -308,7 +320,6 @@ impl<F: NorFlash> Outbox<F> {
         if self.sent.number < self.head.number {
             self.sent = self.head;
         }
-        Ok(())
     }
 
     /// The gateway has everything of this epoch up to the number, and so everything older.
@@ -318,7 +329,7 @@ impl<F: NorFlash> Outbox<F> {
     pub async fn release_epoch(&mut self, epoch: u32, through: u64) -> Result<(), Error<F::Error>> {
         let mut last = None;
         for page in self.live_pages() {
-            if let Some(head) = self.page_head(page).await?
+            if let Some(head) = apart!(self.page_head(page))
                 && head.epoch == epoch
             {
                 last = Some(page);
@@ -331,7 +342,7 @@ impl<F: NorFlash> Outbox<F> {
             self.counters.damaged += self.next.saturating_sub(self.opened);
             self.epoch = random_epoch(self.seed, epoch);
         }
-        let end = match self.page_head(last.wrapping_add(1)).await? {
+        let end = match apart!(self.page_head(last.wrapping_add(1))) {
             Some(head) if head.number == last.wrapping_add(1) && last != self.newest.number => head.first,
             _ => self.next,
         };
@@ -357,11 +368,7 @@ impl<F: NorFlash> Outbox<F> {
         if let Some(place) = bytes.get_mut(FRAME_HEAD_BYTES..FRAME_HEAD_BYTES + MARK_BYTES) {
             place.copy_from_slice(&body);
         }
-        let write_at = core::mem::replace(&mut self.write_at, Self::PAGE as u32);
-        let at = self.address(self.newest.number, write_at);
-        self.flash.write(at, bytes.get(..frame).unwrap_or_default()).await?;
-        self.write_at = write_at + frame as u32;
-        self.counters.programmed_bytes += frame as u64;
+        apart!(self.program(bytes.get(..frame).unwrap_or_default()))?;
         self.marked = self.head.number;
         Ok(())
     }
@@ -385,10 +392,9 @@ impl<F: NorFlash> Outbox<F> {
         self.write_at = Self::PAGE as u32;
         self.flash.erase(start, start + Self::PAGE as u32).await?;
         self.counters.erases += 1;
-        self.flash.write(start, bytes.get(..length).unwrap_or_default()).await?;
-        self.counters.programmed_bytes += length as u64;
+        self.write_at = 0;
+        apart!(self.program(bytes.get(..length).unwrap_or_default()))?;
         self.marked = head.head;
-        self.write_at = length as u32;
         if self.head.number == self.next {
             self.head = self.end();
         }
@@ -402,7 +408,7 @@ impl<F: NorFlash> Outbox<F> {
         let follower = self.oldest.wrapping_add(1);
         if self.head.page == self.oldest && self.head.number < self.next {
             // Some of the page is not released, unless what is behind the head are marks.
-            let first = match self.page_head(follower).await? {
+            let first = match apart!(self.page_head(follower)) {
                 Some(head) if head.number == follower => Some(head),
                 _ => None,
             };

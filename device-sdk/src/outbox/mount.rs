@@ -2,6 +2,7 @@
 
 use super::layout::{Content, FRAME_HEAD_BYTES, FrameHead, MARK_BYTES, PAGE_HEAD_BYTES, PageHead, u64_at};
 use super::{Cursor, Error, Outbox, WORD_BYTES_MAX, WhenFull, random_epoch};
+use crate::apart::apart;
 use core::ops::Range;
 use embedded_storage_async::nor_flash::NorFlash;
 use headwater_wire::crc32;
@@ -23,7 +24,7 @@ pub(super) struct Found {
 
 /// What lies at a place in a page.
 enum Seen {
-    /// A sound frame, and the number of its first record.
+    /// A sound frame, and the number of its first record, or the one that a mark holds.
     Frame(FrameHead, u64),
     /// Erased, up to the end of the page.
     Blank,
@@ -74,7 +75,7 @@ impl<F: NorFlash> Outbox<F> {
     async fn mount(&mut self, seed: u64) -> Result<(), Error<F::Error>> {
         let mut newest: Option<PageHead> = None;
         for page in 0..self.pages {
-            if let Some(head) = self.page_head(page).await?
+            if let Some(head) = apart!(self.page_head(page))
                 && newest.is_none_or(|newest| head.number > newest.number)
             {
                 newest = Some(head);
@@ -92,43 +93,43 @@ impl<F: NorFlash> Outbox<F> {
             return Ok(());
         };
         self.newest = newest;
-        self.oldest = self.find_oldest(newest.number).await?;
-        let (mut clean, head) = self.walk_newest().await?;
-        clean &= self.nothing_behind(newest.number).await?;
+        self.oldest = self.find_oldest(newest.number).await;
+        let (mut clean, head) = self.walk_newest().await;
+        clean &= self.nothing_behind(newest.number).await;
         self.epoch = if clean { newest.epoch } else { random_epoch(seed, newest.epoch) };
         self.marked = head;
-        self.head = self.page_of(head).await?;
+        self.head = self.page_of(head).await;
         self.sent = self.head;
         // Frames in front of the head, in its page.
-        self.release(head.wrapping_sub(1)).await?;
+        apart!(self.forget(head.wrapping_sub(1)));
         self.counters = Default::default();
         Ok(())
     }
 
     /// The oldest page that belongs to the ring; one that cannot be read in between costs itself alone.
-    async fn find_oldest(&mut self, newest: u32) -> Result<u32, Error<F::Error>> {
+    async fn find_oldest(&mut self, newest: u32) -> u32 {
         let mut oldest = newest;
         for back in 1..self.pages {
             let Some(number) = newest.checked_sub(back) else { break };
-            if self.page_head(number).await?.is_some_and(|head| head.number == number) {
+            if apart!(self.page_head(number)).is_some_and(|head| head.number == number) {
                 oldest = number;
             }
         }
-        Ok(oldest)
+        oldest
     }
 
     /// Reads the newest page to its end. Says whether that is a clean end, and from where on nothing is released.
-    async fn walk_newest(&mut self) -> Result<(bool, u64), Error<F::Error>> {
+    async fn walk_newest(&mut self) -> (bool, u64) {
         let page = self.newest;
         let (mut clean, mut head) = (true, page.head);
         let mut at = Self::padded(PAGE_HEAD_BYTES) as u32;
         self.next = page.first;
         loop {
-            match self.look(page.number, at, self.next).await? {
+            match self.look(page.number, at, self.next).await {
                 Seen::Frame(frame, first) => {
                     let length = usize::from(frame.length);
                     if frame.content == Content::Mark {
-                        head = head.max(self.mark_at(page.number, at).await?);
+                        head = head.max(first);
                     } else {
                         self.next = first.wrapping_add(u64::from(frame.count()));
                     }
@@ -143,52 +144,54 @@ impl<F: NorFlash> Outbox<F> {
             }
         }
         self.write_at = if clean { at } else { Self::PAGE as u32 };
-        Ok((clean, head.min(self.next)))
+        (clean, head.min(self.next))
     }
 
     /// Whether the place of the page behind the newest holds no page that was opened and then damaged.
-    async fn nothing_behind(&mut self, newest: u32) -> Result<bool, Error<F::Error>> {
+    async fn nothing_behind(&mut self, newest: u32) -> bool {
         let next = newest.wrapping_add(1);
         let mut bytes = [0; PAGE_HEAD_BYTES];
         let at = self.address(next, 0);
-        if self.flash.read(at, &mut bytes).await.is_err() {
-            return Ok(false);
-        }
+        let is_read = apart!(self.read(at, &mut bytes));
         let is_older = PageHead::read(&bytes).is_some();
-        Ok(is_older || bytes == [0xff; PAGE_HEAD_BYTES])
+        is_read && (is_older || is_blank(&bytes))
     }
 
     /// The start of the page in which the number is, or would be.
-    async fn page_of(&mut self, number: u64) -> Result<Cursor, Error<F::Error>> {
+    async fn page_of(&mut self, number: u64) -> Cursor {
         let mut found = None;
         for page in self.live_pages() {
-            let Some(head) = self.page_head(page).await? else { continue };
+            let Some(head) = apart!(self.page_head(page)) else { continue };
             if head.number == page && (found.is_none() || head.first <= number) {
                 let at = Self::padded(PAGE_HEAD_BYTES) as u32;
                 found = Some(Cursor { page, at, number: head.first, epoch: head.epoch });
             }
         }
-        Ok(found.unwrap_or(self.end()))
+        found.unwrap_or(self.end())
     }
 
-    pub(super) async fn page_head(&mut self, page: u32) -> Result<Option<PageHead>, Error<F::Error>> {
+    pub(super) async fn page_head(&mut self, page: u32) -> Option<PageHead> {
         let mut bytes = [0; PAGE_HEAD_BYTES];
         let at = self.address(page, 0);
-        // Flash with error correction answers a torn word with an error: it holds nothing, that is all.
-        if self.flash.read(at, &mut bytes).await.is_err() {
-            return Ok(None);
+        if !apart!(self.read(at, &mut bytes)) {
+            return None;
         }
         let in_place = |head: &PageHead| head.number.checked_rem(self.pages) == page.checked_rem(self.pages);
-        Ok(PageHead::read(&bytes).filter(in_place))
+        PageHead::read(&bytes).filter(in_place)
+    }
+
+    /// Whether the flash reads. One with error correction answers a torn word with an error: it holds nothing, that is all.
+    async fn read(&mut self, at: u32, bytes: &mut [u8]) -> bool {
+        self.flash.read(at, bytes).await.is_ok()
     }
 
     /// The first frame of records at or behind the place, and how many records are missing in front of it.
-    pub(super) async fn find(&mut self, from: Cursor) -> Result<Option<(Found, u64)>, Error<F::Error>> {
+    pub(super) async fn find(&mut self, from: Cursor) -> Option<(Found, u64)> {
         let mut at = from;
         loop {
             let end = if at.page == self.newest.number { self.write_at } else { Self::PAGE as u32 };
             if at.at < end {
-                match self.look(at.page, at.at, at.number).await? {
+                match self.look(at.page, at.at, at.number).await {
                     Seen::Frame(frame, first) => {
                         let length = usize::from(frame.length);
                         let behind = at.at + Self::padded(FRAME_HEAD_BYTES + length) as u32;
@@ -199,7 +202,7 @@ impl<F: NorFlash> Outbox<F> {
                         let number = first.wrapping_add(u64::from(frame.count()));
                         let next = Cursor { at: behind, number, ..at };
                         let skipped = first.saturating_sub(from.number);
-                        return Ok(Some((Found { at, first, length, content: frame.content, next }, skipped)));
+                        return Some((Found { at, first, length, content: frame.content, next }, skipped));
                     }
                     Seen::Damage => {
                         at.at += Self::WORD as u32;
@@ -211,10 +214,10 @@ impl<F: NorFlash> Outbox<F> {
             // The next page that can be read.
             loop {
                 if at.page == self.newest.number {
-                    return Ok(None);
+                    return None;
                 }
                 at.page = at.page.wrapping_add(1);
-                if let Some(head) = self.page_head(at.page).await?
+                if let Some(head) = apart!(self.page_head(at.page))
                     && head.number == at.page
                 {
                     at.at = Self::padded(PAGE_HEAD_BYTES) as u32;
@@ -227,63 +230,65 @@ impl<F: NorFlash> Outbox<F> {
     }
 
     /// What lies there; `below` is a number close below those of the frame.
-    async fn look(&mut self, page: u32, at: u32, below: u64) -> Result<Seen, Error<F::Error>> {
+    async fn look(&mut self, page: u32, at: u32, below: u64) -> Seen {
         let room = Self::PAGE.saturating_sub(at as usize);
         if room < FRAME_HEAD_BYTES {
-            return Ok(Seen::Blank);
+            return Seen::Blank;
         }
         let mut bytes = [0; FRAME_HEAD_BYTES];
         let address = self.address(page, at);
-        if self.flash.read(address, &mut bytes).await.is_err() {
-            return Ok(Seen::Damage);
+        if !apart!(self.read(address, &mut bytes)) {
+            return Seen::Damage;
         }
-        if bytes == [0xff; FRAME_HEAD_BYTES] {
-            return Ok(if self.is_blank(address, room).await { Seen::Blank } else { Seen::Damage });
+        let head = FrameHead::read(&bytes);
+        // Behind a head the body, and behind none nothing up to the end of the page.
+        let (length, before) = match head {
+            Some(head) => (usize::from(head.length), head.sum_of_head(page)),
+            None if is_blank(&bytes) => (room - FRAME_HEAD_BYTES, 0),
+            None => return Seen::Damage,
+        };
+        if FRAME_HEAD_BYTES + length > room {
+            return Seen::Damage;
         }
-        let Some(head) = FrameHead::read(&bytes) else { return Ok(Seen::Damage) };
-        let length = usize::from(head.length);
-        let odd = head.content == Content::Mark && length != MARK_BYTES;
-        if odd || FRAME_HEAD_BYTES + length > room {
-            return Ok(Seen::Damage);
-        }
-        let sum = self.sum(address + FRAME_HEAD_BYTES as u32, length, head.sum_of_head(page)).await;
-        let first = head.first(below);
+        let Some(body) = self.scan(address + FRAME_HEAD_BYTES as u32, length, before).await else {
+            return Seen::Damage;
+        };
+        let Some(head) = head else { return if body.is_blank { Seen::Blank } else { Seen::Damage } };
+        let is_mark = head.content == Content::Mark;
+        let first = if is_mark { body.low } else { head.first(below) };
         // A number far off is one of another place: numbers of a page are close together.
-        let close = head.content == Content::Mark || first.wrapping_sub(below) < u64::from(u32::MAX / 2);
-        Ok(if sum == Some(head.sum) && close { Seen::Frame(head, first) } else { Seen::Damage })
+        let close = if is_mark { length == MARK_BYTES } else { first.wrapping_sub(below) < u64::from(u32::MAX / 2) };
+        if body.sum == head.sum && close { Seen::Frame(head, first) } else { Seen::Damage }
     }
 
-    async fn mark_at(&mut self, page: u32, at: u32) -> Result<u64, Error<F::Error>> {
-        let mut body = [0; MARK_BYTES];
-        let address = self.address(page, at + FRAME_HEAD_BYTES as u32);
-        self.flash.read(address, &mut body).await?;
-        Ok(u64_at(&body, 0))
-    }
-
-    async fn is_blank(&mut self, from: u32, length: usize) -> bool {
-        let mut piece = [0; PIECE];
-        let mut at = 0;
-        while at < length {
-            let take = PIECE.min(length - at);
-            let Some(bytes) = piece.get_mut(..take) else { return false };
-            if self.flash.read(from + at as u32, bytes).await.is_err() || bytes.iter().any(|byte| *byte != 0xff) {
-                return false;
-            }
-            at += take;
-        }
-        true
-    }
-
-    /// The checksum, with `before` in front; `None` if it cannot be read.
-    async fn sum(&mut self, from: u32, length: usize, before: u32) -> Option<u32> {
-        let (mut piece, mut sum, mut at) = ([0; PIECE], before, 0);
+    /// Reads all of it, with `before` in front of the checksum; `None` if it cannot be read.
+    async fn scan(&mut self, from: u32, length: usize, before: u32) -> Option<Body> {
+        let mut body = Body { sum: before, low: 0, is_blank: true };
+        let (mut piece, mut at) = ([0; PIECE], 0);
         while at < length {
             let take = PIECE.min(length - at);
             // Reads are of whole words of four bytes.
-            self.flash.read(from + at as u32, piece.get_mut(..(take + 3) & !3)?).await.ok()?;
-            sum = crc32(sum, piece.get(..take)?);
+            if !apart!(self.read(from + at as u32, piece.get_mut(..(take + 3) & !3)?)) {
+                return None;
+            }
+            let bytes = piece.get(..take)?;
+            body.sum = crc32(body.sum, bytes);
+            body.is_blank &= is_blank(bytes);
+            body.low = u64_at(bytes, 0);
             at += take;
         }
-        Some(sum)
+        Some(body)
     }
+}
+
+/// What a body is known by.
+struct Body {
+    sum: u32,
+    /// Its first number, if it is as short as a mark.
+    low: u64,
+    is_blank: bool,
+}
+
+fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0xff)
 }
