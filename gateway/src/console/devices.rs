@@ -4,9 +4,9 @@
 //! page of the web, whatever name it came by, and not for whoever happens to reach an open port.
 
 use super::pages::{BYTES, JSON, Page};
+use crate::http::{BodyError, BodyLimits, Budget, read_body};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use std::future::Future;
 use std::pin::Pin;
@@ -76,7 +76,7 @@ pub async fn page(request: Request<Incoming>, devices: &Devices, may_change: boo
     let Ok(within) = answer_within(request.uri().query()) else {
         return Page::text(StatusCode::BAD_REQUEST, "write timeout=5s, 60s at most\n");
     };
-    let body = match read_body(request).await {
+    let body = match body_of(request).await {
         Ok(body) => body,
         Err((status, says)) => return Page::text(status, says),
     };
@@ -97,13 +97,18 @@ fn not_there() -> Page {
     Page::text(StatusCode::NOT_FOUND, says)
 }
 
-async fn read_body(request: Request<Incoming>) -> Result<Bytes, Refused> {
-    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
-    match tokio::time::timeout(BODY_WITHIN, body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(_)) => Err((StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {BODY_BYTES_MAX} bytes\n"))),
-        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not come\n".into())),
-    }
+async fn body_of(request: Request<Incoming>) -> Result<Bytes, Refused> {
+    let limits = BodyLimits { bytes_max: BODY_BYTES_MAX, within: BODY_WITHIN, cost: 1 };
+    // Few requests are under way at once, each with a small body: they need no budget in common.
+    let read = read_body(request.into_body(), limits, &Budget::new(BODY_BYTES_MAX as u64)).await;
+    read.map(|(body, _)| body).map_err(|error| {
+        let status = match error {
+            BodyError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            BodyError::Slow => StatusCode::REQUEST_TIMEOUT,
+            BodyError::OverBudget(_) | BodyError::Broken => StatusCode::BAD_REQUEST,
+        };
+        (status, format!("{error}\n"))
+    })
 }
 
 fn answer_within(query: Option<&str>) -> Result<Duration, ()> {

@@ -171,6 +171,9 @@ impl Desk {
         let Ok(_turn) = self.to_devices.try_acquire() else {
             return Page::text(StatusCode::TOO_MANY_REQUESTS, "too many requests to devices are under way\n");
         };
+        // The list is as long as there are devices.
+        let is_list = request.uri().path() == "/devices";
+        let _page = if is_list { self.pages.acquire().await.ok() } else { None };
         devices::page(request, &self.devices, self.token.is_some() || self.for_this_box).await
     }
 

@@ -239,7 +239,7 @@ async fn operators_reach_devices_and_pages_of_the_web_do_not() {
         ("POST /devices/gone/command", "", 404, "no such device\n"),
         ("PUT /devices/there/config", "period=5", 200, "ok\n"),
         ("PUT /devices/there/log", "debug", 200, "ok\n"),
-        ("PUT /devices/there/config", &"x".repeat(4_097), 413, "a body has at most 4096 bytes\n"),
+        ("PUT /devices/there/config", &"x".repeat(4_097), 413, "the body is longer than 4096 bytes\n"),
         ("PUT /devices/there/command", "", 405, "only POST is answered here\n"),
         ("DELETE /devices", "", 405, "only GET is answered here\n"),
     ] {
