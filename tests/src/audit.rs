@@ -193,14 +193,22 @@ pub struct Verdict {
 
 /// Audits records as they were read, shard after shard, against what was acknowledged.
 pub fn audit<'a>(acked: &Acked, records: impl IntoIterator<Item = &'a Got>) -> Verdict {
-    let mut seen: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    let mut verdict = Verdict::default();
+    let mut seen = Seen::new();
     for record in records {
         let Some((device, number)) = parse_payload(&record.data) else { continue };
-        verdict.stored += 1;
         seen.entry(device).or_default().push(number);
     }
+    judge(acked, &seen)
+}
+
+/// The numbers that a log holds of each device, in its order.
+pub type Seen = BTreeMap<String, Vec<u64>>;
+
+/// Numbers that count from 1 against what was acknowledged.
+pub fn judge(acked: &Acked, seen: &Seen) -> Verdict {
+    let mut verdict = Verdict::default();
     for numbers in seen.values() {
+        verdict.stored += numbers.len() as u64;
         let mut first = std::collections::BTreeSet::new();
         let mut highest = 0;
         for number in numbers {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
 /// What the link does to answers, in percent of the pieces that come back.
@@ -18,6 +19,7 @@ pub struct Link {
     lost: AtomicU64,
     /// What goes to the server in a second, in bytes; 0: all there is.
     bytes_per_s: AtomicU64,
+    cut: Notify,
 }
 
 pub struct Proxy {
@@ -54,6 +56,11 @@ impl Proxy {
         self.link.bytes_per_s.store(bytes_per_s, Ordering::Relaxed);
     }
 
+    /// Resets every connection there is, in both directions.
+    pub fn cut(&self) {
+        self.link.cut.notify_waiters();
+    }
+
     /// Answers lost so far.
     pub fn lost(&self) -> u64 {
         self.link.lost.load(Ordering::Relaxed)
@@ -76,10 +83,10 @@ async fn listen(listener: TcpListener, to: SocketAddr, link: Arc<Link>) {
     }
 }
 
-/// Ends, and so closes both sides, when either side does or an answer is lost.
-async fn pass(client: TcpStream, server: TcpStream, link: &Link) {
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
+/// Ends, and so closes both sides, when either side does or an answer is lost; with a reset when it is cut.
+async fn pass(mut client: TcpStream, mut server: TcpStream, link: &Link) {
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
     let there = async {
         let mut piece = vec![0; 4 << 10];
         loop {
@@ -109,7 +116,11 @@ async fn pass(client: TcpStream, server: TcpStream, link: &Link) {
         }
     };
     tokio::select! {
-        _ = there => {}
-        _ = back => {}
+        _ = there => return,
+        _ = back => return,
+        () = link.cut.notified() => {}
+    }
+    for side in [client, server] {
+        let _ = side.set_zero_linger();
     }
 }

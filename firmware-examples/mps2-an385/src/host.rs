@@ -1,0 +1,110 @@
+//! What the firmware has from QEMU instead of from a board, all by semihosting: its arguments, the exit code, and a
+//! seed for its random numbers (the board has no source of them). On real hardware, these are constants in flash, a
+//! reset, and the chip's random number generator.
+
+use core::fmt::Write;
+use core::str::FromStr;
+
+use cortex_m_semihosting::{nr, syscall, syscall1};
+
+use crate::log;
+
+pub const ARGUMENTS_MAX_BYTES: usize = 512;
+/// SYS_EXIT_EXTENDED, whose block carries an exit code.
+const EXIT_EXTENDED: usize = 0x20;
+/// The reason that makes the host's exit code follow: ADP_Stopped_ApplicationExit.
+const APPLICATION_EXIT: usize = 0x2_0026;
+
+/// What `run` passes as KEY=VALUE words.
+pub struct Arguments {
+    /// Numbered records to deliver.
+    pub records: u32,
+    /// The gateway's MQTT port on the host's loopback.
+    pub port: u16,
+    /// The device's name.
+    pub id: &'static str,
+    /// Mixed into the random numbers.
+    pub seed: u64,
+    /// How much of the simulated flash there is.
+    pub flash_kib: u32,
+    /// Makes the flash as slow as a real one, so that a kill has time to come in the middle of a write.
+    pub slow_flash: bool,
+    /// Microseconds between two records; 0 is as fast as it goes.
+    pub pace_us: u32,
+}
+
+/// Reads the command line; a word that it cannot read ends the firmware with exit code 2.
+pub fn arguments(buffer: &'static mut [u8; ARGUMENTS_MAX_BYTES]) -> Arguments {
+    let mut arguments =
+        Arguments { records: 10, port: 1883, id: "emulated-1", seed: 0, flash_kib: 256, slow_flash: false, pace_us: 0 };
+    // The first word is the program's name.
+    for word in command_line(buffer).split_ascii_whitespace().skip(1) {
+        let known = match word.split_once('=') {
+            Some(("records", value)) => set(&mut arguments.records, value),
+            Some(("port", value)) => set(&mut arguments.port, value),
+            Some(("seed", value)) => set(&mut arguments.seed, value),
+            Some(("flash-kib", value)) => set(&mut arguments.flash_kib, value),
+            Some(("pace-us", value)) => set(&mut arguments.pace_us, value),
+            Some(("slow-flash", value)) => set(&mut arguments.slow_flash, value),
+            Some(("id", value)) if !value.is_empty() => {
+                arguments.id = value;
+                true
+            }
+            _ => false,
+        };
+        if !known {
+            log!("not an argument of this firmware: {word}");
+            exit(2);
+        }
+    }
+    arguments
+}
+
+fn set<T: FromStr>(field: &mut T, value: &str) -> bool {
+    value.parse().map(|value| *field = value).is_ok()
+}
+
+fn command_line(buffer: &'static mut [u8; ARGUMENTS_MAX_BYTES]) -> &'static str {
+    let mut block = [buffer.as_mut_ptr() as usize, buffer.len()];
+    // SAFETY: the host writes at most the length it is told, and then the length it has written into the block.
+    let refused = unsafe { syscall1(nr::GET_CMDLINE, block.as_mut_ptr() as usize) } != 0;
+    let text = if refused { &[] } else { buffer.get(..block[1]).unwrap_or(&[]) };
+    str::from_utf8(text).unwrap_or("").trim_end_matches('\0')
+}
+
+/// A seed that no two starts share, neither on one host nor after a reset of the board: the host's clock, the
+/// nanoseconds since QEMU started, and what the host was asked to mix in.
+pub fn seed(mixed_in: u64) -> u64 {
+    let mut elapsed = [0u32; 2];
+    // SAFETY: SYS_ELAPSED writes two words where it is told to; SYS_TIME takes no argument.
+    let seconds = unsafe {
+        syscall1(nr::ELAPSED, elapsed.as_mut_ptr() as usize);
+        syscall1(nr::TIME, 0)
+    };
+    let words = [mixed_in, seconds as u64, u64::from(elapsed[0]), u64::from(elapsed[1])];
+    words.iter().fold(0, |seed, word| mix(seed ^ word))
+}
+
+/// SplitMix64's step: every bit of the input reaches every bit of the output.
+fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    value ^ (value >> 31)
+}
+
+/// Ends QEMU with this exit code.
+pub fn exit(code: u8) -> ! {
+    // SAFETY: the block is the two words that SYS_EXIT_EXTENDED reads.
+    unsafe { syscall(EXIT_EXTENDED, &[APPLICATION_EXIT, usize::from(code)]) };
+    loop {
+        cortex_m::asm::wfi();
+    }
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo) -> ! {
+    cortex_m::interrupt::disable();
+    let _ = writeln!(crate::console::Uart, "{info}");
+    exit(101)
+}
