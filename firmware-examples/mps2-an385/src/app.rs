@@ -36,6 +36,8 @@ pub async fn run(stack: Stack<'static>, flash: &mut impl NorFlash, seed: u64, ar
     log!("outbox: {} records wait, the next is number {}", outbox.len(), outbox.next_number());
     let (mut rx, mut tx) = ([0; TCP_BUFFER_BYTES], [0; TCP_BUFFER_BYTES]);
     let transport = HostTcp { stack, port: arguments.port, rx: &mut rx, tx: &mut tx };
+    #[cfg(feature = "tls")]
+    let transport = crate::tls::over(transport, arguments, || crate::tls::now(RECORDER.unix_ms()));
     let mut config = Config { window: WINDOW, linger: Duration::from_millis(50), ..Config::new(arguments.id, TOPIC) };
     config.patience.pause_max = Duration::from_secs(2);
     config.patience.answer_within = Duration::from_secs(5);
