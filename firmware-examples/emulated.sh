@@ -12,6 +12,8 @@
 #   --slow-flash      a flash as slow as a real one, so that a power cut has time to come in the middle of a write
 #   --timeout SECONDS give up after so long, with exit code 124 (default 3600, 0 is never)
 #   --pace-us N       microseconds between two records (default 0, as fast as it goes)
+#   --tls PEM         over TLS to the gateway's TLS listener on PORT: whom the device trusts, and its certificate and key
+#   --tls-name NAME   for which the gateway has a certificate (default localhost)
 #   --arg KEY=VALUE   another argument of the firmware
 #
 # The device's log comes on standard error. Exit codes: 0 all acknowledged, 2 something is missing or mistyped,
@@ -23,15 +25,17 @@ usage() { sed -n '2,${/^#/!q; s/^# \{0,1\}//; p}' "${BASH_SOURCE[0]}"; }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 board=mps2-an385
-numbers=() options=() arguments=() timeout_s=3600
+numbers=() options=() arguments=() features=() timeout_s=3600
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage; exit 0 ;;
-    --id | --flash | --qmp | --pidfile | --timeout | --pace-us | --arg) [ $# -ge 2 ] || fail "$1 wants a value" ;;&
+    --id | --flash | --qmp | --pidfile | --timeout | --pace-us | --tls | --tls-name | --arg) [ $# -ge 2 ] || fail "$1 wants a value" ;;&
     --id) arguments+=("id=$2"); shift ;;
     --flash | --qmp | --pidfile) options+=("$1" "$2"); shift ;;
     --timeout) timeout_s=$2; shift ;;
     --pace-us) arguments+=("pace-us=$2"); shift ;;
+    --tls) [ -r "$2" ] || fail "cannot read '$2'"; arguments+=("tls=$(realpath "$2")"); features=(--features tls); shift ;;
+    --tls-name) arguments+=("tls-name=$2"); shift ;;
     --slow-flash) arguments+=(slow-flash=true) ;;
     --arg) arguments+=("$2"); shift ;;
     -*) fail "unknown option $1 (try --help)" ;;
@@ -56,8 +60,10 @@ trap stop EXIT
 trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
+# Firmware with another feature lies elsewhere, as somebody may be starting the ordinary one right now.
+[ ${#features[@]} -eq 0 ] || export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$here/$board/target}/tls"
 echo "emulated.sh: building the firmware of $board (minutes the first time, then a second)" >&2
-"$here/build" "$board" >"$scratch/elf" 2>"$scratch/log" &
+"$here/build" "$board" "${features[@]}" >"$scratch/elf" 2>"$scratch/log" &
 builder=$!
 for ((waits = 1; ; waits++)); do
   kill -0 "$builder" 2>/dev/null || break

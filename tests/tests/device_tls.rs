@@ -17,8 +17,8 @@ use headwater_tests::gateway::{Gateway, Setup};
 use headwater_tests::tools::{self, program};
 use headwater_tests::{aws, need};
 use ring::rand::{SecureRandom, SystemRandom};
-use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -192,6 +192,44 @@ fn is_refused(certificates: &Certificates, impostor: SocketAddr, name: &'static 
     assert_eq!(kept(&gateway), expected());
 }
 
+/// Into the middle of the gateway's certificate.
+const HALF_A_HANDSHAKE: usize = 600;
+
+/// Stands between the device and `gateway`. In each of the first connections it changes one byte of what comes from there and
+/// hangs up a little later: not every byte matters to the handshake.
+fn flipping(gateway: SocketAddr, connections: usize) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for (turn, device) in listener.incoming().enumerate() {
+            let (Ok(mut device), Ok(mut gateway)) = (device, TcpStream::connect(gateway)) else { return };
+            let (mut up_from, mut up_to) = (device.try_clone().unwrap(), gateway.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = io::copy(&mut up_from, &mut up_to);
+                let _ = up_to.shutdown(Shutdown::Both);
+            });
+            // The hello of the server, which nothing protects, fills the first hundred bytes or so.
+            let at = if turn < connections { turn * 7 % HALF_A_HANDSHAKE } else { usize::MAX };
+            let (mut passed, mut bytes) = (0, [0; 1_024]);
+            while let Ok(read) = gateway.read(&mut bytes)
+                && read > 0
+            {
+                if let Some(byte) = at.checked_sub(passed).and_then(|at| bytes[..read].get_mut(at)) {
+                    *byte ^= 1 << (turn % 8);
+                }
+                passed += read;
+                let is_over = turn < connections && passed >= HALF_A_HANDSHAKE;
+                let pass = if is_over { read - (passed - HALF_A_HANDSHAKE) } else { read };
+                if device.write_all(&bytes[..pass]).is_err() || is_over {
+                    break;
+                }
+            }
+            let _ = device.shutdown(Shutdown::Both);
+        }
+    });
+    address
+}
+
 const NO_TOOLS: &str = "openssl is not installed";
 
 #[test]
@@ -280,6 +318,20 @@ fn garbage_silence_and_half_handshakes_end_in_another_try() {
     assert!(node.has_seen(100, |_| true), "{:?}", node.failures.lock().unwrap());
     let (gateway, address) = gateway(&certificates, "server", true);
     node.go_to(address);
+    assert!(node.is_done(), "{:?}", node.recorder.status());
+    assert_eq!(kept(&gateway), expected());
+}
+
+#[test]
+fn a_changed_byte_anywhere_in_the_handshake_ends_in_another_try() {
+    let certificates = need!(certificates(), NO_TOOLS);
+    let (gateway, address) = gateway(&certificates, "server", true);
+    let connections = tools::rounds(200, 60);
+    let between = flipping(address, connections);
+    let node = Node::start(certificates.device_pem("ca", Some("pump-7")), "localhost", between, now());
+    node.record(1..=RECORDS);
+    let has_seen = node.has_seen(connections, |_| true);
+    assert!(has_seen, "{} {:?}", node.failures.lock().unwrap().len(), node.recorder.status());
     assert!(node.is_done(), "{:?}", node.recorder.status());
     assert_eq!(kept(&gateway), expected());
 }

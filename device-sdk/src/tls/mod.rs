@@ -16,6 +16,8 @@ mod certificate;
 mod credentials;
 mod der;
 mod records;
+#[cfg(test)]
+mod tests;
 mod verifier;
 
 pub use certificate::{CertificateError, Now};

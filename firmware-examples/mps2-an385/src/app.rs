@@ -8,7 +8,7 @@ use embassy_sync::blocking_mutex::raw::CriticalSectionRawMutex;
 use embassy_time::{Duration, Instant, Timer};
 use embedded_storage_async::nor_flash::NorFlash;
 use headwater_device::outbox::{Outbox, WhenFull};
-use headwater_device::{Column, ColumnType, Config, Device, Recorder, Transport, memory_bytes};
+use headwater_device::{Column, ColumnType, Config, Counts, Device, Recorder, Transport, memory_bytes};
 use static_cell::StaticCell;
 
 use crate::host::Arguments;
@@ -36,6 +36,8 @@ pub async fn run(stack: Stack<'static>, flash: &mut impl NorFlash, seed: u64, ar
     log!("outbox: {} records wait, the next is number {}", outbox.len(), outbox.next_number());
     let (mut rx, mut tx) = ([0; TCP_BUFFER_BYTES], [0; TCP_BUFFER_BYTES]);
     let transport = HostTcp { stack, port: arguments.port, rx: &mut rx, tx: &mut tx };
+    #[cfg(feature = "tls")]
+    let transport = crate::tls::over(transport, arguments, || crate::tls::now(RECORDER.unix_ms()));
     let mut config = Config { window: WINDOW, linger: Duration::from_millis(50), ..Config::new(arguments.id, TOPIC) };
     config.patience.pause_max = Duration::from_secs(2);
     config.patience.answer_within = Duration::from_secs(5);
@@ -45,7 +47,9 @@ pub async fn run(stack: Stack<'static>, flash: &mut impl NorFlash, seed: u64, ar
     let mut app = ();
     select(device.run(&mut app), measure(arguments)).await;
     let status = RECORDER.status();
-    log!("all {} records are acknowledged; {:?}", arguments.records, status.counts);
+    let Counts { connections, publishes, refused, rejected } = status.counts;
+    log!("all {} records are acknowledged", arguments.records);
+    log!("{connections} connections, {publishes} publishes, of these {refused} refused; {rejected} records rejected");
 }
 
 /// Makes the records that were not made before a reset, and waits until the gateway has all of them.

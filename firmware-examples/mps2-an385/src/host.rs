@@ -31,12 +31,29 @@ pub struct Arguments {
     pub slow_flash: bool,
     /// Microseconds between two records; 0 is as fast as it goes.
     pub pace_us: u32,
+    /// A file on the host: whom the device trusts and who it is, in PEM.
+    #[cfg(feature = "tls")]
+    pub tls: &'static str,
+    /// For which the gateway has a certificate.
+    #[cfg(feature = "tls")]
+    pub tls_name: &'static str,
 }
 
 /// Reads the command line; a word that it cannot read ends the firmware with exit code 2.
 pub fn arguments(buffer: &'static mut [u8; ARGUMENTS_MAX_BYTES]) -> Arguments {
-    let mut arguments =
-        Arguments { records: 10, port: 1883, id: "emulated-1", seed: 0, flash_kib: 256, slow_flash: false, pace_us: 0 };
+    let mut arguments = Arguments {
+        records: 10,
+        port: 1883,
+        id: "emulated-1",
+        seed: 0,
+        flash_kib: 256,
+        slow_flash: false,
+        pace_us: 0,
+        #[cfg(feature = "tls")]
+        tls: "",
+        #[cfg(feature = "tls")]
+        tls_name: "localhost",
+    };
     // The first word is the program's name.
     for word in command_line(buffer).split_ascii_whitespace().skip(1) {
         let known = match word.split_once('=') {
@@ -46,6 +63,16 @@ pub fn arguments(buffer: &'static mut [u8; ARGUMENTS_MAX_BYTES]) -> Arguments {
             Some(("flash-kib", value)) => set(&mut arguments.flash_kib, value),
             Some(("pace-us", value)) => set(&mut arguments.pace_us, value),
             Some(("slow-flash", value)) => set(&mut arguments.slow_flash, value),
+            #[cfg(feature = "tls")]
+            Some(("tls", value)) => {
+                arguments.tls = value;
+                true
+            }
+            #[cfg(feature = "tls")]
+            Some(("tls-name", value)) => {
+                arguments.tls_name = value;
+                true
+            }
             Some(("id", value)) if !value.is_empty() => {
                 arguments.id = value;
                 true
@@ -70,6 +97,24 @@ fn command_line(buffer: &'static mut [u8; ARGUMENTS_MAX_BYTES]) -> &'static str 
     let refused = unsafe { syscall1(nr::GET_CMDLINE, block.as_mut_ptr() as usize) } != 0;
     let text = if refused { &[] } else { buffer.get(..block[1]).unwrap_or(&[]) };
     str::from_utf8(text).unwrap_or("").trim_end_matches('\0')
+}
+
+/// As much of a file on the host as there is and fits; nothing of one that cannot be read.
+#[cfg(feature = "tls")]
+pub fn read_file(path: &str, into: &mut [u8]) -> usize {
+    let mut name = [0u8; ARGUMENTS_MAX_BYTES + 1];
+    let Some(start) = name.get_mut(..path.len()).filter(|_| path.len() < ARGUMENTS_MAX_BYTES) else { return 0 };
+    start.copy_from_slice(path.as_bytes());
+    // SAFETY: the name ends in a zero and its length does not count that; mode 1 is "rb".
+    let file = unsafe { syscall(nr::OPEN, &[name.as_ptr() as usize, 1, path.len()]) };
+    if file == usize::MAX {
+        return 0;
+    }
+    // SAFETY: the host writes at most the length that it is told. It answers how many bytes it has not written.
+    let left = unsafe { syscall(nr::READ, &[file, into.as_mut_ptr() as usize, into.len()]) };
+    // SAFETY: the file is open.
+    unsafe { syscall(nr::CLOSE, &[file]) };
+    into.len().saturating_sub(left)
 }
 
 /// A seed that no two starts share, neither on one host nor after a reset of the board: the host's clock, the

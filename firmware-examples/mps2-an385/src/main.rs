@@ -15,7 +15,10 @@ mod flash;
 mod host;
 mod lan9118;
 mod net;
+mod stack;
 mod time;
+#[cfg(feature = "tls")]
+mod tls;
 
 use cortex_m_rt::entry;
 use embassy_executor::Spawner;
@@ -30,6 +33,7 @@ const SOCKETS: usize = 3;
 
 #[entry]
 fn main() -> ! {
+    stack::paint();
     time::init();
     console::init();
     executor::run(|spawner| spawner.spawn(start(spawner).unwrap()))
@@ -55,5 +59,6 @@ async fn start(spawner: Spawner) {
     app::run(stack, &mut flash, seed, &arguments).await;
     let Counters { words_programmed, words_programmed_twice, pages_erased } = flash.counters;
     log!("flash: {words_programmed} words programmed ({words_programmed_twice} twice), {pages_erased} pages erased");
+    log!("stack: {} bytes at most", stack::used());
     host::exit(0)
 }
