@@ -161,6 +161,8 @@ impl Daemon {
             Listen::Off => None,
         };
         let mqtt = Mqtt::start(&config.mqtt, &config.routes, &config.allows, log.clone(), clock, metrics).await?;
+        let kept = mqtt.devices().keep_firmware_in(config.data.dir.join("firmware"));
+        kept.context("the directory for devices' firmware")?;
         // Nobody else fills it.
         let _ = devices.set(Box::new(devices::Door(mqtt.devices())));
         ready.send_replace(true);

@@ -12,9 +12,16 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Longest body, in bytes; the door has bounds of its own.
 const BODY_BYTES_MAX: usize = 4 << 10;
+/// Longest firmware.
+const IMAGE_BYTES_MAX: usize = 4 << 20;
+const IMAGE_WITHIN: Duration = Duration::from_secs(120);
+/// Images that come in at once.
+static IMAGES: Semaphore = Semaphore::const_new(2);
+const SIGNATURE: &str = "headwater-signature";
 /// A body is there within this.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 /// How long an answer is waited for, if the request does not say, and at most.
@@ -28,6 +35,9 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refused>> + Send 
 /// The devices, as the console needs them.
 pub trait DeviceDoor: Send + Sync {
     fn list(&self) -> serde_json::Value;
+    fn device(&self, id: &str) -> Option<serde_json::Value>;
+    fn set_firmware<'a>(&'a self, id: &'a str, version: String, signature: String, image: Bytes) -> Answer<'a, ()>;
+    fn drop_firmware<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
     fn set_config<'a>(&'a self, id: &'a str, config: Bytes) -> Answer<'a, ()>;
     fn set_log<'a>(&'a self, id: &'a str, level: Bytes) -> Answer<'a, ()>;
     fn command<'a>(&'a self, id: &'a str, command: Bytes, within: Duration) -> Answer<'a, Bytes>;
@@ -57,11 +67,18 @@ pub async fn page(request: Request<Incoming>, devices: &Devices, may_change: boo
             _ => Page::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n"),
         };
     };
+    if !rest.contains('/') && matches!(method, Method::GET | Method::HEAD) {
+        return match decode(rest).and_then(|id| door.device(&id)) {
+            Some(device) => Page { status: StatusCode::OK, content_type: JSON, body: format!("{device:#}\n").into() },
+            None => Page::text(StatusCode::NOT_FOUND, "no such device has come\n"),
+        };
+    }
     let Some((id, what)) = rest.rsplit_once('/').and_then(|(id, what)| Some((decode(id)?, what))) else {
         return not_there();
     };
     let wanted = match what {
-        "config" | "log" => Method::PUT,
+        "firmware" if method == Method::DELETE => Method::DELETE,
+        "config" | "log" | "firmware" => Method::PUT,
         "command" => Method::POST,
         _ => return not_there(),
     };
@@ -76,9 +93,15 @@ pub async fn page(request: Request<Incoming>, devices: &Devices, may_change: boo
     let Ok(within) = answer_within(request.uri().query()) else {
         return Page::text(StatusCode::BAD_REQUEST, "write timeout=5s, 60s at most\n");
     };
-    let body = match body_of(request).await {
+    if what == "firmware" {
+        return match firmware(request, door.as_ref(), &id).await {
+            Ok(()) => Page::text(StatusCode::OK, "ok\n"),
+            Err((status, says)) => Page::text(status, says + "\n"),
+        };
+    }
+    let body = match body_of(request, BODY_BYTES_MAX, BODY_WITHIN).await {
         Ok(body) => body,
-        Err((status, says)) => return Page::text(status, says),
+        Err((status, says)) => return Page::text(status, says + "\n"),
     };
     let done = match what {
         "config" => door.set_config(&id, body).await.map(|()| Bytes::new()),
@@ -93,21 +116,38 @@ pub async fn page(request: Request<Incoming>, devices: &Devices, may_change: boo
 }
 
 fn not_there() -> Page {
-    let says = "there are GET /devices, PUT /devices/ID/config, PUT /devices/ID/log and POST /devices/ID/command\n";
+    let says = "there are GET /devices, GET /devices/ID, PUT /devices/ID/config, PUT /devices/ID/log, \
+                PUT /devices/ID/firmware?version=V, DELETE /devices/ID/firmware and POST /devices/ID/command\n";
     Page::text(StatusCode::NOT_FOUND, says)
 }
 
-async fn body_of(request: Request<Incoming>) -> Result<Bytes, Refused> {
-    let limits = BodyLimits { bytes_max: BODY_BYTES_MAX, within: BODY_WITHIN, cost: 1 };
+/// Offers a firmware, or nothing any more.
+async fn firmware(request: Request<Incoming>, door: &dyn DeviceDoor, id: &str) -> Result<(), Refused> {
+    if request.method() == Method::DELETE {
+        return door.drop_firmware(id).await;
+    }
+    let mut pairs = request.uri().query().unwrap_or_default().split('&');
+    let version = pairs.find_map(|pair| pair.strip_prefix("version=")).and_then(decode).unwrap_or_default();
+    let signature = request.headers().get(SIGNATURE).and_then(|value| value.to_str().ok());
+    let signature = signature.unwrap_or_default().trim().to_owned();
+    let Ok(_turn) = IMAGES.try_acquire() else {
+        return Err((StatusCode::TOO_MANY_REQUESTS, "other images are coming in".into()));
+    };
+    let image = body_of(request, IMAGE_BYTES_MAX, IMAGE_WITHIN).await?;
+    door.set_firmware(id, version, signature, image).await
+}
+
+async fn body_of(request: Request<Incoming>, bytes_max: usize, within: Duration) -> Result<Bytes, Refused> {
+    let limits = BodyLimits { bytes_max, within, cost: 1 };
     // Few requests are under way at once, each with a small body: they need no budget in common.
-    let read = read_body(request.into_body(), limits, &Budget::new(BODY_BYTES_MAX as u64)).await;
+    let read = read_body(request.into_body(), limits, &Budget::new(bytes_max as u64)).await;
     read.map(|(body, _)| body).map_err(|error| {
         let status = match error {
             BodyError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             BodyError::Slow => StatusCode::REQUEST_TIMEOUT,
             BodyError::OverBudget(_) | BodyError::Broken => StatusCode::BAD_REQUEST,
         };
-        (status, format!("{error}\n"))
+        (status, error.to_string())
     })
 }
 

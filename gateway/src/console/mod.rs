@@ -127,7 +127,7 @@ impl Handler for Desk {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             StatusCode::METHOD_NOT_ALLOWED => {
-                let allowed = if is_devices { "GET, HEAD, PUT, POST" } else { "GET, HEAD" };
+                let allowed = if is_devices { "GET, HEAD, PUT, POST, DELETE" } else { "GET, HEAD" };
                 headers.insert(ALLOW, HeaderValue::from_static(allowed));
             }
             _ => {}

@@ -203,6 +203,16 @@ impl DeviceDoor for Echo {
     fn list(&self) -> Value {
         serde_json::json!([{ "id": "there" }])
     }
+    fn device(&self, id: &str) -> Option<Value> {
+        (id == "there").then(|| serde_json::json!({ "id": "there" }))
+    }
+    fn set_firmware<'a>(&'a self, id: &'a str, version: String, signature: String, image: Bytes) -> Answer<'a, ()> {
+        let all = format!("{version} {signature} {}", image.len());
+        Box::pin(async move { self.command(id, all.into(), Duration::ZERO).await.map(drop) })
+    }
+    fn drop_firmware<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
+        self.set_config(id, Bytes::new())
+    }
     fn set_config<'a>(&'a self, id: &'a str, config: Bytes) -> Answer<'a, ()> {
         Box::pin(async move { self.command(id, config, Duration::ZERO).await.map(drop) })
     }

@@ -7,17 +7,22 @@
 
 use super::bus::LiveMessage;
 use super::codec::{PropertyId, Publish, Reason, Value};
+use super::firmware::{Firmware, NoFirmware, Offered};
 use super::inlet::{Refusal, blob_producer_of, producer_of};
 use crate::clock::Clock;
 use crate::log::{AppendError, Batch, Log, Table};
 use crate::record::{Header, HeaderId};
 use bytes::Bytes;
+use headwater_wire::firmware::{
+    OFFER_TOPIC, PART_HEAD_BYTES, PART_TOPIC, REQUEST_TOPIC, Request, STATUS_BYTES_MAX, STATUS_TOPIC,
+};
 use headwater_wire::{Hello, TOPIC_ROOT};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Topics that begin like this are never routed.
 const RESERVED: &str = "$headwater/";
@@ -31,6 +36,8 @@ pub const DOWN_BYTES_MAX: usize = 4 << 10;
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// Messages kept for devices that are away, of all of them.
 const KEPT_MAX: usize = 4_096;
+/// Parts of firmware that are being read, for all devices. Past it a device asks again.
+const PARTS_AT_ONCE: usize = 64;
 /// Format of a kept message: this byte, then the message.
 const KEPT_FORMAT: u8 = 1;
 
@@ -86,6 +93,12 @@ pub struct DeviceStatus {
     /// Milliseconds since 1970, as this box believes.
     pub last_heard_ms: u64,
     pub kept: Option<KeptNumber>,
+    /// What is offered to it.
+    pub firmware: Option<Offered>,
+    /// What it last said of its firmware, since this gateway's start.
+    pub firmware_status: Option<String>,
+    /// Bytes of firmware it was sent, since this gateway's start.
+    pub firmware_sent_bytes: u64,
 }
 
 /// The last number of a device that is on disk.
@@ -109,6 +122,9 @@ struct Inner {
     correlation: AtomicU64,
     /// One setting is written at a time: their number is bounded.
     keeping: tokio::sync::Mutex<()>,
+    /// Once there is a place for it.
+    firmware: OnceLock<Firmware>,
+    reading: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -116,6 +132,8 @@ struct Device {
     link: Option<(u64, mpsc::Sender<LiveMessage>)>,
     heard_ms: Arc<AtomicU64>,
     asked: HashMap<u64, oneshot::Sender<Bytes>>,
+    firmware_status: Option<String>,
+    firmware_sent_bytes: u64,
 }
 
 /// A connection's end of its device's topics.
@@ -139,8 +157,13 @@ pub fn is_reserved(topic: &str) -> bool {
     topic.starts_with(RESERVED)
 }
 
+/// Whether the topic is one on which the client speaks to the gateway itself.
+pub fn is_own_way_up(client_id: &str, topic: &str) -> bool {
+    ["answer", REQUEST_TOPIC, STATUS_TOPIC].iter().any(|last| topic_of(client_id, last).is_some_and(|own| own == topic))
+}
+
 /// The topic on which a client answers; `None` if its id does not fit one level.
-pub fn own_answer(client_id: &str) -> Option<String> {
+fn own_answer(client_id: &str) -> Option<String> {
     topic_of(client_id, "answer")
 }
 
@@ -162,7 +185,21 @@ impl Devices {
     pub fn new(log: Log, clock: Clock) -> Self {
         let correlation = AtomicU64::new(fastrand::u64(..));
         let (devices, keeping) = (Mutex::default(), tokio::sync::Mutex::default());
-        Devices { inner: Arc::new(Inner { log, clock, devices, correlation, keeping }) }
+        let (firmware, reading) = (OnceLock::new(), Arc::new(Semaphore::new(PARTS_AT_ONCE)));
+        Devices { inner: Arc::new(Inner { log, clock, devices, correlation, keeping, firmware, reading }) }
+    }
+
+    /// Images for devices are kept in this directory. Once.
+    pub fn keep_firmware_in(&self, dir: PathBuf) -> std::io::Result<()> {
+        let _ = self.inner.firmware.set(Firmware::open(dir)?);
+        // Who was quicker than this.
+        let there: Vec<String> = self.lock().keys().cloned().collect();
+        for id in there {
+            if let Some(offer) = self.inner.firmware.get().and_then(|firmware| firmware.offer(&id)) {
+                self.send(&id, OFFER_TOPIC, offer);
+            }
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Device>> {
@@ -194,6 +231,10 @@ impl Devices {
             Some(message(topic, kept_message(&value)?, Vec::new()))
         });
         let mut messages: Vec<LiveMessage> = kept.collect();
+        if let Some(offer) = self.inner.firmware.get().and_then(|firmware| firmware.offer(client_id)) {
+            let topic = topic_of(client_id, OFFER_TOPIC).unwrap_or_default();
+            messages.push(message(topic, offer, Vec::new()));
+        }
         let now = self.inner.clock.now();
         let hello = Hello {
             time_ms: if now.trusted { now.wall_ms } else { 0 },
@@ -206,8 +247,85 @@ impl Devices {
         messages
     }
 
+    /// A device speaks to the gateway itself.
+    pub fn heard(&self, client_id: &str, publish: &Publish<'_>) -> Result<(), Refusal> {
+        if publish.topic.ends_with(REQUEST_TOPIC) {
+            return self.part_asked(client_id, publish.payload);
+        }
+        if publish.topic.ends_with(STATUS_TOPIC) {
+            let text = std::str::from_utf8(publish.payload).ok().filter(|text| text.len() <= STATUS_BYTES_MAX);
+            let text = text.filter(|text| !text.contains(char::is_control)).ok_or(Reason::PayloadFormatInvalid)?;
+            if let Some(device) = self.lock().get_mut(client_id) {
+                device.firmware_status = Some(text.to_owned());
+            }
+            return Ok(());
+        }
+        self.answered(client_id, publish)
+    }
+
+    /// Sends a part of its firmware to a device, if that is not more than is good for the others: it asks again.
+    fn part_asked(&self, client_id: &str, payload: &[u8]) -> Result<(), Refusal> {
+        let request = Request::read(payload).map_err(|_| Reason::PayloadFormatInvalid)?;
+        let Ok(turn) = self.inner.reading.clone().try_acquire_owned() else { return Ok(()) };
+        let (devices, client_id) = (self.clone(), client_id.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let part = devices.inner.firmware.get().and_then(|firmware| firmware.part(&client_id, &request));
+            if let Some(part) = part {
+                if let Some(device) = devices.lock().get_mut(&client_id) {
+                    device.firmware_sent_bytes += part.len().saturating_sub(PART_HEAD_BYTES) as u64;
+                }
+                devices.send(&client_id, PART_TOPIC, part);
+            }
+            drop(turn);
+        });
+        Ok(())
+    }
+
+    /// Sends if the device is there and takes it.
+    fn send(&self, client_id: &str, last: &str, payload: Bytes) {
+        let Some(topic) = topic_of(client_id, last) else { return };
+        if let Some((_, sender)) = self.lock().get(client_id).and_then(|device| device.link.as_ref()) {
+            let _ = sender.try_send(message(topic, payload, Vec::new()));
+        }
+    }
+
+    /// Keeps an image for a device, durably, and offers it at once if the device is there.
+    pub async fn keep_firmware(
+        &self,
+        client_id: &str,
+        version: String,
+        signature: String,
+        image: Bytes,
+    ) -> Result<(), NoFirmware> {
+        let keep = move |firmware: &Firmware, id: &str| firmware.keep(id, &version, &signature, &image);
+        self.change_firmware(client_id, keep).await
+    }
+
+    /// Takes back what a device was offered.
+    pub async fn drop_firmware(&self, client_id: &str) -> Result<(), NoFirmware> {
+        self.change_firmware(client_id, |firmware, id| firmware.drop_image(id)).await
+    }
+
+    async fn change_firmware(
+        &self,
+        client_id: &str,
+        change: impl FnOnce(&Firmware, &str) -> Result<(), NoFirmware> + Send + 'static,
+    ) -> Result<(), NoFirmware> {
+        topic_of(client_id, OFFER_TOPIC).ok_or(NoFirmware::Id)?;
+        let _one = self.inner.keeping.lock().await;
+        let (devices, id) = (self.clone(), client_id.to_owned());
+        let changed = tokio::task::spawn_blocking(move || {
+            let firmware = devices.inner.firmware.get().ok_or(NoFirmware::NoPlace)?;
+            change(firmware, &id)?;
+            Ok::<_, NoFirmware>(firmware.offer(&id).unwrap_or_default())
+        });
+        let offer = changed.await.map_err(|_| NoFirmware::NoPlace)??;
+        self.send(client_id, OFFER_TOPIC, offer);
+        Ok(())
+    }
+
     /// A device has answered. Whether anybody still waits for it is not its business.
-    pub fn answered(&self, client_id: &str, publish: &Publish<'_>) -> Result<(), Refusal> {
+    fn answered(&self, client_id: &str, publish: &Publish<'_>) -> Result<(), Refusal> {
         if publish.payload.len() > ANSWER_BYTES_MAX {
             return Err(Reason::QuotaExceeded.into());
         }
@@ -301,11 +419,15 @@ impl Devices {
                 connected: device.link.is_some(),
                 last_heard_ms: heard(device),
                 kept: None,
+                firmware: None,
+                firmware_status: device.firmware_status.clone(),
+                firmware_sent_bytes: device.firmware_sent_bytes,
             })
             .collect();
         for device in &mut list {
             let kept = self.inner.log.kept_of(producer_of(&device.id));
             device.kept = kept.map(|(epoch, sequence)| KeptNumber { epoch, sequence });
+            device.firmware = self.inner.firmware.get().and_then(|firmware| firmware.offered(&device.id));
         }
         list.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         list

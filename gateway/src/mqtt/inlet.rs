@@ -10,7 +10,7 @@ use super::access::{Access, Who};
 use super::acks::{Answer, Item, Outcome};
 use super::bus::{Bus, LiveMessage};
 use super::codec::{PacketId, Properties, PropertyId, Publish, Qos, Reason, Value};
-use super::devices::{Devices, is_reserved, own_answer};
+use super::devices::{Devices, is_own_way_up, is_reserved};
 use super::lane::Lane;
 use super::route::{Routes, Target};
 use crate::log::{Batch, Log, PushError, Stream};
@@ -212,7 +212,7 @@ impl Inlet {
         let stored = match &self.topics[at].verdict {
             Verdict::Refuse(reason) => return Err((*reason).into()),
             Verdict::Answer => {
-                around.devices.answered(&self.who.client_id, publish)?;
+                around.devices.heard(&self.who.client_id, publish)?;
                 false
             }
             Verdict::Live => false,
@@ -419,7 +419,7 @@ pub fn blob_producer_of(client_id: &str) -> u128 {
 fn judge(name: &str, bytes: &Bytes, who: &Who, around: Around<'_>) -> Verdict {
     if is_reserved(name) {
         // Whose client id it is has been judged with the CONNECT: no `[[allow]]` is asked, and no route.
-        let own = own_answer(&who.client_id).is_some_and(|own| own == name);
+        let own = is_own_way_up(&who.client_id, name);
         return if own { Verdict::Answer } else { Verdict::Refuse(Reason::TopicNameInvalid) };
     }
     if !around.access.may_publish(who, name) {
