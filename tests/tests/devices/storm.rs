@@ -38,10 +38,13 @@ enum Act {
     SwitchOn,
 }
 
+/// A fault, and if it does not pass by itself, how long it lasts and what ends it.
+type Fault = (Act, Option<(Duration, Act)>);
+
 /// What happens when, `each` times of each kind. The three kinds know nothing of each other.
 fn plan(rng: &mut Rng, each: usize) -> Vec<(Duration, Act)> {
     let mut acts = Vec::new();
-    let mut lane = |rng: &mut Rng, faults: &mut dyn FnMut(&mut Rng, usize) -> (Act, Option<(Duration, Act)>)| {
+    let mut lane = |rng: &mut Rng, faults: &dyn Fn(&mut Rng, usize) -> Fault| {
         let mut at = Duration::ZERO;
         for n in 0..each {
             at += between(rng, 300, 2_700);
@@ -53,14 +56,14 @@ fn plan(rng: &mut Rng, each: usize) -> Vec<(Duration, Act)> {
             }
         }
     };
-    lane(rng, &mut |rng, _| (Act::KillGateway, Some((between(rng, 0, 1_500), Act::StartGateway))));
-    lane(rng, &mut |rng, n| match n % 2 {
+    lane(rng, &|rng, _| (Act::KillGateway, Some((between(rng, 0, 1_500), Act::StartGateway))));
+    lane(rng, &|rng, n| match n % 2 {
         // Some cuts are longer than the device's patience.
         0 if n % 8 == 6 => (Act::UnplugCable, Some((between(rng, 5_000, 8_000), Act::PlugInCable))),
         0 => (Act::UnplugCable, Some((between(rng, 50, 1_500), Act::PlugInCable))),
         _ => (Act::ResetConnections, None),
     });
-    lane(rng, &mut |rng, n| {
+    lane(rng, &|rng, n| {
         let when = if rng.bool() { When::InAWrite } else { When::AnyTime };
         match n % 2 {
             0 => (Act::CutPower(when), Some((between(rng, 0, 800), Act::SwitchOn))),
