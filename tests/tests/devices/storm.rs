@@ -47,7 +47,7 @@ fn plan(rng: &mut Rng, each: usize) -> Vec<(Duration, Act)> {
     let mut lane = |rng: &mut Rng, faults: &dyn Fn(&mut Rng, usize) -> Fault| {
         let mut at = Duration::ZERO;
         for n in 0..each {
-            at += between(rng, 300, 2_700);
+            at += between(rng, 300, 2_000);
             let (fault, end) = faults(rng, n);
             acts.push((at, fault));
             if let Some((lasts, end)) = end {
