@@ -5,12 +5,13 @@
 //! that were chosen, `/readyz` and `READY=1`. Stop: the doors first, so that nothing new comes in, then the uplink, then
 //! the log, all within one bound. Whatever was acknowledged is on disk before any of this.
 
+mod devices;
 mod notify;
 
 use crate::api::Api;
 use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_STREAM};
-use crate::console::Console;
+use crate::console::{self, Console};
 use crate::log::{CreateError, Log, StreamSettings};
 use crate::metrics::{CardLife, Metrics};
 use crate::mqtt::Mqtt;
@@ -141,12 +142,16 @@ impl Daemon {
         let uplink = Uplink::start(&config.sinks, log.clone(), clock.clone(), metrics.clone())
             .await
             .context("the uplink could not be started")?;
+        let devices = console::Devices::default();
         let console = match config.console.listen {
             Listen::At(_) => {
                 let card = CardLife::watch(&config.data.dir, clock.clone());
                 let board = uplink.board();
                 let sinks = Box::new(move || serde_json::json!(board.status()));
-                Some(Console::start(&config.console, log.clone(), metrics.clone(), card, sinks, seen).await?)
+                Some(
+                    Console::start(&config.console, log.clone(), metrics.clone(), card, sinks, devices.clone(), seen)
+                        .await?,
+                )
             }
             Listen::Off => None,
         };
@@ -156,6 +161,8 @@ impl Daemon {
             Listen::Off => None,
         };
         let mqtt = Mqtt::start(&config.mqtt, &config.routes, &config.allows, log.clone(), clock, metrics).await?;
+        // Nobody else fills it.
+        let _ = devices.set(Box::new(devices::Door(mqtt.devices())));
         ready.send_replace(true);
         Ok(Daemon { log, mqtt, api, console, uplink, ready })
     }

@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-/// Admin endpoints: `/metrics`, `/healthz`, `/readyz`, `/status`.
+/// Admin endpoints: `/metrics`, `/healthz`, `/readyz`, `/status`, `/devices`.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConsoleConfig {
     /// Address and port; "off" turns it off. Anything but loopback wants a token.
     pub listen: Listen,
-    /// File whose content is the token that `/metrics` and `/status` ask for; `/healthz` and `/readyz` are for everyone.
+    /// File whose content is the token that all but `/healthz` and `/readyz` ask for; those two are for everyone.
     pub token_file: Option<PathBuf>,
-    /// Listen beyond loopback without a token: anyone who reaches the port sees names and figures.
+    /// Listen beyond loopback without a token: anyone who reaches the port sees names and figures, and changes nothing.
     pub insecure_no_token: bool,
     /// Connections open at once.
     pub max_connections: u32,

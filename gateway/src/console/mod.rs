@@ -1,16 +1,18 @@
 //! The console, first part: what an operator's tools ask for over plain HTTP.
 //!
 //! `/metrics` for Prometheus, `/healthz` (the process answers), `/readyz` (it is started and the log commits) and
-//! `/status`, a page of JSON about streams, shards and sinks. It reads the log and changes nothing. Web pages and the live
-//! feed come later and stand beside `pages`.
+//! `/status`, a page of JSON about streams, shards and sinks, read the log and change nothing; `/devices` is the way down to
+//! devices. Web pages and the live feed come later and stand beside `pages`.
 
 mod config;
+mod devices;
 mod pages;
 #[cfg(test)]
 mod tests;
 mod token;
 
 pub use config::ConsoleConfig;
+pub use devices::{Answer, DeviceDoor, Devices};
 pub use token::TokenError;
 
 use crate::http::{Handler, Server};
@@ -31,6 +33,8 @@ use tokio::sync::{Mutex, Semaphore, watch};
 
 /// Pages that walk over all streams, made at once.
 const PAGES_AT_ONCE: usize = 2;
+/// Requests to devices under way; most of their time they wait for an answer.
+const TO_DEVICES_AT_ONCE: usize = 32;
 
 /// Gives what `/status` shows as `sinks`: a list of what each has to say of each stream.
 pub type SinksStatus = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
@@ -58,12 +62,15 @@ impl Console {
         metrics: Arc<Metrics>,
         card: CardLife,
         sinks: SinksStatus,
+        devices: Devices,
         ready: watch::Receiver<bool>,
     ) -> Result<Console, ConsoleStartError> {
         let token = config.token_file.as_deref().map(Token::load).transpose()?;
         let (pages, scrape) = (Semaphore::new(PAGES_AT_ONCE), Mutex::default());
         let for_this_box = token.is_none() && !config.insecure_no_token;
-        let desk = Arc::new(Desk { log, metrics, card, sinks, ready, token, for_this_box, pages, scrape });
+        let to_devices = Semaphore::new(TO_DEVICES_AT_ONCE);
+        let desk = Desk { log, metrics, card, sinks, devices, ready, token, for_this_box, pages, to_devices, scrape };
+        let desk = Arc::new(desk);
         let listen = config.listen.address().ok_or(ConsoleStartError::Off)?;
         let server = Server::start(listen, config.limits(), desk).await;
         let server = server.map_err(|source| ConsoleStartError::Listen { listen, source })?;
@@ -84,11 +91,13 @@ struct Desk {
     metrics: Arc<Metrics>,
     card: CardLife,
     sinks: SinksStatus,
+    devices: Devices,
     ready: watch::Receiver<bool>,
     token: Option<Token>,
     /// There is no token, so this is for programs on the box: not for a page in its browser whose name points here.
     for_this_box: bool,
     pages: Semaphore,
+    to_devices: Semaphore,
     /// Some figures are set when they are asked for: one at a time.
     scrape: Mutex<()>,
 }
@@ -103,8 +112,12 @@ impl Handler for Desk {
     }
 
     async fn handle(&self, _: &(), request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let page = self.page(&request).await;
-        let mut response = Response::new(Full::new(Bytes::from(page.body)));
+        let is_devices = devices::is_device_path(request.uri().path());
+        let page = match is_devices {
+            true => self.device_page(request).await,
+            false => self.page(&request).await,
+        };
+        let mut response = Response::new(Full::new(page.body));
         *response.status_mut() = page.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
@@ -114,7 +127,8 @@ impl Handler for Desk {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             StatusCode::METHOD_NOT_ALLOWED => {
-                headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                let allowed = if is_devices { "GET, HEAD, PUT, POST" } else { "GET, HEAD" };
+                headers.insert(ALLOW, HeaderValue::from_static(allowed));
             }
             _ => {}
         }
@@ -134,16 +148,8 @@ impl Desk {
             "/readyz" => return pages::readyz(*self.ready.borrow(), self.log.trouble()),
             _ => {}
         }
-        if self.token.as_ref().is_some_and(|token| !token.is_in(request.headers())) {
-            self.metrics.reject("console", "no_token");
-            let says = "send the token of [console] token_file as \"Authorization: Bearer TOKEN\"\n";
-            return Page::text(StatusCode::UNAUTHORIZED, says);
-        }
-        if self.for_this_box && !names_this_box(request) {
-            self.metrics.reject("console", "foreign_host");
-            let says = "without a token the console answers on this machine alone: ask for it as localhost or 127.0.0.1, \
-                        or name a [console] token_file\n";
-            return Page::text(StatusCode::FORBIDDEN, says);
+        if let Some(refused) = self.turn_away(request) {
+            return refused;
         }
         let Ok(_turn) = self.pages.acquire().await else {
             return Page::text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping\n");
@@ -154,8 +160,37 @@ impl Desk {
                 pages::metrics(&self.log, &self.metrics, &self.card)
             }
             "/status" => pages::status(&self.log, (self.sinks)(), *self.ready.borrow() && self.log.trouble().is_none()),
-            _ => Page::text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz and /status\n"),
+            _ => Page::text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz, /status and /devices\n"),
         }
+    }
+
+    async fn device_page(&self, request: Request<Incoming>) -> Page {
+        if let Some(refused) = self.turn_away(&request) {
+            return refused;
+        }
+        let Ok(_turn) = self.to_devices.try_acquire() else {
+            return Page::text(StatusCode::TOO_MANY_REQUESTS, "too many requests to devices are under way\n");
+        };
+        // The list is as long as there are devices.
+        let is_list = request.uri().path() == "/devices";
+        let _page = if is_list { self.pages.acquire().await.ok() } else { None };
+        devices::page(request, &self.devices, self.token.is_some() || self.for_this_box).await
+    }
+
+    /// Who may not see anything but the probes.
+    fn turn_away(&self, request: &Request<Incoming>) -> Option<Page> {
+        if self.token.as_ref().is_some_and(|token| !token.is_in(request.headers())) {
+            self.metrics.reject("console", "no_token");
+            let says = "send the token of [console] token_file as \"Authorization: Bearer TOKEN\"\n";
+            return Some(Page::text(StatusCode::UNAUTHORIZED, says));
+        }
+        if self.for_this_box && !names_this_box(request) {
+            self.metrics.reject("console", "foreign_host");
+            let says = "without a token the console answers on this machine alone: ask for it as localhost or 127.0.0.1, \
+                        or name a [console] token_file\n";
+            return Some(Page::text(StatusCode::FORBIDDEN, says));
+        }
+        None
     }
 }
 

@@ -3,22 +3,25 @@
 use crate::log::{CursorState, Log, Stream, Table};
 use crate::metrics::{CardLife, Metrics, StreamLabel};
 use crate::record::{Number, ShardIndex, shard_id};
+use bytes::Bytes;
 use http::StatusCode;
 use serde::Serialize;
 use std::sync::Arc;
 
 const PROMETHEUS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
+pub(super) const BYTES: &str = "application/octet-stream";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 pub struct Page {
     pub status: StatusCode,
     pub content_type: &'static str,
-    pub body: String,
+    pub body: Bytes,
 }
 
 impl Page {
     pub fn text(status: StatusCode, body: impl Into<String>) -> Self {
+        let body: String = body.into();
         Page { status, content_type: TEXT, body: body.into() }
     }
 }
@@ -47,7 +50,7 @@ pub fn metrics(log: &Log, metrics: &Metrics, card: &CardLife) -> Page {
         metrics.stream_size.get_or_create(&label).set(stream.size_bytes() as i64);
         metrics.stream_records.get_or_create(&label).set(log.record_count(&stream) as i64);
     }
-    Page { status: StatusCode::OK, content_type: PROMETHEUS, body: metrics.render() }
+    Page { status: StatusCode::OK, content_type: PROMETHEUS, body: metrics.render().into() }
 }
 
 #[derive(Serialize)]
@@ -107,7 +110,7 @@ pub fn status(log: &Log, sinks: serde_json::Value, ready: bool) -> Page {
         cursors: cursors(log),
     };
     match serde_json::to_string_pretty(&status) {
-        Ok(body) => Page { status: StatusCode::OK, content_type: JSON, body: body + "\n" },
+        Ok(body) => Page { status: StatusCode::OK, content_type: JSON, body: (body + "\n").into() },
         Err(error) => Page::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
@@ -160,7 +163,8 @@ mod tests {
         assert_eq!(readyz(false, None).status, 503);
         assert_eq!(readyz(true, Some("disk full".into())).status, 503);
         assert_eq!(readyz(true, None).status, 200);
-        assert!(!readyz(true, Some("/secret/path".into())).body.contains("secret"), "probes carry no token");
+        let page = readyz(true, Some("/secret/path".into()));
+        assert!(!String::from_utf8_lossy(&page.body).contains("secret"), "probes carry no token");
     }
 
     #[test]

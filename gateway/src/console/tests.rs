@@ -13,6 +13,7 @@ struct Running {
     console: Console,
     log: Log,
     clock: Clock,
+    devices: Devices,
     ready: watch::Sender<bool>,
     _dir: tempfile::TempDir,
 }
@@ -38,8 +39,9 @@ async fn start(token: Option<&str>) -> Running {
     let config = ConsoleConfig { listen: "127.0.0.1:0".parse().unwrap(), token_file, ..ConsoleConfig::default() };
     let sinks = Box::new(|| serde_json::json!([{ "sink": "cloud", "stream": "tele", "trouble": "it denies access" }]));
     let (ready, receiver) = watch::channel(false);
-    let console = Console::start(&config, log.clone(), metrics, card, sinks, receiver).await.unwrap();
-    Running { console, log, clock, ready, _dir: dir }
+    let devices = Devices::default();
+    let console = Console::start(&config, log.clone(), metrics, card, sinks, devices.clone(), receiver).await.unwrap();
+    Running { console, log, clock, devices, ready, _dir: dir }
 }
 
 impl Running {
@@ -192,4 +194,63 @@ async fn without_a_token_a_name_of_the_web_that_points_here_gets_nothing() {
     let running = start(Some("0123456789abcdef\n")).await;
     let with_token = "host: box.example\r\nauthorization: Bearer 0123456789abcdef\r\n";
     assert_eq!(running.ask(&ask("/status", with_token)).await.0, 200, "whoever has the token may come by any name");
+}
+
+/// Answers as a device that says back what it hears, if it is "there".
+struct Echo;
+
+impl DeviceDoor for Echo {
+    fn list(&self) -> Value {
+        serde_json::json!([{ "id": "there" }])
+    }
+    fn set_config<'a>(&'a self, id: &'a str, config: Bytes) -> Answer<'a, ()> {
+        Box::pin(async move { self.command(id, config, Duration::ZERO).await.map(drop) })
+    }
+    fn set_log<'a>(&'a self, id: &'a str, level: Bytes) -> Answer<'a, ()> {
+        self.set_config(id, level)
+    }
+    fn command<'a>(&'a self, id: &'a str, command: Bytes, within: Duration) -> Answer<'a, Bytes> {
+        Box::pin(async move {
+            match id {
+                "there" => Ok([&command[..], format!(" {within:?}").as_bytes()].concat().into()),
+                _ => Err((StatusCode::NOT_FOUND, "no such device".into())),
+            }
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_reach_devices_and_pages_of_the_web_do_not() {
+    let running = start(None).await;
+    let send = |line: &str, header: &str, body: &str| {
+        let length = body.len();
+        format!(
+            "{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{header}content-length: {length}\r\n\r\n{body}"
+        )
+    };
+    assert_eq!(running.get("/devices", "").await.0, 503);
+    assert!(running.devices.set(Box::new(Echo)).is_ok());
+    let (code, list) = running.get("/devices", "").await;
+    assert_eq!((code, serde_json::from_str::<Value>(&list).unwrap()[0]["id"].clone()), (200, "there".into()));
+    for (line, body, code, says) in [
+        ("POST /devices/there/command?timeout=2s", "reboot", 200, "reboot 2s"),
+        ("POST /devices/there/command", "", 200, " 5s"),
+        ("POST /devices/th%65re/command?timeout=soon", "", 400, "write timeout=5s, 60s at most\n"),
+        ("POST /devices/gone/command", "", 404, "no such device\n"),
+        ("PUT /devices/there/config", "period=5", 200, "ok\n"),
+        ("PUT /devices/there/log", "debug", 200, "ok\n"),
+        ("PUT /devices/there/config", &"x".repeat(4_097), 413, "the body is longer than 4096 bytes\n"),
+        ("PUT /devices/there/command", "", 405, "only POST is answered here\n"),
+        ("DELETE /devices", "", 405, "only GET is answered here\n"),
+    ] {
+        assert_eq!(running.ask(&send(line, "", body)).await, (code, says.into()), "{line}");
+    }
+    for path in ["/devices/", "/devices/there", "/devices/there/other", "/devices//config", "/devices/%/config"] {
+        assert_eq!(running.ask(&send(&format!("PUT {path}"), "", "")).await.0, 404, "{path}");
+    }
+    // A form on a page of the web may be sent anywhere, and its browser names who made it.
+    let from_the_web = "origin: https://evil.example\r\ncontent-type: text/plain\r\n";
+    assert_eq!(running.ask(&send("POST /devices/there/command", from_the_web, "reboot")).await.0, 403);
+    let running = start(Some("0123456789abcdef\n")).await;
+    assert_eq!(running.ask(&send("POST /devices/there/command", "", "reboot")).await.0, 401);
 }

@@ -259,3 +259,80 @@ fn a_gap_is_counted_once_whoever_meets_it_while_it_is_being_written() {
     log.commit_step();
     assert_eq!((meet(), log.gaps(&stream).len()), (2, 1));
 }
+
+fn four_shards(log: &SteppedLog, name: &str) -> Arc<Stream> {
+    let settings = StreamSettings { shards: 4, on_full: OnFull::Reject, ..StreamSettings::default() };
+    log.create_stream(&StreamName::new(name).unwrap(), settings).unwrap()
+}
+
+/// Numbers in order, over the shards as their keys fall.
+fn push_numbered(batch: &mut Batch, stream: &Arc<Stream>, numbers: std::ops::RangeInclusive<u64>, data: &[u8]) {
+    for sequence in numbers {
+        let (key, producer) = (format!("key-{sequence}"), Some(Producer { id: 1, epoch: 1, sequence }));
+        let record = NewRecord { key: key.as_bytes(), producer, data, ..Default::default() };
+        batch.push(stream, &record).unwrap();
+    }
+}
+
+// A higher number that is stored says that the lower ones are: one that a full stream has refused would be forgotten.
+#[test]
+fn numbered_records_that_go_as_one_are_refused_all_or_none() {
+    let sim = SimDisk::new(1);
+    let (log, open) = log_and_stream(&sim);
+    let full = four_shards(&log, "full");
+    full.full.store(true, std::sync::atomic::Ordering::Relaxed);
+    for as_one in [false, true] {
+        let mut batch = Batch::new();
+        push_numbered(&mut batch, &full, 1..=2, b"x");
+        push_numbered(&mut batch, &open, 3..=4, b"x");
+        batch.push(&open, &NewRecord { key: b"k", ..Default::default() }).unwrap();
+        batch
+            .push(&four_shards(&log, &format!("ordinary-{as_one}")), &NewRecord { key: b"k", ..Default::default() })
+            .unwrap();
+        if as_one {
+            batch.take_numbered_as_one();
+        }
+        let (_, places) = log.append(&mut log.appender(), &mut batch).unwrap().unwrap();
+        let refused: Vec<bool> = places.iter().map(|place| matches!(place, Placement::Full { .. })).collect();
+        assert_eq!(refused, [true, true, as_one, as_one, as_one, false], "what shares a shard with it goes with it");
+    }
+}
+
+// Groups become durable one by one: were a batch in two of them, a crash in between would leave a higher number alone.
+#[test]
+fn what_goes_as_one_is_in_one_group_and_its_last_number_is_told_when_it_is_durable() {
+    let sim = SimDisk::new(1);
+    let log = open(&sim, 1, SMALL);
+    let stream = four_shards(&log, "s");
+    log.commit_step();
+    let room = log.engine.door.group_bytes_max();
+    let mut first = Batch::new();
+    first.push(&stream, &NewRecord { key: b"k", data: &vec![0; room / 2], ..Default::default() }).unwrap();
+    log.append(&mut log.appender(), &mut first).unwrap().unwrap();
+    let mut batch = Batch::new();
+    push_numbered(&mut batch, &stream, 1..=40, &vec![0; room / 60]);
+    batch.take_numbered_as_one();
+    let mut appender = log.appender();
+    assert!(log.append(&mut appender, &mut batch).unwrap().is_none(), "not a part of it, though there is room for one");
+    log.commit_step();
+    assert_eq!(log.engine.kept.lock().unwrap().get(1), None);
+    let mut batch = Batch::new();
+    push_numbered(&mut batch, &stream, 1..=40, &vec![0; room / 60]);
+    batch.take_numbered_as_one();
+    log.append(&mut appender, &mut batch).unwrap().unwrap();
+    assert_eq!(log.engine.kept.lock().unwrap().get(1), None, "not durable yet");
+    log.commit_step();
+    assert_eq!(log.engine.kept.lock().unwrap().get(1), Some((1, 40)));
+
+    let mut lost = Batch::new();
+    push_numbered(&mut lost, &stream, 41..=44, b"x");
+    sim.arm(Fault::FailSync { after: 0 });
+    log.append(&mut log.appender(), &mut lost).unwrap().unwrap();
+    assert_eq!(log.commit_step(), SimStep::Failed);
+    assert_eq!(log.engine.kept.lock().unwrap().get(1), Some((1, 40)));
+    sim.disarm();
+    drop(log);
+    let log = open(&sim, 2, SMALL);
+    // What a failed sync has left may be whole, and then it counts: as a whole.
+    assert!(matches!(log.engine.kept.lock().unwrap().get(1), Some((1, 40 | 44))));
+}

@@ -93,15 +93,20 @@ struct Connection<S> {
     burden: Burden,
     /// The packet at the front waits for room that others have.
     growing: Option<Growing>,
+    /// The envelope at the front waits for room to be unpacked.
+    unpacking: Option<Room>,
     /// Filters have changed since the sources were told.
     resubscribed: bool,
     holding: Holding,
     closing: Option<Closing>,
 }
 
+/// Room that somebody else has.
+type Room = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
+
 /// Waits in line for room for a large packet.
 struct Growing {
-    room: Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>,
+    room: Room,
     since_ms: u64,
     _wanting: Wanting,
 }
@@ -155,6 +160,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             took_ms: now_ms,
             burden: Burden::default(),
             growing: None,
+            unpacking: None,
             resubscribed: false,
             holding: Holding::new(shared.memory.clone()),
             closing: None,
@@ -182,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     fn close(&mut self, reason: Option<Reason>) {
         let since_ms = self.shared.now_ms();
         self.closing.get_or_insert(Closing { reason, since_ms });
-        self.growing = None;
+        (self.growing, self.unpacking) = (None, None);
         self.sources.stop();
     }
 

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use envelope::{Bound, Scratch, is_envelope};
 use std::collections::HashMap;
 use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// User property by which a producer numbers its records (promise P3): `<epoch>/<sequence>`.
@@ -47,6 +48,8 @@ pub struct Around<'a> {
     pub log: &'a Log,
     pub bus: &'a Bus,
     pub devices: &'a Devices,
+    /// Room for what envelopes are unpacked to.
+    pub unpacked: &'a Arc<Semaphore>,
 }
 
 /// What became of a message.
@@ -55,6 +58,8 @@ pub enum Taken {
     Yes,
     /// It has to wait until what was gathered is handed in. Nothing was done.
     Later,
+    /// It has to wait until there is room for so many KiB, which [`Inlet::give_room`] brings. Nothing was done.
+    NoRoom(u32),
 }
 
 /// Why a message is refused, and under which name that is counted.
@@ -90,6 +95,9 @@ pub struct Inlet {
     scratch: Scratch,
     /// The envelopes in the batch.
     bound: Option<Bound>,
+    /// What they were unpacked to, and the room that it has beyond what is free.
+    unpacked_bytes: usize,
+    room: Option<OwnedSemaphorePermit>,
     lost: u64,
 }
 
@@ -143,6 +151,8 @@ impl Inlet {
             headers: Vec::new(),
             scratch: Scratch::default(),
             bound: None,
+            unpacked_bytes: 0,
+            room: None,
             lost: 0,
         }
     }
@@ -177,6 +187,13 @@ impl Inlet {
         self.items.shrink_to(ITEMS_KEPT);
         self.gathered_bytes = 0;
         self.bound = None;
+        self.unpacked_bytes = 0;
+        self.room = None;
+    }
+
+    /// Room that [`Taken::NoRoom`] asked for.
+    pub fn give_room(&mut self, room: OwnedSemaphorePermit) {
+        self.room = Some(room);
     }
 
     /// Records that the device numbered and never sent, as far as this turn has shown.

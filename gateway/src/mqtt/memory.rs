@@ -1,10 +1,10 @@
 //! What all connections together may keep in memory, so that a crowd that announces much, or takes nothing of what it is
 //! sent, is bounded as a crowd and not only one by one (promise P6).
 //!
-//! Three budgets hold what comes in; each is asked before a buffer grows. What goes out is counted as it is held: when it
+//! Four budgets hold what comes in; each is asked before a buffer grows. What goes out is counted as it is held: when it
 //! is much, everyone holds less and whoever sits on more than a little is let go; when it is too much, nothing more is read
 //! for subscribers, and whoever is counted at all has to take what it is sent or go. So it never stays too much. Publishers
-//! and their acknowledgements never wait for any of it.
+//! and their acknowledgements never wait for any of it, but for an envelope that unpacks to much.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +17,10 @@ const HELLO_KIB: usize = 4 << 10;
 const BUSY_KIB: usize = 16 << 10;
 /// Packets that do not fit a busy connection's buffer. In KiB.
 const LARGE_KIB: usize = 32 << 10;
+/// What envelopes were unpacked to and the log has not taken yet. In KiB.
+const UNPACKED_KIB: usize = 16 << 10;
+/// What a connection may always unpack in one turn, in bytes: it is not counted.
+pub const UNPACKED_FREE_BYTES: usize = 16 << 10;
 /// Bytes held for clients from which on everyone holds less.
 const TIGHT_BYTES: usize = 12 << 20;
 /// Bytes held for clients from which on nothing more is read for them.
@@ -36,6 +40,7 @@ pub struct Memory {
     pub hello: Arc<Semaphore>,
     pub busy: Arc<Semaphore>,
     pub large: Arc<Semaphore>,
+    pub unpacked: Arc<Semaphore>,
     reads: Semaphore,
     /// Connections that wait for room for a large packet.
     wanting: AtomicUsize,
@@ -51,6 +56,7 @@ impl Default for Memory {
             hello: Arc::new(Semaphore::new(HELLO_KIB)),
             busy: Arc::new(Semaphore::new(BUSY_KIB)),
             large: Arc::new(Semaphore::new(LARGE_KIB)),
+            unpacked: Arc::new(Semaphore::new(UNPACKED_KIB)),
             reads: Semaphore::new(READS_MAX),
             wanting: AtomicUsize::new(0),
             outgoing: AtomicUsize::new(0),

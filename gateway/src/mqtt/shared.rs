@@ -92,7 +92,14 @@ impl Shared {
     }
 
     pub fn around(&self) -> Around<'_> {
-        Around { routes: &self.routes, access: &self.access, log: &self.log, bus: &self.bus, devices: &self.devices }
+        Around {
+            routes: &self.routes,
+            access: &self.access,
+            log: &self.log,
+            bus: &self.bus,
+            devices: &self.devices,
+            unpacked: &self.memory.unpacked,
+        }
     }
 
     #[inline]

@@ -6,6 +6,7 @@
 mod disk;
 mod p1_ack_means_on_disk;
 mod p2_order_per_key;
+mod p3_envelopes;
 mod p3_stored_once;
 mod p4_upstream_at_least_once;
 mod p5_every_loss_is_told;

@@ -35,6 +35,7 @@ enum Event {
     Wrote(io::Result<usize>),
     Read(io::Result<usize>),
     Room(OwnedSemaphorePermit),
+    Unpack(OwnedSemaphorePermit),
     Deliver(Next),
     Leave,
     Stop,
@@ -77,7 +78,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 return self.say_goodbye(closing).await;
             }
             self.count_held(now_ms);
-            if more && self.closing.is_none() && self.has_room() {
+            if more && self.closing.is_none() && self.unpacking.is_none() && self.has_room() {
                 // What lies here already needs no event to go on.
                 continue;
             }
@@ -103,6 +104,12 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 Event::Read(Ok(_)) => self.close(None),
                 Event::Read(Err(_)) => return End::Gone,
                 Event::Room(room) => self.grow(room),
+                Event::Unpack(room) => {
+                    self.unpacking = None;
+                    self.inlet.give_room(room);
+                    // It was not the client that waited.
+                    self.session.excuse(self.shared.now_ms());
+                }
                 Event::Deliver(Next::Owed(owed)) => self.deliver_owed(owed),
                 Event::Deliver(Next::Live(message)) => self.deliver_live(&message),
                 Event::Leave => self.close(Some(Reason::SessionTakenOver)),
@@ -167,7 +174,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         match action {
             Action::Store(publish) => {
                 let stored = store(&mut self.inlet, &self.shared, &publish);
-                if stored == Ok(Taken::Later) {
+                if let Ok(Taken::Later | Taken::NoRoom(_)) = stored {
+                    if let Ok(Taken::NoRoom(kib)) = stored {
+                        let unpacked = self.shared.memory.unpacked.clone();
+                        self.unpacking = Some(Box::pin(unpacked.acquire_many_owned(kib)));
+                    }
                     if publish.id.is_some() {
                         self.session.inbound.unsee();
                     }
@@ -307,16 +318,22 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         timer: std::pin::Pin<&mut tokio::time::Sleep>,
     ) -> Event {
         let open = self.closing.is_none();
-        let can_read = open && self.has_room() && self.has_space();
+        let can_read = open && self.unpacking.is_none() && self.has_room() && self.has_space();
         let can_send = self.output_has_room() && open;
         let can_owe = can_send && self.session.outbound.has_room();
         let ticket = self.acks.next_ticket();
         let (acks_wait, output_waits) = (ticket.is_some(), !self.output.is_empty());
-        let (appender, seat, sources, growing) =
-            (&mut self.appender, &mut self.seat, &mut self.sources, &mut self.growing);
+        let (appender, seat, sources, growing, unpacking) =
+            (&mut self.appender, &mut self.seat, &mut self.sources, &mut self.growing, &mut self.unpacking);
         let room = async {
             match growing {
                 Some(Growing { room, .. }) => room.as_mut().await,
+                None => std::future::pending().await,
+            }
+        };
+        let unpack = async {
+            match unpacking {
+                Some(room) => room.as_mut().await,
                 None => std::future::pending().await,
             }
         };
@@ -336,6 +353,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             done = durable, if acks_wait => Event::Durable(done),
             count = self.reader.read(self.input.space()), if can_read => Event::Read(count),
             Ok(room) = room => Event::Room(room),
+            Ok(room) = unpack => Event::Unpack(room),
             next = sources.next(can_owe), if can_send => Event::Deliver(next),
         }
     }
@@ -430,7 +448,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
 
     fn keep_alive_due_ms(&self) -> Option<u64> {
         // While we do not read, silence is our doing.
-        let listening = self.closing.is_none() && self.has_room() && self.growing.is_none();
+        let waits = self.growing.is_some() || self.unpacking.is_some();
+        let listening = self.closing.is_none() && self.has_room() && !waits;
         self.session.overdue_at_ms().filter(|_| listening)
     }
 

@@ -12,11 +12,13 @@ use crate::log::Stream;
 use crate::mqtt::acks::{Item, Outcome};
 use crate::mqtt::codec::{PropertyId, Publish, Qos, Reason};
 use crate::mqtt::lane::Numbers;
+use crate::mqtt::memory::UNPACKED_FREE_BYTES;
 use crate::record::{HashKey, Header, HeaderId, NewRecord, PARTITION_KEY_BYTES_MAX, Producer};
 use headwater_wire::{CONTENT_TYPE, Chunk, Envelope, Kind, Malformed, Plain};
 use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What one envelope may unpack to, in bytes: data, keys and headers of its records. Rows that are as expected cost a few
 /// bits, so little can unpack to much.
@@ -141,8 +143,15 @@ impl Inlet {
             if !self.items.is_empty() && self.gathered_bytes + bytes > most {
                 return Ok(Taken::Later);
             }
+            // A part of a blob is no longer than the packet, which has its room.
+            if envelope.kind != Kind::Chunk
+                && let Some(kib) = self.lacks_room(bytes, around.unpacked)
+            {
+                return Ok(if self.items.is_empty() { Taken::NoRoom(kib) } else { Taken::Later });
+            }
             self.push_unpacked(&scratch, at, publish, envelope, lane, body.clone())?;
             self.gathered_bytes += bytes;
+            self.unpacked_bytes += bytes;
             self.copy_unpacked(&scratch, at, publish, envelope, body, around);
             Ok(Taken::Yes)
         });
@@ -150,6 +159,22 @@ impl Inlet {
         self.scratch = scratch;
         self.headers.clear();
         taken
+    }
+
+    /// Takes room for so many bytes more; how many KiB it would take all in all if there is not as much now. Whoever waits
+    /// for it holds none: it would be waited for in turn.
+    fn lacks_room(&mut self, bytes: usize, unpacked: &Arc<Semaphore>) -> Option<u32> {
+        let all = self.unpacked_bytes + bytes;
+        let has = self.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        // Two times the bound of an envelope at most.
+        let kib = if all > UNPACKED_FREE_BYTES { all.div_ceil(1 << 10) } else { 0 };
+        let more = kib.checked_sub(has).filter(|more| *more > 0)?;
+        let Ok(room) = unpacked.clone().try_acquire_many_owned(more as u32) else { return Some(kib as u32) };
+        match &mut self.room {
+            Some(held) => held.merge(room),
+            None => self.room = Some(room),
+        }
+        None
     }
 
     /// Looks at all of it, writes rows as JSON, and works out the keys that depend on the records. With it comes what the

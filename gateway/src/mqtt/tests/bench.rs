@@ -52,7 +52,15 @@ fn run(gateway: &Gateway, version: Version, input: &[u8], rounds: usize) -> f64 
     let (routes, access, bus) =
         (Routes::new(&[]).unwrap(), Access::default(), Bus::new(gateway.metrics.clone(), Default::default()));
     let devices = crate::mqtt::Devices::new(gateway.log.clone(), crate::clock::Clock::system());
-    let around = Around { routes: &routes, access: &access, log: &gateway.log, bus: &bus, devices: &devices };
+    let unpacked = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let around = Around {
+        routes: &routes,
+        access: &access,
+        log: &gateway.log,
+        bus: &bus,
+        devices: &devices,
+        unpacked: &unpacked,
+    };
     let placements = vec![crate::log::Placement::Stored { shard: 0, number: 1 }; PER_READ];
     let (mut acks, mut out) = (Acks::<u64>::default(), Vec::new());
     let begun = Instant::now();

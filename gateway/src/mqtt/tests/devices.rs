@@ -72,3 +72,106 @@ async fn nobody_reaches_the_topics_of_another_device() {
     }
     assert_eq!(gateway.payloads("default").len(), 0);
 }
+
+#[tokio::test]
+async fn what_is_kept_for_a_device_is_told_with_every_greeting() {
+    use crate::mqtt::{NotKept, Setting};
+    let mut gateway = Gateway::start().await;
+    let devices = gateway.mqtt.as_ref().unwrap().devices();
+    devices.keep("d1", Setting::Config, "period=5".into()).await.unwrap();
+    let (mut client, hello) = greeted(&gateway, "d1").await;
+    assert_eq!(hello.waiting, 1);
+    assert_eq!(payload_of(&client.packet().await, "$headwater/d/d1/config"), b"period=5");
+    // One that is there hears at once; the others hear nothing.
+    let (mut other, hello) = greeted(&gateway, "d2").await;
+    assert_eq!(hello.waiting, 0);
+    devices.keep("d1", Setting::Log, "debug".into()).await.unwrap();
+    devices.keep("d1", Setting::Config, "period=9".into()).await.unwrap();
+    assert_eq!(payload_of(&client.packet().await, "$headwater/d/d1/log"), b"debug");
+    assert_eq!(payload_of(&client.packet().await, "$headwater/d/d1/config"), b"period=9");
+    other.expect_silence().await;
+    gateway.restart().await;
+    let (mut client, hello) = greeted(&gateway, "d1").await;
+    assert_eq!(hello.waiting, 2);
+    assert_eq!(payload_of(&client.packet().await, "$headwater/d/d1/config"), b"period=9");
+    assert_eq!(payload_of(&client.packet().await, "$headwater/d/d1/log"), b"debug");
+    let devices = gateway.mqtt.as_ref().unwrap().devices();
+    for setting in [Setting::Config, Setting::Log] {
+        devices.keep("d1", setting, "".into()).await.unwrap();
+    }
+    assert_eq!(greeted(&gateway, "d1").await.1.waiting, 0);
+    assert!(matches!(devices.keep("a/b", Setting::Config, "x".into()).await, Err(NotKept::Id)));
+    let long = vec![0; 4_097].into();
+    assert!(matches!(devices.keep("d1", Setting::Config, long).await, Err(NotKept::TooLong)));
+}
+
+#[tokio::test]
+async fn a_command_reaches_the_device_and_its_answer_comes_back() {
+    use crate::mqtt::NoAnswer;
+    use std::time::Duration;
+    let gateway = Gateway::start().await;
+    let devices = gateway.mqtt.as_ref().unwrap().devices();
+    let brief = Duration::from_millis(100);
+    assert_eq!(devices.command("d1", "x".into(), brief).await, Err(NoAnswer::NotConnected));
+    let (mut client, _) = greeted(&gateway, "d1").await;
+    let asked = tokio::spawn({
+        let devices = devices.clone();
+        async move { devices.command("d1", "uptime".into(), SOON).await }
+    });
+    let command = client.packet().await;
+    assert_eq!(payload_of(&command, "$headwater/d/d1/command"), b"uptime");
+    let properties = &command[2 + text("$headwater/d/d1/command").len() + 1..];
+    let answer_topic = [&[0x08][..], &text("$headwater/d/d1/answer")].concat();
+    let correlation = properties.strip_prefix(&answer_topic[..]).expect("a response topic first");
+    let correlation = correlation[..11].to_vec();
+    assert_eq!(correlation[..3], [0x09, 0, 8]);
+    // Answers that nobody asked for are taken and forgotten.
+    let mut other = correlation.clone();
+    other[10] ^= 1;
+    for (id, properties) in [(1, &[][..]), (2, &other[..]), (3, &correlation[..])] {
+        client.send(&publish5(1, id, "$headwater/d/d1/answer", properties, "three days")).await;
+        client.expect(&packet(0x40, &id.to_be_bytes())).await;
+    }
+    assert_eq!(asked.await.unwrap().unwrap(), "three days");
+    assert_eq!(gateway.payloads("default").len(), 0);
+
+    assert_eq!(devices.command("d1", "x".into(), brief).await, Err(NoAnswer::Late));
+    client.packet().await;
+    let list = devices.list();
+    assert_eq!((list.len(), list[0].id.as_str(), list[0].connected), (1, "d1", true));
+    let leaves = tokio::spawn({
+        let devices = devices.clone();
+        async move { devices.command("d1", "x".into(), SOON).await }
+    });
+    client.packet().await;
+    drop(client);
+    assert_eq!(leaves.await.unwrap(), Err(NoAnswer::Late), "told when it leaves, not when the time is over");
+    assert_eq!(devices.command("d1", "x".into(), SOON).await, Err(NoAnswer::NotConnected));
+    assert!(!devices.list()[0].connected);
+}
+
+#[tokio::test]
+async fn p6_a_device_that_answers_nothing_holds_a_bounded_number_of_commands() {
+    use crate::mqtt::NoAnswer;
+    let gateway = Gateway::start().await;
+    let devices = gateway.mqtt.as_ref().unwrap().devices();
+    let (_client, _) = greeted(&gateway, "d1").await;
+    let brief = std::time::Duration::from_millis(300);
+    let ask = |_| {
+        tokio::spawn({
+            let devices = devices.clone();
+            async move { devices.command("d1", "x".into(), brief).await }
+        })
+    };
+    let asked: Vec<_> = (0..50).map(ask).collect();
+    let (mut late, mut busy) = (0, 0);
+    for asked in asked {
+        match asked.await.unwrap() {
+            Err(NoAnswer::Late) => late += 1,
+            Err(NoAnswer::Busy) => busy += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((late, busy), (8, 42));
+    assert_eq!(devices.command("d1", "x".into(), brief).await, Err(NoAnswer::Late), "there is room again");
+}

@@ -327,3 +327,44 @@ async fn records_that_a_device_left_out_are_counted() {
         }
     }
 }
+
+// A crowd whose small packets unpack to much, while the log makes all of them wait.
+#[tokio::test]
+async fn p6_what_all_envelopes_unpack_to_is_bounded_and_costs_nobody_else() {
+    let gateway = Gateway::start().await;
+    let unpacked = gateway.mqtt.as_ref().unwrap().shared.memory.unpacked.clone();
+    let room = unpacked.available_permits();
+    let taken = unpacked.clone().acquire_many_owned(room as u32 - 1).await.unwrap();
+    let mut client = gateway.connected(5, "d1").await;
+    let text = "s".repeat(500);
+    let burst = [
+        publish_bytes(1, 1, "a", &plain(7, 1, &["small"])),
+        publish_bytes(1, 2, "a", &readings(7, 2, &vec![(0, &text[..], 0); 100])),
+        publish_bytes(1, 3, "a", &readings(7, 102, &vec![(0, &text[..], 0); 300])),
+        publish5(1, 4, "a", &[], "behind"),
+    ];
+    client.send(&burst.concat()).await;
+    client.expect(&puback(1, 0)).await;
+    client.expect_silence().await;
+    let mut other = gateway.connected(5, "d2").await;
+    other.send(&publish_bytes(1, 1, "a", &plain(7, 1, &["small"]))).await;
+    other.expect(&puback(1, 0)).await;
+    // One that leaves while it waits takes nothing with it.
+    other.send(&publish_bytes(1, 2, "a", &readings(7, 2, &vec![(0, &text[..], 0); 300]))).await;
+    other.expect_silence().await;
+    drop(other);
+    drop(taken);
+    for id in 2..=4 {
+        client.expect(&puback(id, 0)).await;
+    }
+    drop(client);
+    for _ in 0..500 {
+        if unpacked.available_permits() == room {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(unpacked.available_permits(), room);
+    let of_first = gateway.records("default").iter().filter(|r| &r.key[..] == b"d1").count();
+    assert_eq!(of_first, 1 + 100 + 300 + 1);
+}
