@@ -1,3 +1,5 @@
+//! The map of the SDK; its page is `README.md`.
+//!
 #![cfg_attr(not(any(test, feature = "sim")), no_std)]
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
@@ -10,7 +12,9 @@ extern crate std;
 use headwater_device_host as _;
 
 mod apart;
+mod config;
 mod device;
+mod downlink;
 pub mod link;
 mod mqtt;
 #[cfg(feature = "embassy-net")]
@@ -20,15 +24,18 @@ pub mod ota;
 pub mod outbox;
 pub mod ram;
 mod recorder;
+mod run;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod store;
 #[cfg(feature = "tls")]
 pub mod tls;
 mod trace;
 
-pub use device::{
-    ANSWER_BYTES_MAX, Blob, Config, Counts, Device, Downlink, Failure, ID_BYTES_MAX, RECEIVE_BYTES, Rest, SetupError,
-    Transport, memory_bytes,
+pub use config::{
+    ANSWER_BYTES_MAX, Config, Counts, Failure, ID_BYTES_MAX, RECEIVE_BYTES, Rest, SetupError, memory_bytes,
 };
+pub use device::{Device, Transport};
+pub use downlink::{Blob, Downlink, chunk_bytes};
 pub use headwater_wire::{Column, ColumnType, Null, Value};
 pub use recorder::{RecordError, Recorder, Status};

@@ -4,7 +4,7 @@
 //! one PUBLISH. It goes on when it is full, when `linger` is over, or when somebody asks. A second batch takes what comes
 //! while the first waits for the flash.
 
-use crate::device::{Counts, Failure};
+use crate::config::{Counts, Failure};
 use crate::link::later;
 use crate::outbox::{Counters, HEAD_ROOM};
 use core::cell::RefCell;

@@ -20,6 +20,8 @@ pub struct Link {
     /// What goes to the server in a second, in bytes; 0: all there is.
     bytes_per_s: AtomicU64,
     cut: Notify,
+    /// Pieces that went to the server.
+    passed: AtomicU64,
 }
 
 pub struct Proxy {
@@ -61,6 +63,11 @@ impl Proxy {
         self.link.cut.notify_waiters();
     }
 
+    /// Pieces that went to the server so far.
+    pub fn passed(&self) -> u64 {
+        self.link.passed.load(Ordering::Relaxed)
+    }
+
     /// Answers lost so far.
     pub fn lost(&self) -> u64 {
         self.link.lost.load(Ordering::Relaxed)
@@ -99,6 +106,7 @@ async fn pass(mut client: TcpStream, mut server: TcpStream, link: &Link) {
                 tokio::time::sleep(Duration::from_secs_f64(length as f64 / rate as f64)).await;
             }
             to_server.write_all(&piece[..length]).await?;
+            link.passed.fetch_add(1, Ordering::Relaxed);
         }
     };
     let back = async {

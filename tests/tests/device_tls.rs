@@ -195,8 +195,8 @@ fn is_refused(certificates: &Certificates, impostor: SocketAddr, name: &'static 
 /// Into the middle of the gateway's certificate.
 const HALF_A_HANDSHAKE: usize = 600;
 
-/// Stands between the device and `gateway`. In each of the first connections it changes one byte of what comes from there and
-/// hangs up a little later: not every byte matters to the handshake.
+/// Stands between the device and `gateway`. In each of the first connections it changes one byte of what comes from
+/// there and hangs up a little later: not every byte matters to the handshake.
 fn flipping(gateway: SocketAddr, connections: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

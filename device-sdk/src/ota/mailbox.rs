@@ -1,7 +1,7 @@
 //! Where the driver, which hears and speaks to the gateway, and the updater, which writes to flash, meet. A state machine:
 //! nothing here waits.
 
-use crate::device::Downlink;
+use crate::downlink::Downlink;
 use crate::ota::{PART_BYTES, Rejection};
 use core::cell::RefCell;
 use core::task::{Context, Poll};

@@ -1,7 +1,7 @@
 //! The updater, the boot loader and a gateway over one flash, with the power cut at any step.
 
 use super::*;
-use crate::device::Downlink;
+use crate::downlink::Downlink;
 use crate::sim::{FlashSim, FlashSimError};
 use core::task::Context;
 use embassy_boot::{BootLoader, BootLoaderConfig};

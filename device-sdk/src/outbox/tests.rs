@@ -1,3 +1,5 @@
+//! The outbox over a simulated flash: power cuts at each step, flipped bits, a full ring, wear.
+
 use super::*;
 use crate::sim::{FlashSim, FlashSimError};
 use embassy_futures::block_on;

@@ -4,8 +4,8 @@
 //! cat ca.pem pump-7.pem pump-7.key > device.pem
 //! ```
 //!
-//! Certificates of authorities are whom it trusts; the one that is not of an authority is its own, and the key belongs to it.
-//! On the device the file is decoded once into a buffer of three quarters of its length.
+//! Certificates of authorities are whom it trusts; the one that is not of an authority is its own, and the key belongs
+//! to it. On the device the file is decoded once into a buffer of three quarters of its length.
 
 use super::certificate::{Certificate, CertificateError};
 use super::der::{self, Der};
@@ -41,8 +41,8 @@ pub enum CredentialsError {
 }
 
 impl<'a> Credentials<'a> {
-    /// From what is already decoded: certificates of authorities one behind the other, and the device's certificate and the
-    /// 32 bytes of its key.
+    /// From what is already decoded: certificates of authorities one behind the other, and the device's certificate and
+    /// the 32 bytes of its key.
     ///
     /// # Errors
     /// [`CredentialsError`].

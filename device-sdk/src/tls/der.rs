@@ -1,5 +1,5 @@
-//! Just enough DER to read certificates and keys: a walk over tags, lengths and contents (ITU-T X.690). Definite lengths
-//! in their shortest form, up to what fits a certificate; everything else is `None`.
+//! Just enough DER to read certificates and keys: a walk over tags, lengths and contents (ITU-T X.690). Definite
+//! lengths in their shortest form, up to what fits a certificate; everything else is `None`.
 
 pub const BOOLEAN: u8 = 0x01;
 pub const INTEGER: u8 = 0x02;

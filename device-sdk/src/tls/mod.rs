@@ -1,16 +1,17 @@
 //! TLS 1.3 around any transport: the server's certificate is checked against the device's authorities, and the device
 //! shows its own if the gateway asks for one. No allocation.
 //!
-//! The protocol is `embedded-tls`: AES-128-GCM with SHA-256, key exchange and signatures over P-256. What decides whether
-//! the other side is the gateway is not left to it: the chain is verified here (its own verifier takes any certificate
-//! for an authority, and the device's clock for a static), and so is that a proof was seen at all, which its handshake
-//! does not insist on. Records from the other side pass a sieve first.
+//! The protocol is `embedded-tls`: AES-128-GCM with SHA-256, key exchange and signatures over P-256. What decides
+//! whether the other side is the gateway is not left to it: the chain is verified here (its own verifier takes any
+//! certificate for an authority, and the device's clock for a static), and so is that a proof was seen at all, which
+//! its handshake does not insist on. Records from the other side pass a sieve first.
 //!
-//! Time: certificates are judged by the gateway's time once the device has heard it, and the gateway says it only over a
-//! connection that was checked. Before that, by a moment that is certainly over, such as the build of the firmware: what
-//! had expired by then is refused, and nothing is called not valid yet. A device that was off for years so still gets to
-//! its gateway, and an old certificate whose key leaked is of use only until the device has connected once since it was
-//! switched on.
+//! Time: certificates are judged by the gateway's time once the device has heard it, and the gateway says it only over
+//! a connection that was checked. Before that, by a moment that is certainly over, such as the build of the firmware:
+//! what had expired by then is refused, and nothing is called not valid yet. A device that was off for years so still
+//! gets to its gateway, and an old certificate whose key leaked is of use only until the device has connected once
+//! since it was switched on. The price: if a gateway says a time that is years ahead, its certificate is over for the
+//! device until that is switched off and on.
 
 mod certificate;
 mod credentials;
@@ -71,9 +72,9 @@ pub enum TlsFailure<E> {
 }
 
 impl<'a, T, R, C: Fn() -> Now> Tls<'a, T, R, C> {
-    /// Over `inner`, to the gateway that has a certificate for `server_name`: a name, or an address in digits. `random` has
-    /// to be fit for keys. `now` is asked with each connection; for a recorder in a static it is
-    /// `|| Now::from_clock(RECORDER.unix_ms(), BUILT_UNIX_S)`. `rx` and `tx` are [`RX_BYTES`] and [`TX_BYTES`] long, or more.
+    /// Over `inner`, to the gateway that has a certificate for `server_name`: a name, or an address in digits. `random`
+    /// has to be fit for keys. `rx` and `tx` are [`RX_BYTES`] and [`TX_BYTES`] long, or more. `now` is asked with each
+    /// connection; for a recorder in a static it is `|| Now::from_clock(RECORDER.unix_ms(), BUILT_UNIX_S)`.
     pub fn new(
         inner: T,
         server_name: &'a str,
@@ -156,8 +157,8 @@ impl<R: CryptoRngCore> CryptoProvider for Provider<'_, R> {
 
 /// An encrypted stream.
 ///
-/// Reading may be dropped while it waits. If that happens in the middle of a record that did not come in one piece, or to
-/// a write in the middle, the stream is broken, and says so with the next call.
+/// Reading may be dropped while it waits. If that happens in the middle of a record that did not come in one piece, or
+/// to a write in the middle, the stream is broken, and says so with the next call.
 pub struct TlsStream<'s, S: Read + Write> {
     connection: TlsConnection<'s, Records<'s, S>, Aes128GcmSha256>,
     is_within_record: &'s Cell<bool>,

@@ -1,9 +1,9 @@
 //! The stream under TLS, record by record, for two reasons.
 //!
-//! Whoever reads may give up waiting at any time and come back, and `embedded-tls` loses its place when that happens within
-//! a record. So a record is given to it when it is all here. Longer ones than [`WHOLE_BYTES`] come only in the handshake,
-//! which nobody comes back to, or from a gateway with much to say; those go through as they come, and a flag tells that one
-//! is on its way.
+//! Whoever reads may give up waiting at any time and come back, and `embedded-tls` loses its place when that happens
+//! within a record. So a record is given to it when it is all here. Longer ones than [`WHOLE_BYTES`] come only in the
+//! handshake, which nobody comes back to, or from a gateway with much to say; those go through as they come, and a flag
+//! tells that one is on its way.
 //!
 //! And an encrypted record with nothing in it makes `embedded-tls` panic; it ends here, with whatever is no TLS at all.
 

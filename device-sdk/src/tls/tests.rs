@@ -1,5 +1,5 @@
-//! Certificates that openssl made (`testdata/`, good until 2126), and what becomes of them when they are cut, flipped and
-//! passed off as something else. The handshakes are tested against the real gateway.
+//! Certificates that openssl made (`testdata/`, good until 2126), and what becomes of them when they are cut, flipped
+//! and passed off as something else. The handshakes are tested against the real gateway.
 
 use super::certificate::{CertificateError, Now, verify};
 use super::verifier::Verifier;

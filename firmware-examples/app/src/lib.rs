@@ -153,8 +153,8 @@ pub async fn run<F: NorFlash, H: Hardware>(board: Board<F, H>) -> ! {
 /// Opens the outbox and makes the device. A range that does not fit the flash is a bug that no retry heals: panics.
 async fn device<F: NorFlash, T: Transport>(flash: F, range: Range<u32>, seed: u64, transport: T) -> Node<F, T> {
     let (kib, block_kib) = (range.len() / 1024, F::ERASE_SIZE / 1024);
-    // A sensor's newest readings are worth more than its oldest: who looks at the data after a long outage wants to know
-    // how things are, and the gaps are counted. A meter or a log of events would rather refuse.
+    // A sensor's newest readings are worth more than its oldest: who looks at the data after a long outage wants to
+    // know how things are, and the gaps are counted. A meter or a log of events would rather refuse.
     let outbox = match Outbox::open(flash, range, WhenFull::DropOldest, seed).await {
         Ok(outbox) => outbox,
         Err(error) => panic!("the outbox cannot be opened: {error:?}"),

@@ -1,5 +1,5 @@
-//! TLS to the gateway: the device's credentials and its random numbers. On a real board the first lie in flash, baked in or
-//! in a page of their own, and the second come from the chip's generator; here both come from the host.
+//! TLS to the gateway: the device's credentials and its random numbers. On a real board the first lie in flash, baked
+//! in or in a page of their own, and the second come from the chip's generator; here both come from the host.
 
 use headwater_device::tls::rand_core::{CryptoRng, Error, RngCore};
 use headwater_device::tls::{Credentials, Now, RX_BYTES, TX_BYTES, Tls};

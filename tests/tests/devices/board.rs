@@ -127,6 +127,11 @@ impl Board {
         }
     }
 
+    /// Whether its power and its cable are in place.
+    pub fn is_connected(&self) -> bool {
+        self.running.is_some() && self.is_plugged_in
+    }
+
     /// What `emulated.sh` ended with, if it did.
     pub fn ended(&mut self) -> Option<i32> {
         let status = self.running.as_mut()?.0.try_wait().expect("a child that can be waited for")?;

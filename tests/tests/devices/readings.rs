@@ -18,7 +18,7 @@ pub fn by_device<'a>(records: impl IntoIterator<Item = &'a Got>) -> Seen {
 }
 
 /// Each of the devices has its readings 1 to `last` in the log, once, in order, and there is nothing else.
-pub fn assert_each_once_in_order<'a>(devices: impl IntoIterator<Item = String>, last: u64, log: &[Got]) {
+pub fn assert_each_once_in_order(devices: impl IntoIterator<Item = String>, last: u64, log: &[Got]) {
     let acked: Acked = devices.into_iter().map(|device| (device, last)).collect();
     let verdict = judge(&acked, &by_device(log));
     let stored = last * acked.len() as u64;

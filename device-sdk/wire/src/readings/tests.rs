@@ -1,3 +1,5 @@
+//! Tables of readings: as JSON, at their bounds, their size, and back again.
+
 use super::*;
 use crate::{Envelope, Kind};
 use proptest::prelude::*;

@@ -1,0 +1,254 @@
+//! One connection, from the subscription to its end: frames and parts of blobs out, answers in.
+
+use crate::apart::apart;
+use crate::config::{Config, Counts, ID_BYTES_MAX};
+use crate::device::tell;
+use crate::downlink::{Downlink, Heard, Text, chunk_bytes, listen, outgoing, with};
+use crate::link::{Link, Sent, Step};
+use crate::mqtt::{Event, Message, Mqtt, Published};
+use crate::outbox::HEAD_ROOM;
+use crate::store::{Store, Until, in_time};
+use crate::trace::{info, warning};
+use core::cell::Cell;
+use core::future::poll_fn;
+use core::task::Poll;
+use embassy_futures::select::{Either, Either3, select3};
+use embassy_sync::blocking_mutex::Mutex;
+use embassy_sync::blocking_mutex::raw::RawMutex;
+use embassy_time::Instant;
+use embedded_storage_async::nor_flash::NorFlash;
+use headwater_wire::{CHUNK_HEADER_BYTES_MAX, Chunk, ENVELOPE_HEADER_BYTES_MAX, Envelope, Hello, Kind, TOPIC_ROOT};
+
+/// How far a blob is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Upload {
+    id: u32,
+    /// Parts that are on the gateway's disk.
+    kept: u64,
+    /// Parts sent on this connection, or kept before.
+    sent: u64,
+}
+
+/// One connection that was opened.
+pub(crate) struct Run<'d, 'a, M: RawMutex, F, A, const N: usize> {
+    pub store: Store<'d, M, F, N>,
+    pub link: &'d mut Link,
+    pub config: &'d Config<'a>,
+    pub counts: &'d mut Counts,
+    pub heard: Heard,
+    pub app: &'d mut A,
+    pub upload: Upload,
+}
+
+impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A, N> {
+    /// Serves the connection to its end; whether that is a rest, and not a loss.
+    pub async fn serve(&mut self, mqtt: &mut impl Mqtt, frame: &mut [u8], until: Until) -> bool {
+        let filter = Text::<{ ID_BYTES_MAX + 16 }>::EMPTY;
+        let filter = filter
+            .push(TOPIC_ROOT.as_bytes())
+            .and_then(|f| f.push(self.config.id.as_bytes()))
+            .and_then(|f| f.push(b"/#"));
+        let Some(filter) = filter else { return false };
+        let answer_within = self.config.patience.answer_within;
+        if !matches!(in_time(answer_within, mqtt.subscribe(filter.as_str())).await, Either::First(Ok(()))) {
+            return false;
+        }
+        let mut last_epoch = None;
+        loop {
+            apart!(self.store.all(frame));
+            tell(self.store.recorder, self.store.outbox, self.link, *self.counts, None);
+            let now = Instant::now();
+            if self.link.not_greeted(now) {
+                info!("no hello: this is a broker, or a gateway of another version");
+            }
+            let has_more = match self.link.poll(now) {
+                Step::Drop => {
+                    info!("the gateway does not answer");
+                    return false;
+                }
+                Step::Rewind => {
+                    self.store.outbox.rewind();
+                    self.upload.sent = self.upload.kept;
+                    self.link.rewound();
+                    continue;
+                }
+                Step::Send => match apart!(self.send(mqtt, frame, &mut last_epoch)) {
+                    None => return false,
+                    Some(true) => true,
+                    Some(false) => match apart!(self.send_chunk(mqtt, frame)) {
+                        None => return false,
+                        Some(sent) => sent,
+                    },
+                },
+                Step::Connect | Step::Wait => false,
+            };
+            if let Some(answer) = self.heard.answer.take().or_else(|| outgoing(self.config.id, self.app)) {
+                let sent = mqtt.message(answer.topic.as_str(), answer.bytes.as_bytes(), answer.correlation.as_bytes());
+                if !matches!(in_time(answer_within, sent).await, Either::First(Ok(()))) {
+                    return false;
+                }
+            }
+            let is_idle = self.link.is_online() && self.link.in_flight() == 0;
+            if is_idle && self.store.is_done(until, self.app.blob().is_some()) {
+                return true;
+            }
+            if matches!(until, Until::Empty(end) if now >= end) {
+                return false;
+            }
+            let Run { heard, app, config, .. } = self;
+            // Listener and sender need the application in turn, never at once.
+            let app = Mutex::<M, _>::new(Cell::new(Some(&mut **app)));
+            let listener = |message: Message<'_>| {
+                with(&app, |app| listen(message, config.id, heard, app));
+            };
+            // With more to send only a look at what has come, so that answers are never behind.
+            let outgoing = poll_fn(|context| match with(&app, |app| app.poll_outgoing(context)) {
+                Some(Poll::Pending) | None if !has_more => Poll::Pending,
+                _ => Poll::Ready(()),
+            });
+            let wake = self.link.next_wake();
+            let event = match select3(mqtt.next(listener), self.store.wait(wake, until), outgoing).await {
+                Either3::First(Ok(event)) => event,
+                Either3::First(Err(_)) => return false,
+                Either3::Second(()) | Either3::Third(()) => Event::Other,
+            };
+            if !apart!(self.take(event)) {
+                return false;
+            }
+        }
+    }
+
+    /// Sends the next frame, if there is one: whether it did. `None` if the connection is of no use any more.
+    async fn send(&mut self, mqtt: &mut impl Mqtt, frame: &mut [u8], last_epoch: &mut Option<u32>) -> Option<bool> {
+        let outbox = &mut *self.store.outbox;
+        let loaded = match outbox.load(frame).await {
+            Ok(Some(loaded)) if self.link.takes_epoch(loaded.epoch) => loaded,
+            Ok(_) => return Some(false),
+            Err(_) => {
+                warning!("the flash does not read");
+                return None;
+            }
+        };
+        if last_epoch.replace(loaded.epoch).is_some_and(|last| last != loaded.epoch) {
+            // Frames of an older epoch must not be sent again after this.
+            let _ = outbox.mark().await;
+        }
+        let (first, count) = (loaded.first, u32::from(loaded.count));
+        let envelope = Envelope { kind: loaded.kind, epoch: loaded.epoch, first, count, body: &[] };
+        let mut head = [0; ENVELOPE_HEADER_BYTES_MAX];
+        let length = envelope.write_head(&mut head)?;
+        let start = HEAD_ROOM.checked_sub(length)?;
+        frame.get_mut(start..HEAD_ROOM)?.copy_from_slice(head.get(..length)?);
+        let payload = frame.get(start..HEAD_ROOM + loaded.length)?;
+        match in_time(self.config.patience.answer_within, mqtt.envelope(self.config.topic, payload)).await {
+            Either::First(Ok(Published::OnItsWay)) => {
+                self.store.outbox.sent(&loaded);
+                self.link.sent(Instant::now(), Sent::Frame { epoch: loaded.epoch, last: loaded.last() });
+                self.counts.publishes += 1;
+                Some(true)
+            }
+            Either::First(Ok(Published::NotNow)) if self.link.in_flight() > 0 => Some(false),
+            Either::First(Ok(Published::NotNow)) => {
+                warning!("a frame of {} bytes does not fit the memory for publishes", loaded.length);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Sends the next part of the application's blob, if there is one: whether it did. `None` as in [`Run::send`].
+    async fn send_chunk(&mut self, mqtt: &mut impl Mqtt, frame: &mut [u8]) -> Option<bool> {
+        let Some(blob) = self.app.blob() else { return Some(false) };
+        if blob.id != self.upload.id {
+            self.upload = Upload { id: blob.id, ..Upload::default() };
+        }
+        let offset = self.upload.sent.checked_mul(chunk_bytes(N) as u64)?;
+        let left = blob.length.saturating_sub(offset);
+        if left == 0 {
+            if self.upload.kept == self.upload.sent {
+                self.app.blob_ended(blob.id, true);
+            }
+            return Some(false);
+        }
+        let length = left.min(chunk_bytes(N) as u64) as usize;
+        let start = HEAD_ROOM + CHUNK_HEADER_BYTES_MAX;
+        let (room, bytes) = frame.split_at_mut_checked(start)?;
+        let bytes = bytes.get_mut(..length)?;
+        if !self.app.read_blob(blob.id, offset, bytes).await {
+            self.app.blob_ended(blob.id, false);
+            return Some(false);
+        }
+        let number = self.upload.sent + 1;
+        let mut head = [0; ENVELOPE_HEADER_BYTES_MAX + CHUNK_HEADER_BYTES_MAX];
+        let envelope = Envelope { kind: Kind::Chunk, epoch: blob.id, first: number, count: 1, body: &[] };
+        let mut head_length = envelope.write_head(&mut head)?;
+        let chunk = Chunk { offset, total: blob.length, bytes };
+        head_length += chunk.write_head(head.get_mut(head_length..)?)?;
+        let begin = start.checked_sub(head_length)?;
+        room.get_mut(begin..)?.copy_from_slice(head.get(..head_length)?);
+        let payload = frame.get(begin..start + length)?;
+        match in_time(self.config.patience.answer_within, mqtt.envelope(self.config.topic, payload)).await {
+            Either::First(Ok(Published::OnItsWay)) => {
+                self.upload.sent = number;
+                self.link.sent(Instant::now(), Sent::Chunk { id: blob.id, number });
+                self.counts.publishes += 1;
+                Some(true)
+            }
+            Either::First(Ok(Published::NotNow)) => Some(false),
+            _ => None,
+        }
+    }
+
+    /// Does what an event asks for; `false` if the connection has to end.
+    async fn take(&mut self, event: Event) -> bool {
+        let now = Instant::now();
+        if let Some(hello) = self.heard.hello.take() {
+            apart!(self.greet(hello, now));
+        }
+        match event {
+            Event::Other => {}
+            Event::Acked => match self.link.acked(now) {
+                Some(Sent::Frame { last, .. }) => {
+                    let _ = self.store.outbox.release(last).await;
+                    *self.store.pause = None;
+                }
+                Some(Sent::Chunk { id, number }) if id == self.upload.id => self.upload.kept = number,
+                Some(Sent::Chunk { .. }) | None => {}
+            },
+            // The payload format is invalid: it will be so the next time as well.
+            Event::Refused(0x99) => match self.link.acked(now) {
+                Some(Sent::Frame { last, .. }) => {
+                    let before = self.store.outbox.len();
+                    let _ = self.store.outbox.release(last).await;
+                    self.counts.rejected += before.saturating_sub(self.store.outbox.len());
+                    warning!("the gateway calls records up to {} malformed", last);
+                }
+                Some(Sent::Chunk { id, .. }) => self.app.blob_ended(id, false),
+                None => {}
+            },
+            Event::Refused(reason) => {
+                self.link.refused(now);
+                self.counts.refused += 1;
+                info!("the gateway does not take records now: reason {}", reason);
+            }
+        }
+        true
+    }
+
+    async fn greet(&mut self, hello: Hello, now: Instant) {
+        if hello.time_ms > 0 {
+            self.store.recorder.set_clock(hello.time_ms, now);
+        }
+        if self.link.in_flight() > 0 {
+            return;
+        }
+        if let Some((epoch, sequence)) = hello.kept {
+            let _ = self.store.outbox.release_epoch(epoch, sequence).await;
+        }
+        self.store.outbox.rewind();
+        if let Some((id, kept)) = hello.blob {
+            self.upload = Upload { id, kept, sent: kept };
+        }
+        self.link.greeted();
+    }
+}
