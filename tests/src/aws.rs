@@ -53,7 +53,7 @@ pub fn get(addr: SocketAddr, path: &str) -> (u16, String) {
     request(addr, &head, b"").unwrap_or_else(|e| panic!("GET {path}: {e}"))
 }
 
-fn request(addr: SocketAddr, head: &str, body: &[u8]) -> io::Result<(u16, String)> {
+pub fn request(addr: SocketAddr, head: &str, body: &[u8]) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(addr)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(ANSWER_BOUND))?;

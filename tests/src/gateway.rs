@@ -171,6 +171,17 @@ impl Gateway {
         crate::aws::get(self.console, path)
     }
 
+    /// Status and body of a request that changes something on the console's port; `line` is method and path.
+    pub fn http_send(&self, line: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String) {
+        let addr = self.console;
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let length = body.len();
+        let head = format!(
+            "{line} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n"
+        );
+        crate::aws::request(addr, &head, body).unwrap_or_else(|e| panic!("{line}: {e}"))
+    }
+
     /// Sum of a metric over its labels, from `/metrics`; 0 for one that was never counted.
     pub fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.http_get("/metrics");

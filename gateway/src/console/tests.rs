@@ -250,11 +250,16 @@ async fn operators_reach_devices_and_pages_of_the_web_do_not() {
         ("PUT /devices/there/config", "period=5", 200, "ok\n"),
         ("PUT /devices/there/log", "debug", 200, "ok\n"),
         ("PUT /devices/there/config", &"x".repeat(4_097), 413, "the body is longer than 4096 bytes\n"),
+        ("PUT /devices/there/firmware?version=1.2", "image", 200, "ok\n"),
+        ("PUT /devices/gone/firmware?version=1.2", "image", 404, "no such device\n"),
+        ("DELETE /devices/there/firmware", "", 200, "ok\n"),
+        ("POST /devices/there/firmware", "", 405, "only PUT is answered here\n"),
         ("PUT /devices/there/command", "", 405, "only POST is answered here\n"),
         ("DELETE /devices", "", 405, "only GET is answered here\n"),
     ] {
         assert_eq!(running.ask(&send(line, "", body)).await, (code, says.into()), "{line}");
     }
+    assert_eq!((running.get("/devices/there", "").await.0, running.get("/devices/gone", "").await.0), (200, 404));
     for path in ["/devices/", "/devices/there", "/devices/there/other", "/devices//config", "/devices/%/config"] {
         assert_eq!(running.ask(&send(&format!("PUT {path}"), "", "")).await.0, 404, "{path}");
     }

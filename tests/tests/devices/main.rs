@@ -6,5 +6,6 @@
 mod board;
 mod contract;
 mod fleet;
+mod ota;
 mod readings;
 mod storm;
