@@ -14,6 +14,8 @@
 #   --pace-us N       microseconds between two records (default 0, as fast as it goes)
 #   --tls PEM         over TLS to the gateway's TLS listener on PORT: whom the device trusts, and its certificate and key
 #   --tls-name NAME   for which the gateway has a certificate (default localhost)
+#   --ota IMAGE       boot through the boot loader; a new flash has the firmware IMAGE, made by `ota-image`, which can then be
+#                     updated through the gateway
 #   --arg KEY=VALUE   another argument of the firmware
 #
 # The device's log comes on standard error. Exit codes: 0 all acknowledged, 2 something is missing or mistyped,
@@ -29,13 +31,14 @@ numbers=() options=() arguments=() features=() timeout_s=3600
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage; exit 0 ;;
-    --id | --flash | --qmp | --pidfile | --timeout | --pace-us | --tls | --tls-name | --arg) [ $# -ge 2 ] || fail "$1 wants a value" ;;&
+    --id | --flash | --qmp | --pidfile | --timeout | --pace-us | --tls | --tls-name | --ota | --arg) [ $# -ge 2 ] || fail "$1 wants a value" ;;&
     --id) arguments+=("id=$2"); shift ;;
     --flash | --qmp | --pidfile) options+=("$1" "$2"); shift ;;
     --timeout) timeout_s=$2; shift ;;
     --pace-us) arguments+=("pace-us=$2"); shift ;;
     --tls) [ -r "$2" ] || fail "cannot read '$2'"; arguments+=("tls=$(realpath "$2")"); features=(--features tls); shift ;;
     --tls-name) arguments+=("tls-name=$2"); shift ;;
+    --ota) [ -r "$2" ] || fail "cannot read '$2'"; board=mps2-an385-boot; options+=(--image "$2"); shift ;;
     --slow-flash) arguments+=(slow-flash=true) ;;
     --arg) arguments+=("$2"); shift ;;
     -*) fail "unknown option $1 (try --help)" ;;
@@ -81,5 +84,5 @@ trap - EXIT HUP INT TERM
 
 # The seed makes devices differ that start in the same moment.
 seed=$(od -An -N8 -tu8 /dev/urandom | tr -d ' ')
-exec "$here/$board/run" "$elf" --timeout "$timeout_s" "${options[@]}" -- \
+exec "$here/mps2-an385/run" "$elf" --timeout "$timeout_s" "${options[@]}" -- \
   "records=${numbers[0]}" "port=${numbers[1]}" "seed=$seed" "${arguments[@]}"

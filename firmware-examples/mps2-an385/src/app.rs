@@ -7,6 +7,8 @@ use embassy_net::tcp::TcpSocket;
 use embassy_sync::blocking_mutex::raw::CriticalSectionRawMutex;
 use embassy_time::{Duration, Instant, Timer};
 use embedded_storage_async::nor_flash::NorFlash;
+#[cfg(feature = "ota")]
+use headwater_device::Status;
 use headwater_device::outbox::{Outbox, WhenFull};
 use headwater_device::{Column, ColumnType, Config, Counts, Device, Recorder, Transport, memory_bytes};
 use static_cell::StaticCell;
@@ -44,12 +46,30 @@ pub async fn run(stack: Stack<'static>, flash: &mut impl NorFlash, seed: u64, ar
     let memory = MEMORY.init([0; _]);
     let device = Device::new(&RECORDER, outbox, transport, config, memory, seed);
     let mut device = device.unwrap_or_else(|_| panic!("the device cannot be made"));
+    #[cfg(not(feature = "ota"))]
     let mut app = ();
+    #[cfg(feature = "ota")]
+    let mut app = crate::ota::MAILBOX.downlink(());
     select(device.run(&mut app), measure(arguments)).await;
     let status = RECORDER.status();
     let Counts { connections, publishes, refused, rejected } = status.counts;
     log!("all {} records are acknowledged", arguments.records);
     log!("{connections} connections, {publishes} publishes, of these {refused} refused; {rejected} records rejected");
+}
+
+/// Returns once the gateway has acknowledged something since the start.
+#[cfg(feature = "ota")]
+pub async fn acknowledged() {
+    let acknowledged = |status: &Status| status.next_number.saturating_sub(status.pending);
+    let mut before = None;
+    let mut status = RECORDER.status();
+    loop {
+        // Before the first connection the outbox may not have been opened.
+        if status.is_connected && acknowledged(&status) > *before.get_or_insert(acknowledged(&status)) {
+            return;
+        }
+        status = RECORDER.status_change(&status).await;
+    }
 }
 
 /// Makes the records that were not made before a reset, and waits until the gateway has all of them.

@@ -7,6 +7,7 @@
 //! what many chips forbid; here it is done as the cells would (AND) and counted, for tests to look at. A new file is
 //! all zeroes: a flash that nobody has erased yet.
 
+use core::ops::Range;
 use core::ptr;
 
 use embassy_time::{Duration, Instant, Timer};
@@ -41,6 +42,8 @@ impl Timing {
 
 /// The flash, with a programming unit of `WRITE` bytes and pages of `ERASE` bytes.
 pub struct SimulatedFlash<const WRITE: usize = 4, const ERASE: usize = 4096> {
+    /// Where it begins in the window.
+    start: usize,
     capacity: usize,
     timing: Timing,
     pub counters: Counters,
@@ -52,11 +55,21 @@ impl<const WRITE: usize, const ERASE: usize> SimulatedFlash<WRITE, ERASE> {
     /// The first `capacity` bytes of the window.
     ///
     /// # Safety
-    /// The window belongs to one flash: make only one.
+    /// A part of the window belongs to one flash: make only one.
     pub unsafe fn new(capacity: usize, timing: Timing) -> Self {
+        // SAFETY: the caller's.
+        unsafe { Self::part(0..capacity, timing) }
+    }
+
+    /// These bytes of the window.
+    ///
+    /// # Safety
+    /// As for [`SimulatedFlash::new`].
+    pub unsafe fn part(range: Range<usize>, timing: Timing) -> Self {
         let () = Self::SIZES_FIT;
-        assert!(capacity <= CAPACITY_MAX_BYTES && capacity.is_multiple_of(ERASE), "flash of {capacity} bytes");
-        Self { capacity, timing, counters: Counters::default() }
+        let (start, capacity) = (range.start, range.len());
+        assert!(range.end <= CAPACITY_MAX_BYTES && capacity.is_multiple_of(ERASE), "flash of {capacity} bytes");
+        Self { start, capacity, timing, counters: Counters::default() }
     }
 
     fn check(&self, from: usize, to: usize, unit: usize) -> Result<(), NorFlashErrorKind> {
@@ -71,7 +84,7 @@ impl<const WRITE: usize, const ERASE: usize> SimulatedFlash<WRITE, ERASE> {
 
     fn word(&self, offset: usize) -> *mut u32 {
         debug_assert!(offset < self.capacity && offset.is_multiple_of(WORD_BYTES));
-        (PSRAM + offset) as *mut u32
+        (PSRAM + self.start + offset) as *mut u32
     }
 
     /// Clears the bits that are 0 in `value`. The processor stands still as long as the cells take, as it does when it
@@ -105,7 +118,7 @@ impl<const WRITE: usize, const ERASE: usize> ReadNorFlash for SimulatedFlash<WRI
     async fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), NorFlashErrorKind> {
         let from = offset as usize;
         self.check(from, from.saturating_add(bytes.len()), Self::READ_SIZE)?;
-        for (address, byte) in (PSRAM + from..).zip(bytes) {
+        for (address, byte) in (PSRAM + self.start + from..).zip(bytes) {
             // SAFETY: within the window, by the check above.
             *byte = unsafe { ptr::read_volatile(address as *const u8) };
         }

@@ -15,6 +15,8 @@ mod flash;
 mod host;
 mod lan9118;
 mod net;
+#[cfg(feature = "ota")]
+mod ota;
 mod stack;
 mod time;
 #[cfg(feature = "tls")]
@@ -47,7 +49,7 @@ async fn start(spawner: Spawner) {
     log!("{} starts: {} records for port {}", arguments.id, arguments.records, arguments.port);
 
     let timing = if arguments.slow_flash { Timing::REAL } else { Timing::NONE };
-    // SAFETY: this is the only one; this task runs once.
+    // SAFETY: the only one here; this task runs once.
     let mut flash: SimulatedFlash = unsafe { SimulatedFlash::new(arguments.flash_kib as usize * 1024, timing) };
 
     static RESOURCES: StaticCell<StackResources<SOCKETS>> = StaticCell::new();
@@ -55,6 +57,8 @@ async fn start(spawner: Spawner) {
     let config = embassy_net::Config::dhcpv4(DhcpConfig::default());
     let (stack, runner) = embassy_net::new(controller, config, RESOURCES.init(StackResources::new()), seed);
     spawner.spawn(net::run(runner).unwrap());
+    #[cfg(feature = "ota")]
+    spawner.spawn(ota::run(timing).unwrap());
 
     app::run(stack, &mut flash, seed, &arguments).await;
     let Counters { words_programmed, words_programmed_twice, pages_erased } = flash.counters;
