@@ -6,5 +6,6 @@
 mod board;
 mod contract;
 mod fleet;
+mod picture;
 mod readings;
 mod storm;
