@@ -132,7 +132,11 @@ async fn each_record_is_stored_as_if_it_had_come_by_itself() {
         let own = record.headers.iter().filter_map(|h| h.as_user()).collect::<Vec<_>>();
         assert_eq!(own, [("headwater-blob", place)]);
     }
-    assert_ne!(picture(&parts[0]).producer.unwrap().id, of("one").producer.unwrap().id, "blobs have numbers of their own");
+    assert_ne!(
+        picture(&parts[0]).producer.unwrap().id,
+        of("one").producer.unwrap().id,
+        "blobs have numbers of their own"
+    );
 }
 
 #[tokio::test]
