@@ -16,6 +16,7 @@
 #   --tls-name NAME   for which the gateway has a certificate (default localhost)
 #   --ota IMAGE       boot through the boot loader; a new flash has the firmware IMAGE, made by `ota-image`, which can then be
 #                     updated through the gateway
+#   --picture FILE    send this file as well, in parts behind the records, as a board with a camera would
 #   --arg KEY=VALUE   another argument of the firmware
 #
 # The device's log comes on standard error. Exit codes: 0 all acknowledged, 2 something is missing or mistyped,
@@ -31,9 +32,9 @@ numbers=() options=() arguments=() features=() timeout_s=3600
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage; exit 0 ;;
-    --id | --flash | --qmp | --pidfile | --timeout | --pace-us | --tls | --tls-name | --ota | --arg) [ $# -ge 2 ] || fail "$1 wants a value" ;;&
+    --id | --flash | --qmp | --pidfile | --timeout | --pace-us | --tls | --tls-name | --ota | --picture | --arg) [ $# -ge 2 ] || fail "$1 wants a value" ;;&
     --id) arguments+=("id=$2"); shift ;;
-    --flash | --qmp | --pidfile) options+=("$1" "$2"); shift ;;
+    --flash | --qmp | --pidfile | --picture) options+=("$1" "$2"); shift ;;
     --timeout) timeout_s=$2; shift ;;
     --pace-us) arguments+=("pace-us=$2"); shift ;;
     --tls) [ -r "$2" ] || fail "cannot read '$2'"; arguments+=("tls=$(realpath "$2")"); features=(--features tls); shift ;;

@@ -1,7 +1,7 @@
 //! Where the driver, which hears and speaks to the gateway, and the updater, which writes to flash, meet. A state machine:
 //! nothing here waits.
 
-use crate::downlink::Downlink;
+use crate::downlink::{Blob, Downlink};
 use crate::ota::{PART_BYTES, Rejection};
 use core::cell::RefCell;
 use core::task::{Context, Poll};
@@ -380,6 +380,18 @@ impl<M: RawMutex, A: Downlink> Downlink for FirmwareDownlink<'_, M, A> {
 
     fn command(&mut self, command: &[u8], answer: &mut [u8]) -> usize {
         self.app.command(command, answer)
+    }
+
+    fn blob(&mut self) -> Option<Blob> {
+        self.app.blob()
+    }
+
+    async fn read_blob(&mut self, id: u32, offset: u64, into: &mut [u8]) -> bool {
+        self.app.read_blob(id, offset, into).await
+    }
+
+    fn blob_ended(&mut self, id: u32, delivered: bool) {
+        self.app.blob_ended(id, delivered);
     }
 
     fn log_level(&mut self, level: &str) {

@@ -13,6 +13,7 @@ use headwater_device::outbox::{Outbox, WhenFull};
 use headwater_device::{Column, ColumnType, Config, Counts, Device, Recorder, Transport, memory_bytes};
 use static_cell::StaticCell;
 
+use crate::camera::{self, Camera};
 use crate::host::Arguments;
 use crate::{log, net};
 
@@ -46,11 +47,17 @@ pub async fn run(stack: Stack<'static>, flash: &mut impl NorFlash, seed: u64, ar
     let memory = MEMORY.init([0; _]);
     let device = Device::new(&RECORDER, outbox, transport, config, memory, seed);
     let mut device = device.unwrap_or_else(|_| panic!("the device cannot be made"));
-    #[cfg(not(feature = "ota"))]
-    let mut app = ();
+    let app = Camera::new(arguments.picture_bytes);
     #[cfg(feature = "ota")]
-    let mut app = crate::ota::MAILBOX.downlink(());
-    select(device.run(&mut app), measure(arguments)).await;
+    let app = crate::ota::MAILBOX.downlink(app);
+    let mut app = app;
+    let all = async {
+        measure(arguments).await;
+        if arguments.picture_bytes > 0 && !camera::ENDED.wait().await {
+            panic!("the gateway does not take the picture");
+        }
+    };
+    select(device.run(&mut app), all).await;
     let status = RECORDER.status();
     let Counts { connections, publishes, refused, rejected } = status.counts;
     log!("all {} records are acknowledged", arguments.records);

@@ -40,6 +40,16 @@ impl Timing {
     pub const REAL: Self = Self { word: Duration::from_micros(16), page: Duration::from_millis(40) };
 }
 
+/// Where a picture lies, and what there is of it at most: the upper half of the window, which no flash of ours reaches.
+const PICTURE: usize = PSRAM + CAPACITY_MAX_BYTES / 2;
+
+/// The picture of so many bytes that the host has put into memory before the board was switched on.
+pub fn picture(length: usize) -> &'static [u8] {
+    assert!(length <= CAPACITY_MAX_BYTES / 2, "a picture of {length} bytes");
+    // SAFETY: memory of this board that nobody writes while it runs.
+    unsafe { core::slice::from_raw_parts(PICTURE as *const u8, length) }
+}
+
 /// The flash, with a programming unit of `WRITE` bytes and pages of `ERASE` bytes.
 pub struct SimulatedFlash<const WRITE: usize = 4, const ERASE: usize = 4096> {
     /// Where it begins in the window.

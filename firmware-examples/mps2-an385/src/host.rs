@@ -29,6 +29,8 @@ pub struct Arguments {
     pub flash_kib: u32,
     /// Makes the flash as slow as a real one, so that a kill has time to come in the middle of a write.
     pub slow_flash: bool,
+    /// Length of the picture in memory, which is to be sent; 0 for none.
+    pub picture_bytes: u32,
     /// Microseconds between two records; 0 is as fast as it goes.
     pub pace_us: u32,
     /// A file on the host: whom the device trusts and who it is, in PEM.
@@ -48,6 +50,7 @@ pub fn arguments(buffer: &'static mut [u8; ARGUMENTS_MAX_BYTES]) -> Arguments {
         seed: 0,
         flash_kib: 256,
         slow_flash: false,
+        picture_bytes: 0,
         pace_us: 0,
         #[cfg(feature = "tls")]
         tls: "",
@@ -61,6 +64,7 @@ pub fn arguments(buffer: &'static mut [u8; ARGUMENTS_MAX_BYTES]) -> Arguments {
             Some(("port", value)) => set(&mut arguments.port, value),
             Some(("seed", value)) => set(&mut arguments.seed, value),
             Some(("flash-kib", value)) => set(&mut arguments.flash_kib, value),
+            Some(("picture-bytes", value)) => set(&mut arguments.picture_bytes, value),
             Some(("pace-us", value)) => set(&mut arguments.pace_us, value),
             Some(("slow-flash", value)) => set(&mut arguments.slow_flash, value),
             #[cfg(feature = "tls")]

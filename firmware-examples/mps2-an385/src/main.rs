@@ -9,6 +9,7 @@
 
 mod app;
 mod board;
+mod camera;
 mod console;
 mod executor;
 mod flash;
@@ -54,7 +55,10 @@ async fn start(spawner: Spawner) {
 
     static RESOURCES: StaticCell<StackResources<SOCKETS>> = StaticCell::new();
     let controller = Lan9118::new().unwrap_or_else(|error| panic!("{error}"));
-    let config = embassy_net::Config::dhcpv4(DhcpConfig::default());
+    let mut dhcp = DhcpConfig::default();
+    // A lost first request costs a second, and not ten.
+    dhcp.retry_config.discover_timeout /= 10;
+    let config = embassy_net::Config::dhcpv4(dhcp);
     let (stack, runner) = embassy_net::new(controller, config, RESOURCES.init(StackResources::new()), seed);
     spawner.spawn(net::run(runner).unwrap());
     #[cfg(feature = "ota")]

@@ -7,5 +7,6 @@ mod board;
 mod contract;
 mod fleet;
 mod ota;
+mod picture;
 mod readings;
 mod storm;

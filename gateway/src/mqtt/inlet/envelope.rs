@@ -14,7 +14,7 @@ use crate::mqtt::codec::{PropertyId, Publish, Qos, Reason};
 use crate::mqtt::lane::Numbers;
 use crate::mqtt::memory::UNPACKED_FREE_BYTES;
 use crate::record::{HashKey, Header, HeaderId, NewRecord, PARTITION_KEY_BYTES_MAX, Producer};
-use headwater_wire::{CONTENT_TYPE, Chunk, Envelope, Kind, Malformed, Plain};
+use headwater_wire::{CONTENT_TYPE, Envelope, Kind, Malformed, Plain};
 use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
@@ -55,7 +55,8 @@ enum Body<'a> {
     Plain(Plain<'a>),
     /// In the scratch.
     Rows,
-    Chunk(Chunk<'a>),
+    /// The envelope as it came: whoever reads the stream finds in it where the part belongs.
+    Chunk(&'a [u8]),
 }
 
 pub(super) fn is_envelope(publish: &Publish<'_>) -> bool {
@@ -238,10 +239,10 @@ impl Inlet {
             }
             Kind::Chunk => {
                 let chunk = envelope.chunk().map_err(malformed)?;
-                weigh(scratch, key, chunk.bytes)?;
+                weigh(scratch, key, publish.payload)?;
                 let value = format!("{}/{}/{}", envelope.epoch, chunk.offset, chunk.total);
                 self.headers.push(Header::user(BLOB_PROPERTY, &value));
-                Body::Chunk(chunk)
+                Body::Chunk(publish.payload)
             }
         };
         if self.key.capacity() > PARTITION_KEY_BYTES_MAX {
@@ -333,9 +334,12 @@ fn envelope_headers(publish: &Publish<'_>, kind: Kind, headers: &mut Vec<Header>
     headers.extend(qos_header(publish.qos));
     read_properties(publish.properties, headers)?;
     headers.retain(|header| !matches!(header.id, HeaderId::ContentType | HeaderId::PayloadFormat));
-    if kind == Kind::Readings {
-        headers.push(Header::new(HeaderId::ContentType, &b"application/json"[..]));
-    }
+    let content_type = match kind {
+        Kind::Readings => "application/json",
+        Kind::Chunk => CONTENT_TYPE,
+        Kind::Plain => return Ok(()),
+    };
+    headers.push(Header::new(HeaderId::ContentType, content_type.as_bytes()));
     Ok(())
 }
 
@@ -345,7 +349,7 @@ impl Scratch {
         let (mut plain, chunk, rows) = match body {
             Body::Plain(plain) => (Some(plain), None, &[][..]),
             Body::Rows => (None, None, &self.row_ends[..]),
-            Body::Chunk(chunk) => (None, Some(chunk.bytes), &[][..]),
+            Body::Chunk(chunk) => (None, Some(chunk), &[][..]),
         };
         let mut rows = pieces(&self.rows, rows);
         let mut keys = pieces(&self.keys, &self.key_ends);

@@ -123,13 +123,20 @@ async fn each_record_is_stored_as_if_it_had_come_by_itself() {
         assert_eq!((record.producer.unwrap().sequence, &record.key[..]), (number, site.as_bytes()));
         assert_eq!(record.header(HeaderId::ContentType).map(|t| &t[..]), Some(&b"application/json"[..]));
     }
-    for (part, place, data) in [(1, "900/0/11", "pict"), (2, "900/4/11", "ure")] {
-        let record = of(data);
+    let picture = |bytes: &[u8]| records.iter().find(|r| r.data == bytes).expect("the envelope as it came");
+    let parts = [chunk(900, 1, 0, 11, b"pict"), chunk(900, 2, 4, 11, b"ure")];
+    for (part, place, bytes) in [(1, "900/0/11", &parts[0]), (2, "900/4/11", &parts[1])] {
+        let record = picture(bytes);
+        assert_eq!(record.header(HeaderId::ContentType).map(|t| &t[..]), Some(CONTENT_TYPE.as_bytes()));
         assert_eq!((record.producer.unwrap().epoch, record.producer.unwrap().sequence), (900, part));
         let own = record.headers.iter().filter_map(|h| h.as_user()).collect::<Vec<_>>();
         assert_eq!(own, [("headwater-blob", place)]);
     }
-    assert_ne!(of("pict").producer.unwrap().id, of("one").producer.unwrap().id, "blobs have numbers of their own");
+    assert_ne!(
+        picture(&parts[0]).producer.unwrap().id,
+        of("one").producer.unwrap().id,
+        "blobs have numbers of their own"
+    );
 }
 
 #[tokio::test]
