@@ -189,7 +189,7 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
         let chunk = Chunk { offset, total: blob.length, bytes };
         head_length += chunk.write_head(head.get_mut(head_length..)?)?;
         let begin = start.checked_sub(head_length)?;
-        room.get_mut(begin..)?.copy_from_slice(head.get(..head_length)?);
+        room.get_mut(begin..)?.iter_mut().zip(head).for_each(|(place, byte)| *place = byte);
         let payload = frame.get(begin..start + length)?;
         match in_time(self.config.patience.answer_within, mqtt.envelope(self.config.topic, payload)).await {
             Either::First(Ok(Published::OnItsWay)) => {
