@@ -159,7 +159,8 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
         *failure = None;
         counts.connections = counts.connections.wrapping_add(1);
         link.opened(Instant::now());
-        let mut run = Run { store, link, config, counts, heard: Default::default(), app, upload: Default::default() };
+        let mut run =
+            Run { store, link, config, counts, heard: Default::default(), app, upload: Default::default(), owed: None };
         run.store.outbox.rewind();
         let mut mqtt = Minimq::new(opened);
         let rested = apart!(run.serve(&mut mqtt, frame, until));

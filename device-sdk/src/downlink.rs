@@ -77,6 +77,8 @@ pub const fn chunk_bytes(batch: usize) -> usize {
 #[derive(Default)]
 pub(crate) struct Heard {
     pub hello: Option<Hello>,
+    /// Messages other than that.
+    pub messages: u32,
     pub answer: Option<Answer>,
 }
 
@@ -137,6 +139,7 @@ pub(crate) fn outgoing(id: &str, app: &mut impl Downlink) -> Option<Answer> {
 pub(crate) fn listen(message: Message<'_>, id: &str, heard: &mut Heard, app: &mut impl Downlink) {
     let of_this_device = message.topic.strip_prefix(TOPIC_ROOT).and_then(|rest| rest.strip_prefix(id));
     let Some(what) = of_this_device.and_then(|rest| rest.strip_prefix('/')) else { return };
+    heard.messages = heard.messages.saturating_add(u32::from(what != "hello"));
     match what {
         "hello" => heard.hello = Hello::read(message.payload).ok(),
         "config" => app.config(message.payload),

@@ -4,7 +4,7 @@ use crate::apart::apart;
 use crate::config::{Config, Counts, ID_BYTES_MAX};
 use crate::device::tell;
 use crate::downlink::{Downlink, Heard, Text, chunk_bytes, listen, outgoing, with};
-use crate::link::{Link, Sent, Step};
+use crate::link::{Link, Sent, Step, later};
 use crate::mqtt::{Event, Message, Mqtt, Published};
 use crate::outbox::HEAD_ROOM;
 use crate::store::{Store, Until, in_time};
@@ -38,6 +38,8 @@ pub(crate) struct Run<'d, 'a, M: RawMutex, F, A, const N: usize> {
     pub heard: Heard,
     pub app: &'d mut A,
     pub upload: Upload,
+    /// So many messages follow the hello, and so long they are waited for.
+    pub owed: Option<(u32, Instant)>,
 }
 
 impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A, N> {
@@ -88,7 +90,9 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
                     return false;
                 }
             }
-            let is_idle = self.link.is_online() && self.link.in_flight() == 0;
+            // A device that only looks in takes what waits for it along.
+            let owed = self.owed.filter(|(messages, until)| self.heard.messages < *messages && now < *until);
+            let is_idle = self.link.is_online() && self.link.in_flight() == 0 && owed.is_none();
             if is_idle && self.store.is_done(until, self.app.blob().is_some()) {
                 return true;
             }
@@ -106,7 +110,7 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
                 Some(Poll::Pending) | None if !has_more => Poll::Pending,
                 _ => Poll::Ready(()),
             });
-            let wake = self.link.next_wake();
+            let wake = [self.link.next_wake(), owed.map(|(_, until)| until)].into_iter().flatten().min();
             let event = match select3(mqtt.next(listener), self.store.wait(wake, until), outgoing).await {
                 Either3::First(Ok(event)) => event,
                 Either3::First(Err(_)) => return false,
@@ -185,7 +189,7 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
         let chunk = Chunk { offset, total: blob.length, bytes };
         head_length += chunk.write_head(head.get_mut(head_length..)?)?;
         let begin = start.checked_sub(head_length)?;
-        room.get_mut(begin..)?.copy_from_slice(head.get(..head_length)?);
+        room.get_mut(begin..)?.iter_mut().zip(head).for_each(|(place, byte)| *place = byte);
         let payload = frame.get(begin..start + length)?;
         match in_time(self.config.patience.answer_within, mqtt.envelope(self.config.topic, payload)).await {
             Either::First(Ok(Published::OnItsWay)) => {
@@ -249,6 +253,7 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
         if let Some((id, kept)) = hello.blob {
             self.upload = Upload { id, kept, sent: kept };
         }
+        self.owed = Some((hello.waiting, later(now, self.config.patience.hello_within)));
         self.link.greeted();
     }
 }

@@ -78,6 +78,8 @@ struct Heard {
     level: String,
     /// Still to be sent.
     picture: Option<Vec<u8>>,
+    /// All records are made by a `flush` and not by a `run`.
+    knock: bool,
     ended: Option<bool>,
 }
 
@@ -156,7 +158,11 @@ fn life_with(
                 }
             };
             let mut app = &mut heard;
-            embassy_futures::select::select(device.run(&mut app), sensor).await;
+            if app.knock {
+                recorder.try_record(records.to_string().as_bytes()).unwrap();
+            } else {
+                embassy_futures::select::select(device.run(&mut app), sensor).await;
+            }
             device.flush(&mut app, Duration::from_secs(5)).await
         };
         let mut work = pin!(work);
@@ -320,4 +326,17 @@ fn a_blob_goes_on_after_a_reset_where_the_gateway_has_it() {
         // What was on its way at a reset, a lost answer or a refusal comes again, and nothing else does.
         assert!(gateway.chunks <= parts + 9, "stopped at {stop}: {} of {parts}", gateway.chunks);
     }
+}
+
+#[test]
+fn a_device_that_has_nothing_to_send_takes_its_configuration_along() {
+    let (flash, gateway) = (flash(), Gateway::new(&[]));
+    life(&flash, &gateway, 10, u64::MAX, 1);
+    // The hello says that the gateway has the next one already, as after a lost answer: there is nothing left to send.
+    let kept = gateway.borrow().kept.map(|(epoch, _)| (epoch, 11));
+    gateway.borrow_mut().kept = kept;
+    gateway.borrow_mut().down = vec![("$headwater/d/device/config".to_owned(), b"interval=9".to_vec())];
+    let mut heard = Heard { knock: true, ..Heard::default() };
+    heard = life_with(&flash, &gateway, 11, u64::MAX, 2, heard).2;
+    assert_eq!(heard.config, b"interval=9");
 }
