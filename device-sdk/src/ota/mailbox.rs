@@ -141,6 +141,12 @@ impl<M: RawMutex> Mailbox<M> {
         });
     }
 
+    /// Whether a firmware is on its way. A device that sleeps between its sends stays connected
+    /// ([`Device::run`](crate::Device::run)) until it is not.
+    pub fn is_downloading(&self) -> bool {
+        self.with(|inner| inner.news || inner.wanted.is_some()).unwrap_or(false)
+    }
+
     /// The application's own messages go on to `app`.
     pub fn downlink<A: Downlink>(&self, app: A) -> FirmwareDownlink<'_, M, A> {
         FirmwareDownlink { mailbox: self, app }
@@ -192,6 +198,11 @@ impl<M: RawMutex> Mailbox<M> {
             inner.slots.iter_mut().for_each(|slot| slot.state = SlotState::Free);
             inner.fill();
         });
+    }
+
+    /// No more is wanted.
+    pub(super) fn asked_all(&self) {
+        self.with(|inner| inner.wanted = None);
     }
 
     /// The bytes at this offset, the next of those asked for.

@@ -248,7 +248,9 @@ impl<'a, M: RawMutex, D: NorFlash, S: NorFlash, J: NorFlash> Updater<'a, M, D, S
                 0
             }
         };
-        match self.download(key, offer, from).await? {
+        let downloaded = self.download(key, offer, from).await?;
+        self.mailbox.asked_all();
+        match downloaded {
             Downloaded::All => {}
             Downloaded::Truncated => return self.reject(key, Rejection::Truncated).await,
             Downloaded::Superseded => return Ok(Next::Offer),
