@@ -52,7 +52,7 @@ impl<'a> Config<'a> {
     }
 }
 
-/// How much memory [`Device::new`] needs for batches of so many bytes and so many publishes on their way.
+/// How much memory [`Device::new`](crate::Device::new) needs for batches of so many bytes and so many publishes on their way.
 pub const fn memory_bytes(batch: usize, window: usize) -> usize {
     HEAD_ROOM
         + batch
@@ -78,7 +78,7 @@ pub enum SetupError {
     Batch,
 }
 
-/// How a device may rest: see [`Device::flush`].
+/// How a device may rest: see [`Device::flush`](crate::Device::flush).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Rest {
