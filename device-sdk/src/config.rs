@@ -1,6 +1,7 @@
 //! Who a device is, how it behaves, how much memory that takes, and what it says of itself.
 
 use crate::link::Patience;
+use crate::mqtt;
 use crate::outbox::{HEAD_ROOM, WORD_BYTES_MAX};
 use embassy_time::{Duration, Instant};
 
@@ -9,10 +10,8 @@ pub const ID_BYTES_MAX: usize = 64;
 /// The longest answer to a command, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 128;
 
-/// Of a PUBLISH, beside its payload and topic: fixed header, content type and the encoder's workspace.
-const PUBLISH_BYTES: usize = 64;
-/// CONNECT and SUBSCRIBE, beside the ids and topics in them.
-const CONNECT_BYTES: usize = 192;
+/// Room for a topic.
+pub(crate) const TOPIC_BYTES: usize = 64;
 
 /// Who the device is and how it behaves.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +29,7 @@ pub struct Config<'a> {
     pub keep_alive: Duration,
     /// How long a record waits for company before it goes to flash and out.
     pub linger: Duration,
-    /// Publishes on their way at once, up to 8. Each needs its place in memory.
+    /// Publishes on their way at once, up to 8.
     pub window: usize,
     /// How long to wait for what.
     pub patience: Patience,
@@ -52,15 +51,20 @@ impl<'a> Config<'a> {
     }
 }
 
-/// How much memory [`Device::new`](crate::Device::new) needs for batches of so many bytes and so many publishes on their way.
-pub const fn memory_bytes(batch: usize, window: usize) -> usize {
-    HEAD_ROOM
-        + batch
-        + WORD_BYTES_MAX
-        + RECEIVE_BYTES
-        + CONNECT_BYTES
-        + 128
-        + window * (batch + HEAD_ROOM + PUBLISH_BYTES + 64)
+/// How much memory [`Device::new`](crate::Device::new) needs for batches of so many bytes: the frame that is read or written
+/// and one packet each way. A topic, or a will and a login, of more than 64 bytes needs so much more.
+pub const fn memory_bytes(batch: usize) -> usize {
+    frame_bytes(batch) + session_bytes(batch, TOPIC_BYTES)
+}
+
+/// The part of it in which frames are written and read.
+pub(crate) const fn frame_bytes(batch: usize) -> usize {
+    HEAD_ROOM + batch + WORD_BYTES_MAX
+}
+
+/// The other part: what comes, and a PUBLISH that goes out.
+pub(crate) const fn session_bytes(batch: usize, topic: usize) -> usize {
+    RECEIVE_BYTES + mqtt::OVERHEAD_BYTES + topic + HEAD_ROOM + batch
 }
 
 /// The largest packet that the device takes from the gateway.
@@ -72,7 +76,7 @@ pub const RECEIVE_BYTES: usize = 512;
 pub enum SetupError {
     /// The id is empty or longer than [`ID_BYTES_MAX`], or the will's topic is longer than 128 bytes.
     Id,
-    /// Less memory than [`memory_bytes`] says for one publish on its way.
+    /// Less memory than [`memory_bytes`] says, or than topic, will and login need.
     Memory,
     /// A batch of the recorder does not fit a page of the outbox.
     Batch,

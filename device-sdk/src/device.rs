@@ -2,14 +2,16 @@
 //! there is nothing left to carry.
 
 use crate::apart::apart;
-use crate::config::{Config, Counts, Failure, ID_BYTES_MAX, RECEIVE_BYTES, Rest, SetupError, memory_bytes};
+use crate::config::{
+    Config, Counts, Failure, ID_BYTES_MAX, RECEIVE_BYTES, Rest, SetupError, frame_bytes, session_bytes,
+};
 use crate::downlink::Downlink;
 use crate::link::{IN_FLIGHT_MAX, Link, Step, later};
-use crate::mqtt::{self, Minimq, Mqtt};
-use crate::outbox::{HEAD_ROOM, Outbox, WORD_BYTES_MAX};
+use crate::mqtt::{Event, Session, flush, next};
+use crate::outbox::Outbox;
 use crate::recorder::{Recorder, Status};
 use crate::run::Run;
-use crate::store::{Store, Until, in_time};
+use crate::store::{Store, Until};
 use crate::trace::info;
 use core::pin::pin;
 use embassy_futures::select::{Either, select};
@@ -51,7 +53,7 @@ pub struct Device<'a, M: RawMutex, F, T, const N: usize> {
 }
 
 impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F, T, N> {
-    /// `memory` is at least [`memory_bytes`] of `N` and the window long. `seed` is random.
+    /// `memory` is at least [`memory_bytes`](crate::memory_bytes) of `N` long. `seed` is random.
     ///
     /// # Errors
     /// [`SetupError`].
@@ -72,7 +74,8 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
         if outbox.body_max() < N {
             return Err(SetupError::Batch);
         }
-        if memory.len() < memory_bytes(N, 1) + config.topic.len().saturating_sub(64) {
+        let rest = split::<N>(memory).1;
+        if rest.len() < session_bytes(N, config.topic.len()) || session(rest, &config).is_none() {
             return Err(SetupError::Memory);
         }
         recorder.set_linger(config.linger);
@@ -107,7 +110,7 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
         }
         loop {
             tell(self.recorder, &self.outbox, &self.link, self.counts, self.failure);
-            let frame = frame_bytes::<N>(self.memory).0;
+            let frame = split::<N>(self.memory).0;
             let mut store = Store { recorder: self.recorder, outbox: &mut self.outbox, pause: &mut self.store_at };
             apart!(store.all(frame));
             if store.is_done(until, app.blob().is_some()) {
@@ -124,17 +127,19 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
     /// One connection, from its opening to its end.
     async fn connection(&mut self, app: &mut impl Downlink, until: Until) {
         let Device { recorder, outbox, transport, config, link, memory, counts, failure, store_at } = self;
-        let (frame, rest) = frame_bytes::<N>(memory);
+        let (frame, rest) = split::<N>(memory);
         let mut store = Store { recorder, outbox, pause: store_at };
-        let Some(mut session) = session(config, rest) else { return link.lost(Instant::now()) };
+        let Some(mut session) = session(rest, config) else { return link.lost(Instant::now()) };
         link.connecting(Instant::now());
         let opened = {
             let connect = async {
-                let stream = transport.connect().await.map_err(|_| Failure::NoStream)?;
-                session.connect(stream).await.map_err(|error| match mqtt::refusal(&error) {
-                    Some(reason) => Failure::Refused(reason),
-                    None => Failure::NoGateway,
-                })
+                let mut stream = transport.connect().await.map_err(|_| Failure::NoStream)?;
+                let closed = |_| Failure::NoGateway;
+                flush(&mut session, &mut stream).await.map_err(closed)?;
+                match next(&mut session, &mut stream).await.map_err(closed)? {
+                    Event::Connected(Err(reason)) => Err(Failure::Refused(reason)),
+                    _ => Ok(stream),
+                }
             };
             let mut connect = pin!(connect);
             // Sensors do not wait for a gateway that does not answer.
@@ -148,8 +153,8 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
                 }
             }
         };
-        let opened = match opened {
-            Ok(opened) => opened,
+        let mut stream = match opened {
+            Ok(stream) => stream,
             Err(why) => {
                 info!("no connection to the gateway: {:?}", why);
                 *failure = Some(why);
@@ -162,11 +167,7 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
         let mut run =
             Run { store, link, config, counts, heard: Default::default(), app, upload: Default::default(), owed: None };
         run.store.outbox.rewind();
-        let mut mqtt = Minimq::new(opened);
-        let rested = apart!(run.serve(&mut mqtt, frame, until));
-        if rested {
-            in_time(config.patience.answer_within, mqtt.disconnect()).await;
-        }
+        let rested = apart!(run.serve(&mut session, &mut stream, frame, until));
         let now = Instant::now();
         if rested { run.link.rested(now) } else { run.link.lost(now) }
     }
@@ -191,21 +192,10 @@ pub(crate) fn tell<M: RawMutex, F: NorFlash, const N: usize>(
 }
 
 /// The part of the memory in which frames are written and read, and the rest.
-fn frame_bytes<const N: usize>(memory: &mut [u8]) -> (&mut [u8], &mut [u8]) {
-    memory.split_at_mut_checked(HEAD_ROOM + N + WORD_BYTES_MAX).unwrap_or_default()
+fn split<const N: usize>(memory: &mut [u8]) -> (&mut [u8], &mut [u8]) {
+    memory.split_at_mut_checked(frame_bytes(N)).unwrap_or_default()
 }
 
-fn session<'m>(config: &Config<'m>, memory: &'m mut [u8]) -> Option<minimq::Session<'m>>
-where
-{
-    let keep_alive = config.keep_alive.as_secs().clamp(1, 65_535) as u16;
-    let builder = minimq::ConfigBuilder::from_buffer(memory, RECEIVE_BYTES).ok()?;
-    let mut builder = builder.client_id(config.id).ok()?.keepalive_interval(keep_alive);
-    if let Some((user, password)) = config.login {
-        builder = builder.auth(user, password).ok()?;
-    }
-    if let Some((topic, payload)) = config.will {
-        builder = builder.will(minimq::Will::new(topic, payload, &[]).ok()?).ok()?;
-    }
-    Some(minimq::Session::new(builder))
+fn session<'m>(memory: &'m mut [u8], config: &Config<'_>) -> Option<Session<'m>> {
+    Session::new(memory, RECEIVE_BYTES, config, Instant::now())
 }

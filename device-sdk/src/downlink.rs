@@ -2,10 +2,7 @@
 
 use crate::config::ANSWER_BYTES_MAX;
 use crate::mqtt::Message;
-use core::cell::Cell;
 use core::task::{Context, Poll};
-use embassy_sync::blocking_mutex::Mutex;
-use embassy_sync::blocking_mutex::raw::RawMutex;
 use headwater_wire::{CHUNK_HEADER_BYTES_MAX, Hello, TOPIC_ROOT};
 
 /// The longest topic and correlation data that an answer may need.
@@ -108,22 +105,6 @@ impl<const N: usize> Text<N> {
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }
-
-    pub fn as_str(&self) -> &str {
-        core::str::from_utf8(self.as_bytes()).unwrap_or_default()
-    }
-}
-
-/// Takes the application for a moment.
-pub(crate) fn with<M: RawMutex, A, T>(
-    app: &Mutex<M, Cell<Option<&mut A>>>,
-    work: impl FnOnce(&mut A) -> T,
-) -> Option<T> {
-    let taken = app.lock(Cell::take)?;
-    // Outside of the lock: it may last as long as it likes.
-    let done = work(taken);
-    app.lock(|app| app.set(Some(taken)));
-    Some(done)
 }
 
 /// What the application wants to send; nothing if its topic does not fit.
@@ -137,7 +118,8 @@ pub(crate) fn outgoing(id: &str, app: &mut impl Downlink) -> Option<Answer> {
 
 /// What a message from the gateway is for. Whatever nobody knows is left alone.
 pub(crate) fn listen(message: Message<'_>, id: &str, heard: &mut Heard, app: &mut impl Downlink) {
-    let of_this_device = message.topic.strip_prefix(TOPIC_ROOT).and_then(|rest| rest.strip_prefix(id));
+    let topic = core::str::from_utf8(message.topic).unwrap_or_default();
+    let of_this_device = topic.strip_prefix(TOPIC_ROOT).and_then(|rest| rest.strip_prefix(id));
     let Some(what) = of_this_device.and_then(|rest| rest.strip_prefix('/')) else { return };
     heard.messages = heard.messages.saturating_add(u32::from(what != "hello"));
     match what {
@@ -147,7 +129,7 @@ pub(crate) fn listen(message: Message<'_>, id: &str, heard: &mut Heard, app: &mu
         "command" => {
             let mut bytes = Text::<ANSWER_BYTES_MAX>::EMPTY;
             bytes.length = app.command(message.payload, &mut bytes.bytes).min(ANSWER_BYTES_MAX);
-            let topic = message.response_topic.and_then(|topic| Text::EMPTY.push(topic.as_bytes()));
+            let topic = message.response_topic.and_then(|topic| Text::EMPTY.push(topic));
             let correlation = Text::EMPTY.push(message.correlation);
             if let (Some(topic), Some(correlation)) = (topic, correlation) {
                 heard.answer = Some(Answer { topic, correlation, bytes });

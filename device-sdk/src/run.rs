@@ -3,19 +3,18 @@
 use crate::apart::apart;
 use crate::config::{Config, Counts, ID_BYTES_MAX};
 use crate::device::tell;
-use crate::downlink::{Downlink, Heard, Text, chunk_bytes, listen, outgoing, with};
+use crate::downlink::{Downlink, Heard, Text, chunk_bytes, listen, outgoing};
 use crate::link::{Link, Sent, Step, later};
-use crate::mqtt::{Event, Message, Mqtt, Published};
+use crate::mqtt::{Event, Published, Session, flush, next};
 use crate::outbox::HEAD_ROOM;
 use crate::store::{Store, Until, in_time};
 use crate::trace::{info, warning};
-use core::cell::Cell;
 use core::future::poll_fn;
 use core::task::Poll;
 use embassy_futures::select::{Either, Either3, select3};
-use embassy_sync::blocking_mutex::Mutex;
 use embassy_sync::blocking_mutex::raw::RawMutex;
 use embassy_time::Instant;
+use embedded_io_async::{Read, Write};
 use embedded_storage_async::nor_flash::NorFlash;
 use headwater_wire::{CHUNK_HEADER_BYTES_MAX, Chunk, ENVELOPE_HEADER_BYTES_MAX, Envelope, Hello, Kind, TOPIC_ROOT};
 
@@ -44,15 +43,20 @@ pub(crate) struct Run<'d, 'a, M: RawMutex, F, A, const N: usize> {
 
 impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A, N> {
     /// Serves the connection to its end; whether that is a rest, and not a loss.
-    pub async fn serve(&mut self, mqtt: &mut impl Mqtt, frame: &mut [u8], until: Until) -> bool {
+    pub async fn serve(
+        &mut self,
+        mqtt: &mut Session<'_>,
+        stream: &mut (impl Read + Write),
+        frame: &mut [u8],
+        until: Until,
+    ) -> bool {
         let filter = Text::<{ ID_BYTES_MAX + 16 }>::EMPTY;
         let filter = filter
             .push(TOPIC_ROOT.as_bytes())
             .and_then(|f| f.push(self.config.id.as_bytes()))
             .and_then(|f| f.push(b"/#"));
         let Some(filter) = filter else { return false };
-        let answer_within = self.config.patience.answer_within;
-        if !matches!(in_time(answer_within, mqtt.subscribe(filter.as_str())).await, Either::First(Ok(()))) {
+        if mqtt.subscribe(filter.as_bytes()).is_none() {
             return false;
         }
         let mut last_epoch = None;
@@ -62,6 +66,14 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
             let now = Instant::now();
             if self.link.not_greeted(now) {
                 info!("no hello: this is a broker, or a gateway of another version");
+            }
+            if !mqtt.poll(now) {
+                info!("the gateway gives no sign of life");
+                return false;
+            }
+            if let Some(answer) = self.heard.answer.take().or_else(|| outgoing(self.config.id, self.app)) {
+                // It is the first of this turn: there is room, or never will be.
+                let _ = mqtt.message(answer.topic.as_bytes(), answer.bytes.as_bytes(), answer.correlation.as_bytes());
             }
             let has_more = match self.link.poll(now) {
                 Step::Drop => {
@@ -84,46 +96,36 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
                 },
                 Step::Connect | Step::Wait => false,
             };
-            if let Some(answer) = self.heard.answer.take().or_else(|| outgoing(self.config.id, self.app)) {
-                let sent = mqtt.message(answer.topic.as_str(), answer.bytes.as_bytes(), answer.correlation.as_bytes());
-                if !matches!(in_time(answer_within, sent).await, Either::First(Ok(()))) {
-                    return false;
-                }
+            let written = in_time(self.config.patience.answer_within, flush(mqtt, stream)).await;
+            if !matches!(written, Either::First(Ok(()))) {
+                return false;
             }
             // A device that only looks in takes what waits for it along.
             let owed = self.owed.filter(|(messages, until)| self.heard.messages < *messages && now < *until);
             let is_idle = self.link.is_online() && self.link.in_flight() == 0 && owed.is_none();
             if is_idle && self.store.is_done(until, self.app.blob().is_some()) {
+                mqtt.disconnect();
+                let _ = in_time(self.config.patience.answer_within, flush(mqtt, stream)).await;
                 return true;
             }
             if matches!(until, Until::Empty(end) if now >= end) {
                 return false;
             }
-            let Run { heard, app, config, .. } = self;
-            // Listener and sender need the application in turn, never at once.
-            let app = Mutex::<M, _>::new(Cell::new(Some(&mut **app)));
-            let listener = |message: Message<'_>| {
-                with(&app, |app| listen(message, config.id, heard, app));
-            };
             // With more to send only a look at what has come, so that answers are never behind.
-            let outgoing = poll_fn(|context| match with(&app, |app| app.poll_outgoing(context)) {
-                Some(Poll::Pending) | None if !has_more => Poll::Pending,
-                _ => Poll::Ready(()),
-            });
-            let wake = [self.link.next_wake(), owed.map(|(_, until)| until)].into_iter().flatten().min();
-            let event = match select3(mqtt.next(listener), self.store.wait(wake, until), outgoing).await {
+            let outgoing = poll_fn(|context| if has_more { Poll::Ready(()) } else { self.app.poll_outgoing(context) });
+            let wakes = [self.link.next_wake(), mqtt.next_wake(), owed.map(|(_, until)| until)];
+            let wake = wakes.into_iter().flatten().min();
+            let event = match select3(next(mqtt, stream), self.store.wait(wake, until), outgoing).await {
                 Either3::First(Ok(event)) => event,
                 Either3::First(Err(_)) => return false,
                 Either3::Second(()) | Either3::Third(()) => Event::Other,
             };
-            if !apart!(self.take(event)) {
-                return false;
-            }
+            apart!(self.take(event));
         }
     }
 
     /// Sends the next frame, if there is one: whether it did. `None` if the connection is of no use any more.
-    async fn send(&mut self, mqtt: &mut impl Mqtt, frame: &mut [u8], last_epoch: &mut Option<u32>) -> Option<bool> {
+    async fn send(&mut self, mqtt: &mut Session<'_>, frame: &mut [u8], last_epoch: &mut Option<u32>) -> Option<bool> {
         let outbox = &mut *self.store.outbox;
         let loaded = match outbox.load(frame).await {
             Ok(Some(loaded)) if self.link.takes_epoch(loaded.epoch) => loaded,
@@ -144,24 +146,24 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
         let start = HEAD_ROOM.checked_sub(length)?;
         frame.get_mut(start..HEAD_ROOM)?.copy_from_slice(head.get(..length)?);
         let payload = frame.get(start..HEAD_ROOM + loaded.length)?;
-        match in_time(self.config.patience.answer_within, mqtt.envelope(self.config.topic, payload)).await {
-            Either::First(Ok(Published::OnItsWay)) => {
+        match mqtt.envelope(self.config.topic, payload) {
+            Published::OnItsWay => {
                 self.store.outbox.sent(&loaded);
                 self.link.sent(Instant::now(), Sent::Frame { epoch: loaded.epoch, last: loaded.last() });
                 self.counts.publishes += 1;
                 Some(true)
             }
-            Either::First(Ok(Published::NotNow)) if self.link.in_flight() > 0 => Some(false),
-            Either::First(Ok(Published::NotNow)) => {
-                warning!("a frame of {} bytes does not fit the memory for publishes", loaded.length);
+            Published::NotNow if !mqtt.output().is_empty() => Some(true),
+            Published::NotNow if self.link.in_flight() > 0 => Some(false),
+            Published::NotNow => {
+                warning!("a frame of {} bytes is more than the gateway takes", loaded.length);
                 None
             }
-            _ => None,
         }
     }
 
     /// Sends the next part of the application's blob, if there is one: whether it did. `None` as in [`Run::send`].
-    async fn send_chunk(&mut self, mqtt: &mut impl Mqtt, frame: &mut [u8]) -> Option<bool> {
+    async fn send_chunk(&mut self, mqtt: &mut Session<'_>, frame: &mut [u8]) -> Option<bool> {
         let Some(blob) = self.app.blob() else { return Some(false) };
         if blob.id != self.upload.id {
             self.upload = Upload { id: blob.id, ..Upload::default() };
@@ -191,26 +193,28 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
         let begin = start.checked_sub(head_length)?;
         room.get_mut(begin..)?.iter_mut().zip(head).for_each(|(place, byte)| *place = byte);
         let payload = frame.get(begin..start + length)?;
-        match in_time(self.config.patience.answer_within, mqtt.envelope(self.config.topic, payload)).await {
-            Either::First(Ok(Published::OnItsWay)) => {
+        match mqtt.envelope(self.config.topic, payload) {
+            Published::OnItsWay => {
                 self.upload.sent = number;
                 self.link.sent(Instant::now(), Sent::Chunk { id: blob.id, number });
                 self.counts.publishes += 1;
                 Some(true)
             }
-            Either::First(Ok(Published::NotNow)) => Some(false),
-            _ => None,
+            Published::NotNow => Some(!mqtt.output().is_empty()),
         }
     }
 
-    /// Does what an event asks for; `false` if the connection has to end.
-    async fn take(&mut self, event: Event) -> bool {
+    /// Does what an event asks for.
+    async fn take(&mut self, event: Event<'_>) {
         let now = Instant::now();
-        if let Some(hello) = self.heard.hello.take() {
-            apart!(self.greet(hello, now));
-        }
         match event {
-            Event::Other => {}
+            Event::Other | Event::Connected(_) => {}
+            Event::Message(message) => {
+                listen(message, self.config.id, &mut self.heard, self.app);
+                if let Some(hello) = self.heard.hello.take() {
+                    apart!(self.greet(hello, now));
+                }
+            }
             Event::Acked => match self.link.acked(now) {
                 Some(Sent::Frame { last, .. }) => {
                     let _ = self.store.outbox.release(last).await;
@@ -236,7 +240,6 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
                 info!("the gateway does not take records now: reason {}", reason);
             }
         }
-        true
     }
 
     async fn greet(&mut self, hello: Hello, now: Instant) {

@@ -61,7 +61,7 @@ impl Node {
                 };
                 let config =
                     Config { patience, linger: Ticks::from_millis(1), ..Config::new("pump-7", "dev/pump-7/t") };
-                let mut memory = vec![0; memory_bytes(BATCH, 4)];
+                let mut memory = vec![0; memory_bytes(BATCH)];
                 let device = Device::new(recorder, outbox, Watched(tls, seen), config, &mut memory, fastrand::u64(..));
                 device.ok().unwrap().run(&mut ()).await;
             });

@@ -82,7 +82,7 @@ pub async fn device(id: String, seed: u64, behaviour: Behaviour, totals: Arc<Tot
     let range = flash.range();
     let outbox = Outbox::open(flash, range, WhenFull::Refuse, seed);
     let outbox = outbox.await.map_err(|error: outbox::Error<_>| format!("{id}: outbox: {error:?}"))?;
-    let mut memory = vec![0; memory_bytes(BATCH, WINDOW)];
+    let mut memory = vec![0; memory_bytes(BATCH)];
     let patience = Patience { pause_max: Duration::from_secs(5), ..Patience::default() };
     let linger = Duration::from_micros(behaviour.linger.as_micros() as u64);
     let config = Config { linger, window: WINDOW, patience, ..Config::new(&id, &behaviour.topic) };

@@ -131,7 +131,7 @@ fn life_with(
     mut heard: Heard,
 ) -> (Option<Rest>, u64, Heard) {
     let recorder = Recorder::<NoopRawMutex, BATCH>::new();
-    let (mut memory, mut polls) = (vec![0; memory_bytes(BATCH, 3)], 0);
+    let (mut memory, mut polls) = (vec![0; memory_bytes(BATCH)], 0);
     let rest = {
         let work = async {
             let outbox = Outbox::open(flash.clone(), 0..(4 * PAGE) as u32, WhenFull::Refuse, seed).await.unwrap();
@@ -297,7 +297,7 @@ fn a_device_may_move_between_threads() {
     use headwater_device_host::Tcp;
     static RECORDER: Recorder<CriticalSectionRawMutex, BATCH> = Recorder::new();
     fn is_send<T: Send>(_: &T) {}
-    let (mut ram, mut memory) = ([0; 2048], vec![0; memory_bytes(BATCH, 3)]);
+    let (mut ram, mut memory) = ([0; 2048], vec![0; memory_bytes(BATCH)]);
     let outbox = ready(Outbox::open(RamFlash::<512>::new(&mut ram), 0..2048, WhenFull::Refuse, 1)).unwrap();
     let config = Config::new("device", "t");
     let device = Device::new(&RECORDER, outbox, Tcp(([127, 0, 0, 1], 1).into()), config, &mut memory, 1);

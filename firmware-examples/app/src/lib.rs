@@ -125,7 +125,7 @@ const WINDOW: usize = 4;
 const AWAKE_MAX: Duration = Duration::from_secs(45);
 
 static RECORDER: Recorder<CriticalSectionRawMutex, BATCH> = Recorder::new();
-static MEMORY: StaticCell<[u8; memory_bytes(BATCH, WINDOW)]> = StaticCell::new();
+static MEMORY: StaticCell<[u8; memory_bytes(BATCH)]> = StaticCell::new();
 
 type Node<F, T> = Device<'static, CriticalSectionRawMutex, F, T, BATCH>;
 

@@ -13,7 +13,6 @@ use static_cell::StaticCell;
 use crate::{Board, FLASH_BYTES, PORT, SEED, net};
 
 const BATCH: usize = 512;
-const WINDOW: usize = 4;
 #[cfg(feature = "sdk")]
 const READING: &[Column<'static>] = &[
     Column::new("uptime_ms", ColumnType::Counter),
@@ -22,7 +21,7 @@ const READING: &[Column<'static>] = &[
 ];
 
 static RECORDER: Recorder<CriticalSectionRawMutex, BATCH> = Recorder::new();
-static MEMORY: StaticCell<[u8; memory_bytes(BATCH, WINDOW)]> = StaticCell::new();
+static MEMORY: StaticCell<[u8; memory_bytes(BATCH)]> = StaticCell::new();
 
 pub async fn run(board: Board) {
     let Board { stack, flash, rx, tx } = board;

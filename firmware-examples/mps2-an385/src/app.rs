@@ -29,7 +29,7 @@ const READING: &[Column<'static>] = &[
 ];
 
 static RECORDER: Recorder<CriticalSectionRawMutex, BATCH> = Recorder::new();
-static MEMORY: StaticCell<[u8; memory_bytes(BATCH, WINDOW)]> = StaticCell::new();
+static MEMORY: StaticCell<[u8; memory_bytes(BATCH)]> = StaticCell::new();
 
 /// Returns when every record is acknowledged.
 pub async fn run(stack: Stack<'static>, flash: &mut impl NorFlash, seed: u64, arguments: &Arguments) {

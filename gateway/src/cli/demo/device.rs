@@ -84,7 +84,7 @@ impl Device {
         let mut ram = vec![0; OUTBOX_BYTES];
         let flash = RamFlash::<PAGE>::new(&mut ram);
         let range = flash.range();
-        let mut memory = vec![0; memory_bytes(BATCH, WINDOW)];
+        let mut memory = vec![0; memory_bytes(BATCH)];
         let (name, topic) = (name(*number), format!("site/1/dev/{}/t", name(*number)));
         let seed = seed ^ u64::from(*number) << 32;
         // RAM of this size is an outbox, and the name is one that a device may have.
