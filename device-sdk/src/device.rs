@@ -164,8 +164,17 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
         *failure = None;
         counts.connections = counts.connections.wrapping_add(1);
         link.opened(Instant::now());
-        let mut run =
-            Run { store, link, config, counts, heard: Default::default(), app, upload: Default::default(), owed: None };
+        let mut run = Run {
+            store,
+            link,
+            config,
+            counts,
+            heard: Default::default(),
+            app,
+            upload: Default::default(),
+            owed: None,
+            told: None,
+        };
         run.store.outbox.rewind();
         let rested = apart!(run.serve(&mut session, &mut stream, frame, until));
         let now = Instant::now();

@@ -85,6 +85,14 @@ pub(crate) struct Answer {
     pub bytes: Text<ANSWER_BYTES_MAX>,
 }
 
+impl Answer {
+    /// A message on one of the device's topics; nothing if its topic does not fit.
+    pub fn new(id: &str, what: &str, bytes: Text<ANSWER_BYTES_MAX>) -> Option<Self> {
+        let topic = Text::EMPTY.push(TOPIC_ROOT.as_bytes())?.push(id.as_bytes())?.push(b"/")?.push(what.as_bytes())?;
+        Some(Answer { topic, correlation: Text::EMPTY, bytes })
+    }
+}
+
 /// Bytes of bounded length.
 #[derive(Clone)]
 pub(crate) struct Text<const N: usize> {
@@ -112,8 +120,7 @@ pub(crate) fn outgoing(id: &str, app: &mut impl Downlink) -> Option<Answer> {
     let mut bytes = Text::<ANSWER_BYTES_MAX>::EMPTY;
     let (what, length) = app.outgoing(&mut bytes.bytes)?;
     bytes.length = length.min(ANSWER_BYTES_MAX);
-    let topic = Text::EMPTY.push(TOPIC_ROOT.as_bytes())?.push(id.as_bytes())?.push(b"/")?.push(what.as_bytes())?;
-    Some(Answer { topic, correlation: Text::EMPTY, bytes })
+    Answer::new(id, what, bytes)
 }
 
 /// What a message from the gateway is for. Whatever nobody knows is left alone.

@@ -3,7 +3,7 @@
 use crate::apart::apart;
 use crate::config::{Config, Counts, ID_BYTES_MAX};
 use crate::device::tell;
-use crate::downlink::{Downlink, Heard, Text, chunk_bytes, listen, outgoing};
+use crate::downlink::{Answer, Downlink, Heard, Text, chunk_bytes, listen, outgoing};
 use crate::link::{Link, Sent, Step, later};
 use crate::mqtt::{Event, Published, Session, flush, next};
 use crate::outbox::HEAD_ROOM;
@@ -13,10 +13,15 @@ use core::future::poll_fn;
 use core::task::Poll;
 use embassy_futures::select::{Either, Either3, select3};
 use embassy_sync::blocking_mutex::raw::RawMutex;
-use embassy_time::Instant;
+use embassy_time::{Duration, Instant};
 use embedded_io_async::{Read, Write};
 use embedded_storage_async::nor_flash::NorFlash;
-use headwater_wire::{CHUNK_HEADER_BYTES_MAX, Chunk, ENVELOPE_HEADER_BYTES_MAX, Envelope, Hello, Kind, TOPIC_ROOT};
+use headwater_wire::{
+    CHUNK_HEADER_BYTES_MAX, Chunk, ENVELOPE_HEADER_BYTES_MAX, Envelope, Hello, Kind, LOSSES_TOPIC, Losses, TOPIC_ROOT,
+};
+
+/// Between two messages that tell what was lost.
+const LOSSES_PAUSE: Duration = Duration::from_secs(10);
 
 /// How far a blob is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +44,8 @@ pub(crate) struct Run<'d, 'a, M: RawMutex, F, A, const N: usize> {
     pub upload: Upload,
     /// So many messages follow the hello, and so long they are waited for.
     pub owed: Option<(u32, Instant)>,
+    /// How many losses the gateway was told of on this connection, and when it is told again at the earliest.
+    pub told: Option<(u64, Instant)>,
 }
 
 impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A, N> {
@@ -71,7 +78,8 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
                 info!("the gateway gives no sign of life");
                 return false;
             }
-            if let Some(answer) = self.heard.answer.take().or_else(|| outgoing(self.config.id, self.app)) {
+            let answer = self.heard.answer.take().or_else(|| self.losses(now, until));
+            if let Some(answer) = answer.or_else(|| outgoing(self.config.id, self.app)) {
                 // It is the first of this turn: there is room, or never will be.
                 let _ = mqtt.message(answer.topic.as_bytes(), answer.bytes.as_bytes(), answer.correlation.as_bytes());
             }
@@ -113,7 +121,9 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
             }
             // With more to send only a look at what has come, so that answers are never behind.
             let outgoing = poll_fn(|context| if has_more { Poll::Ready(()) } else { self.app.poll_outgoing(context) });
-            let wakes = [self.link.next_wake(), mqtt.next_wake(), owed.map(|(_, until)| until)];
+            // There may be more to tell of losses by then.
+            let again = self.told.map(|(_, again)| again).filter(|again| now < *again);
+            let wakes = [self.link.next_wake(), mqtt.next_wake(), owed.map(|(_, until)| until), again];
             let wake = wakes.into_iter().flatten().min();
             let event = match select3(next(mqtt, stream), self.store.wait(wake, until), outgoing).await {
                 Either3::First(Ok(event)) => event,
@@ -202,6 +212,31 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
             }
             Published::NotNow => Some(!mqtt.output().is_empty()),
         }
+    }
+
+    /// Tells a gateway that has greeted what was lost: once, and when there is more.
+    fn losses(&mut self, now: Instant, until: Until) -> Option<Answer> {
+        self.owed?;
+        let outbox = self.store.outbox.counters();
+        let losses = Losses {
+            dropped_oldest: outbox.dropped_oldest,
+            dropped_newest: outbox.dropped_newest,
+            thinned: self.store.recorder.thinned(),
+            damaged: outbox.damaged,
+            unwritten: outbox.unwritten,
+            rejected: self.counts.rejected,
+            pending: self.store.outbox.len(),
+            programmed_bytes: outbox.programmed_bytes,
+            erases: outbox.erases,
+        };
+        let records = losses.records();
+        // A device that is about to sleep does not wait.
+        let is_news = |(told, again): (u64, Instant)| told != records && (now >= again || until != Until::Ever);
+        if !self.told.is_none_or(is_news) {
+            return None;
+        }
+        self.told = Some((records, later(now, LOSSES_PAUSE)));
+        Answer::new(self.config.id, LOSSES_TOPIC, Text::EMPTY.push(&losses.to_bytes())?)
     }
 
     /// Does what an event asks for.

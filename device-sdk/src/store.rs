@@ -15,7 +15,7 @@ use embedded_storage_async::nor_flash::NorFlash;
 /// After the flash has failed, or the ring is full.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Until {
     Ever,
     Empty(Instant),

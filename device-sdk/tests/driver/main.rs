@@ -340,3 +340,22 @@ fn a_device_that_has_nothing_to_send_takes_its_configuration_along() {
     heard = life_with(&flash, &gateway, 11, u64::MAX, 2, heard).2;
     assert_eq!(heard.config, b"interval=9");
 }
+
+#[test]
+fn p5_the_gateway_is_told_what_was_lost() {
+    let knock = || Heard { knock: true, ..Heard::default() };
+    let gateway = Gateway::new(&[Fault::Refuse(1, 0x99)]);
+    life_with(&flash(), &gateway, 1, u64::MAX, 1, knock());
+    let told = gateway.borrow().losses.clone();
+    let rejected: Vec<_> = told.iter().map(|losses| (losses.records(), losses.rejected, losses.pending)).collect();
+    assert_eq!(rejected, [(0, 0, 1), (1, 1, 0)], "with the hello, and before it sleeps");
+    assert!(told[1].programmed_bytes > 20 && told[1].erases > 0, "{told:?}");
+    // Nothing new is told once a connection.
+    let gateway = Gateway::new(&[]);
+    life(&flash(), &gateway, 60, u64::MAX, 1);
+    assert_eq!(gateway.borrow().losses.len(), 1);
+    // Whoever greets nobody does not understand it.
+    let broker = Gateway::new(&[Fault::NoHello, Fault::Refuse(1, 0x99)]);
+    life_with(&flash(), &broker, 1, u64::MAX, 1, knock());
+    assert_eq!(broker.borrow().losses, []);
+}

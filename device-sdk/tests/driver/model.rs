@@ -3,7 +3,7 @@
 
 use embedded_io_async::{ErrorType, Read, Write};
 use headwater_device::Transport;
-use headwater_wire::{CONTENT_TYPE, Envelope, Hello, Kind, TOPIC_ROOT};
+use headwater_wire::{CONTENT_TYPE, Envelope, Hello, Kind, LOSSES_TOPIC, Losses, TOPIC_ROOT};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -45,6 +45,8 @@ pub struct Gateway {
     pub connections: u32,
     pub duplicates: u32,
     pub answers: Vec<Vec<u8>>,
+    /// What the device told of what it lost.
+    pub losses: Vec<Losses>,
     /// The last blob and how many parts of it there are, its bytes, and parts that came, also those that came again.
     pub blob: Option<(u32, u64)>,
     pub blob_bytes: Vec<u8>,
@@ -124,9 +126,12 @@ impl Gateway {
         let topic = std::str::from_utf8(&packet[2..2 + topic_length]).unwrap();
         let mut at = 2 + topic_length;
         if first & 6 == 0 {
-            assert!(topic.ends_with("/answer"), "{topic}");
-            let properties = usize::from(packet[at]);
-            self.answers.push(packet[at + 1 + properties..].to_vec());
+            let payload = &packet[at + 1 + usize::from(packet[at])..];
+            match topic.rsplit_once('/') {
+                Some((_, "answer")) => self.answers.push(payload.to_vec()),
+                Some((_, LOSSES_TOPIC)) => self.losses.push(Losses::read(payload).expect("losses")),
+                _ => panic!("a message to {topic}"),
+            }
             return;
         }
         let id = [packet[at], packet[at + 1]];

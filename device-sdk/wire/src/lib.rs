@@ -23,12 +23,14 @@ mod chunk;
 mod envelope;
 pub mod firmware;
 mod hello;
+mod losses;
 mod readings;
 mod varint;
 
 pub use chunk::{CHUNK_HEADER_BYTES_MAX, Chunk, crc32};
 pub use envelope::{ENVELOPE_HEADER_BYTES_MAX, Envelope, Kind, Plain, RECORDS_MAX, plain};
 pub use hello::{HELLO_BYTES, Hello};
+pub use losses::{LOSSES_BYTES, LOSSES_TOPIC, Losses};
 pub use readings::{
     COLUMNS_MAX, Column, ColumnType, Json, NAME_BYTES_MAX, Null, ROW_TEXT_BYTES_MAX, Row, Rows, SCALE_MAX, Table,
     TableError, TableWriter, Value,

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use headwater_wire::firmware::{
     OFFER_TOPIC, PART_HEAD_BYTES, PART_TOPIC, REQUEST_TOPIC, Request, STATUS_BYTES_MAX, STATUS_TOPIC,
 };
-use headwater_wire::{Hello, TOPIC_ROOT};
+use headwater_wire::{Hello, LOSSES_TOPIC, Losses, TOPIC_ROOT};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -99,6 +99,40 @@ pub struct DeviceStatus {
     pub firmware_status: Option<String>,
     /// Bytes of firmware it was sent, since this gateway's start.
     pub firmware_sent_bytes: u64,
+    /// What it last told of records that will never come, since this gateway's start.
+    pub losses: Option<ToldLosses>,
+}
+
+/// What a device tells of itself, counted since its own last reset: [`Losses`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ToldLosses {
+    pub dropped_oldest: u64,
+    pub dropped_newest: u64,
+    pub thinned: u64,
+    pub damaged: u64,
+    pub unwritten: u64,
+    pub rejected: u64,
+    pub pending: u64,
+    pub programmed_bytes: u64,
+    pub erases: u64,
+}
+
+impl From<Losses> for ToldLosses {
+    fn from(losses: Losses) -> Self {
+        let Losses { dropped_oldest, dropped_newest, thinned, damaged, unwritten, rejected, .. } = losses;
+        let Losses { pending, programmed_bytes, erases, .. } = losses;
+        ToldLosses {
+            dropped_oldest,
+            dropped_newest,
+            thinned,
+            damaged,
+            unwritten,
+            rejected,
+            pending,
+            programmed_bytes,
+            erases,
+        }
+    }
 }
 
 /// The last number of a device that is on disk.
@@ -134,6 +168,7 @@ struct Device {
     asked: HashMap<u64, oneshot::Sender<Bytes>>,
     firmware_status: Option<String>,
     firmware_sent_bytes: u64,
+    losses: Option<Losses>,
 }
 
 /// A connection's end of its device's topics.
@@ -159,7 +194,8 @@ pub fn is_reserved(topic: &str) -> bool {
 
 /// Whether the topic is one on which the client speaks to the gateway itself.
 pub fn is_own_way_up(client_id: &str, topic: &str) -> bool {
-    ["answer", REQUEST_TOPIC, STATUS_TOPIC].iter().any(|last| topic_of(client_id, last).is_some_and(|own| own == topic))
+    let ways = ["answer", LOSSES_TOPIC, REQUEST_TOPIC, STATUS_TOPIC];
+    ways.iter().any(|last| topic_of(client_id, last).is_some_and(|own| own == topic))
 }
 
 /// The topic on which a client answers; `None` if its id does not fit one level.
@@ -257,6 +293,13 @@ impl Devices {
             let text = text.filter(|text| !text.contains(char::is_control)).ok_or(Reason::PayloadFormatInvalid)?;
             if let Some(device) = self.lock().get_mut(client_id) {
                 device.firmware_status = Some(text.to_owned());
+            }
+            return Ok(());
+        }
+        if publish.topic.ends_with(LOSSES_TOPIC) {
+            let losses = Losses::read(publish.payload).map_err(|_| Reason::PayloadFormatInvalid)?;
+            if let Some(device) = self.lock().get_mut(client_id) {
+                device.losses = Some(losses);
             }
             return Ok(());
         }
@@ -422,6 +465,7 @@ impl Devices {
                 firmware: None,
                 firmware_status: device.firmware_status.clone(),
                 firmware_sent_bytes: device.firmware_sent_bytes,
+                losses: device.losses.map(ToldLosses::from),
             })
             .collect();
         for device in &mut list {

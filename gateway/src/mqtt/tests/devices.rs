@@ -2,7 +2,7 @@
 
 use super::harness::*;
 use crate::mqtt::{MqttConfig, RouteConfig};
-use headwater_wire::Hello;
+use headwater_wire::{Hello, Losses};
 
 /// Subscribes to the device's own topics and reads the greeting.
 async fn greeted(gateway: &Gateway, id: &str) -> (Client, Hello) {
@@ -174,4 +174,26 @@ async fn p6_a_device_that_answers_nothing_holds_a_bounded_number_of_commands() {
     }
     assert_eq!((late, busy), (8, 42));
     assert_eq!(devices.command("d1", "x".into(), brief).await, Err(NoAnswer::Late), "there is room again");
+}
+
+#[tokio::test]
+async fn p5_what_a_device_tells_of_its_losses_is_shown() {
+    let gateway = Gateway::start().await;
+    let devices = gateway.mqtt.as_ref().unwrap().devices();
+    let (mut client, _) = greeted(&gateway, "d1").await;
+    assert_eq!(devices.list()[0].losses, None);
+    let losses = Losses { dropped_oldest: 7, thinned: 2, pending: 40, erases: 3, ..Losses::default() };
+    let payload = String::from_utf8(losses.to_bytes().to_vec()).unwrap();
+    client.send(&publish5(1, 1, "$headwater/d/d1/losses", &[], &payload)).await;
+    client.expect(&[0x40, 2, 0, 1]).await;
+    assert_eq!(devices.list()[0].losses, Some(losses.into()));
+    // Who says it wrongly is told, and what it said before stays.
+    for (id, payload) in [(2, "no losses"), (3, "")] {
+        client.send(&publish5(1, id, "$headwater/d/d1/losses", &[], payload)).await;
+        client.expect(&[0x40, 3, 0, id as u8, 0x99]).await;
+    }
+    client.send(&publish5(1, 4, "$headwater/d/d2/losses", &[], &payload)).await;
+    client.expect(&[0x40, 3, 0, 4, 0x90]).await;
+    assert_eq!(devices.list()[0].losses, Some(losses.into()));
+    assert_eq!(gateway.payloads("default").len(), 0);
 }
