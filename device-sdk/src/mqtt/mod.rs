@@ -10,6 +10,7 @@ mod tests;
 
 use crate::config::Config;
 use crate::link::{IN_FLIGHT_MAX, later};
+use core::cell::Cell;
 use embassy_time::{Duration, Instant};
 use embedded_io_async::{Read, Write};
 use headwater_wire::CONTENT_TYPE;
@@ -223,7 +224,9 @@ impl<'m> Session<'m> {
     /// Where what comes goes. Empty if the packet that is coming is longer than it may be.
     pub fn room(&mut self) -> &mut [u8] {
         if self.read > 0 {
-            self.input.copy_within(self.read.min(self.filled)..self.filled, 0);
+            let bytes = Cell::from_mut(&mut *self.input).as_slice_of_cells();
+            let left = bytes.iter().take(self.filled).skip(self.read);
+            bytes.iter().zip(left).for_each(|(to, from)| to.set(from.get()));
             self.filled = self.filled.saturating_sub(self.read);
             self.read = 0;
         }
