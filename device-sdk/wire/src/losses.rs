@@ -35,7 +35,8 @@ pub struct Losses {
 }
 
 impl Losses {
-    fn fields(self) -> [u64; FIELDS] {
+    /// The fields, as on the wire: [`Losses::NAMES`].
+    pub fn fields(self) -> [u64; FIELDS] {
         [
             self.dropped_oldest,
             self.dropped_newest,
@@ -48,6 +49,19 @@ impl Losses {
             self.erases,
         ]
     }
+
+    /// What [`Losses::fields`] are called.
+    pub const NAMES: [&'static str; FIELDS] = [
+        "dropped_oldest",
+        "dropped_newest",
+        "thinned",
+        "damaged",
+        "unwritten",
+        "rejected",
+        "pending",
+        "programmed_bytes",
+        "erases",
+    ];
 
     /// How many records in all will never come.
     pub fn records(self) -> u64 {

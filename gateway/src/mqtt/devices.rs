@@ -17,7 +17,7 @@ use headwater_wire::firmware::{
     OFFER_TOPIC, PART_HEAD_BYTES, PART_TOPIC, REQUEST_TOPIC, Request, STATUS_BYTES_MAX, STATUS_TOPIC,
 };
 use headwater_wire::{Hello, LOSSES_TOPIC, Losses, TOPIC_ROOT};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -99,40 +99,8 @@ pub struct DeviceStatus {
     pub firmware_status: Option<String>,
     /// Bytes of firmware it was sent, since this gateway's start.
     pub firmware_sent_bytes: u64,
-    /// What it last told of records that will never come, since this gateway's start.
-    pub losses: Option<ToldLosses>,
-}
-
-/// What a device tells of itself, counted since its own last reset: [`Losses`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct ToldLosses {
-    pub dropped_oldest: u64,
-    pub dropped_newest: u64,
-    pub thinned: u64,
-    pub damaged: u64,
-    pub unwritten: u64,
-    pub rejected: u64,
-    pub pending: u64,
-    pub programmed_bytes: u64,
-    pub erases: u64,
-}
-
-impl From<Losses> for ToldLosses {
-    fn from(losses: Losses) -> Self {
-        let Losses { dropped_oldest, dropped_newest, thinned, damaged, unwritten, rejected, .. } = losses;
-        let Losses { pending, programmed_bytes, erases, .. } = losses;
-        ToldLosses {
-            dropped_oldest,
-            dropped_newest,
-            thinned,
-            damaged,
-            unwritten,
-            rejected,
-            pending,
-            programmed_bytes,
-            erases,
-        }
-    }
+    /// What it last told of records that will never come, since this gateway's start; counted since its own: [`Losses`].
+    pub losses: Option<BTreeMap<&'static str, u64>>,
 }
 
 /// The last number of a device that is on disk.
@@ -465,7 +433,7 @@ impl Devices {
                 firmware: None,
                 firmware_status: device.firmware_status.clone(),
                 firmware_sent_bytes: device.firmware_sent_bytes,
-                losses: device.losses.map(ToldLosses::from),
+                losses: device.losses.map(|losses| Losses::NAMES.into_iter().zip(losses.fields()).collect()),
             })
             .collect();
         for device in &mut list {
