@@ -6,6 +6,9 @@
 //! used, with a warning: a build server must be able to link, and such a firmware reaches nobody.
 //! `HEADWATER_CREDENTIALS` names another file, for a test bench that builds for several networks.
 
+#[path = "build/updates.rs"]
+mod updates;
+
 use std::path::{Path, PathBuf};
 use std::{env, fs, process};
 
@@ -20,6 +23,9 @@ const KEYS: [(&str, usize, bool); 6] = [
 ];
 
 fn main() {
+    if env::var_os("CARGO_FEATURE_OTA").is_some() {
+        updates::bake();
+    }
     let file = choose_file();
     let text = fs::read_to_string(&file).unwrap_or_else(|e| fail(&file, 0, &format!("cannot be read: {e}")));
     let values = parse(&file, &text);

@@ -1,11 +1,7 @@
-//! Puts `memory.x` where the linker looks for it.
-
-use std::path::PathBuf;
-use std::{env, fs};
+//! Tells the linker where `memory.x` is: a firmware that is updated lies behind its boot loader.
 
 fn main() {
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    fs::write(out.join("memory.x"), include_bytes!("memory.x")).expect("OUT_DIR is writable");
-    println!("cargo:rustc-link-search={}", out.display());
-    println!("cargo:rerun-if-changed=memory.x");
+    let link = if std::env::var_os("CARGO_FEATURE_OTA").is_some() { "ota" } else { "plain" };
+    println!("cargo:rustc-link-search={}/link/{link}", std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    println!("cargo:rerun-if-changed=link/{link}/memory.x");
 }

@@ -11,6 +11,8 @@
 use headwater_device_host as _;
 
 mod downlink;
+#[cfg(feature = "ota")]
+pub mod updates;
 
 use core::ops::Range;
 
@@ -24,7 +26,7 @@ use headwater_device::outbox::{Outbox, WhenFull};
 use headwater_device::{Column, ColumnType, Config, Device, Failure, Null, Recorder, Transport, Value, memory_bytes};
 use static_cell::StaticCell;
 
-use downlink::{BLINK, INTERVAL, NEW_INTERVAL, Wishes};
+use downlink::{BLINK, INTERVAL, NEW_INTERVAL};
 
 /// Where the device belongs, from `firmware-examples/credentials.toml`.
 pub mod credentials {
@@ -143,7 +145,7 @@ pub async fn run<F: NorFlash, H: Hardware>(board: Board<F, H>) -> ! {
         match life.hardware.mode(life.interval) {
             Mode::Connected => {
                 // Nothing is on its way into flash when the life in between ends, so the device may be dropped there.
-                select(device.run(&mut Wishes), life.connected()).await;
+                select(device.run(&mut downlink()), life.connected()).await;
             }
             Mode::SendThenSleep => life.send_then_sleep(&mut device).await,
         }
@@ -170,6 +172,18 @@ async fn device<F: NorFlash, T: Transport>(flash: F, range: Range<u32>, seed: u6
         Ok(device) => device,
         Err(error) => panic!("the device cannot be made: {error:?}"),
     }
+}
+
+/// What the gateway says goes there.
+#[cfg(not(feature = "ota"))]
+fn downlink() -> impl headwater_device::Downlink {
+    downlink::Wishes
+}
+
+/// What the gateway says goes there, and what it says of firmware to the updater.
+#[cfg(feature = "ota")]
+fn downlink() -> impl headwater_device::Downlink {
+    updates::downlink()
 }
 
 /// The loop beside the device: what it measures and shows.
@@ -211,8 +225,8 @@ impl<H: Hardware> Life<H> {
     async fn send_then_sleep<F: NorFlash, T: Transport>(&mut self, device: &mut Node<F, T>) {
         self.measure().await;
         let rest = {
-            let mut wishes = Wishes;
-            let sending = device.flush(&mut wishes, AWAKE_MAX);
+            let mut downlink = downlink();
+            let sending = device.flush(&mut downlink, AWAKE_MAX);
             let showing = async {
                 loop {
                     let status = RECORDER.status();
@@ -287,7 +301,11 @@ impl<H: Hardware> Life<H> {
         match now {
             Status::WaitingForNetwork => log::info!("waiting for the network"),
             Status::Sending => log::debug!("sending"),
-            Status::Acknowledged => log::info!("all acknowledged, up to record {}", status.next_number.wrapping_sub(1)),
+            Status::Acknowledged => {
+                #[cfg(feature = "ota")]
+                updates::acknowledged();
+                log::info!("all acknowledged, up to record {}", status.next_number.wrapping_sub(1));
+            }
             Status::Failed => self.complain(status.failure),
         }
         self.hardware.status(now).await;

@@ -1,4 +1,5 @@
-//! Headwater on an ST Nucleo-H743ZI: telemetry over Ethernet, the outbox in the second bank of the internal flash.
+//! Headwater on an ST Nucleo-H743ZI: telemetry over Ethernet, the outbox in the second bank of the internal flash;
+//! with the feature `ota` firmware updates through the gateway.
 //!
 //! This file brings the chip up and hands its parts to the shared logic; what happens to a record is in `../app`.
 //! Logs go over the debug probe (RTT), so `cargo run` shows them with nothing else connected.
@@ -7,7 +8,14 @@
 #![no_main]
 
 mod flash;
+#[path = "../../nucleo-h743zi-boot/src/layout.rs"]
+#[allow(dead_code)] // some of it is the boot loader's
+mod layout;
 mod panic;
+#[cfg(feature = "ota")]
+mod updates;
+#[path = "../../nucleo-h743zi-boot/src/words.rs"]
+mod words;
 
 use embassy_executor::Spawner;
 use embassy_net::{DhcpConfig, Runner};
@@ -59,8 +67,16 @@ async fn main(spawner: Spawner) -> ! {
     let (stack, runner) = embassy_net::new(nic, dhcp, RESOURCES.init(NetResources::new()), rng.next_u64());
     spawner.spawn(network(runner).expect("the task runs once"));
 
-    let flash = flash::Bank2::new(p.FLASH, Irqs);
-    let outbox = flash::Bank2::WHOLE;
+    let flash = flash::Chip::new(p.FLASH, Irqs);
+    #[cfg(feature = "ota")]
+    let (flash, outbox) = {
+        let flash = updates::share(flash);
+        spawner.spawn(updates::run(flash).expect("the task runs once"));
+        (updates::whole(flash), layout::OUTBOX)
+    };
+    // The linker keeps the code in the first bank, so the outbox may have all of the second.
+    #[cfg(not(feature = "ota"))]
+    let outbox = layout::BANK_BYTES as u32..layout::FLASH_BYTES as u32;
     headwater_example_app::run(Board {
         stack,
         flash,
