@@ -230,9 +230,7 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
             erases: outbox.erases,
         };
         let records = losses.records();
-        // A device that is about to sleep does not wait.
-        let is_news = |(told, again): (u64, Instant)| told != records && (now >= again || until != Until::Ever);
-        if !self.told.is_none_or(is_news) {
+        if !is_news(self.told, records, now, until) {
             return None;
         }
         self.told = Some((records, later(now, LOSSES_PAUSE)));
@@ -293,5 +291,31 @@ impl<M: RawMutex, F: NorFlash, A: Downlink, const N: usize> Run<'_, '_, M, F, A,
         }
         self.owed = Some((hello.waiting, later(now, self.config.patience.hello_within)));
         self.link.greeted();
+    }
+}
+
+/// Whether so many losses are to be told now. A device that is about to sleep does not wait.
+fn is_news(told: Option<(u64, Instant)>, records: u64, now: Instant, until: Until) -> bool {
+    told.is_none_or(|(told, again)| told != records && (now >= again || until != Until::Ever))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_told_at_once_and_then_now_and_then() {
+        let at = Instant::from_secs;
+        let told = Some((3, at(20)));
+        assert!(is_news(None, 0, at(10), Until::Ever), "so that the gateway forgets those of an earlier life");
+        for (records, now, until, expected) in [
+            (3, 30, Until::Ever, false),
+            (4, 19, Until::Ever, false),
+            (4, 20, Until::Ever, true),
+            (4, 19, Until::Empty(at(19)), true),
+            (3, 19, Until::Empty(at(19)), false),
+        ] {
+            assert_eq!(is_news(told, records, at(now), until), expected, "{records} {now}");
+        }
     }
 }

@@ -289,6 +289,40 @@ fn configuration_commands_and_log_level_come_down_and_an_answer_goes_up() {
     assert_eq!(gateway.borrow().answers, [b"done".to_vec()]);
 }
 
+#[test]
+fn a_device_that_rests_says_goodbye() {
+    let gateway = Gateway::new(&[]);
+    life_with(&flash(), &gateway, 1, u64::MAX, 1, Heard { knock: true, ..Heard::default() });
+    assert_eq!((gateway.borrow().connections, gateway.borrow().goodbyes), (1, 1));
+}
+
+#[test]
+fn a_gateway_that_gives_no_sign_of_life_is_left() {
+    for (faults, connections) in [(&[][..], 1), (&[Fault::NoPong][..], 2)] {
+        let gateway = Gateway::new(faults);
+        let recorder = Recorder::<NoopRawMutex, BATCH>::new();
+        let mut memory = vec![0; memory_bytes(BATCH)];
+        let outbox = Outbox::open(flash(), 0..(4 * PAGE) as u32, WhenFull::Refuse, 1);
+        let outbox = embassy_futures::block_on(outbox).unwrap();
+        let patience = Patience {
+            pause_min: Duration::from_micros(1),
+            pause_max: Duration::from_micros(1),
+            answer_within: Duration::from_millis(400),
+            ..Patience::default()
+        };
+        let config = Config { keep_alive: Duration::from_secs(1), patience, ..Config::new("device", "t") };
+        let mut device = Device::new(&recorder, outbox, Wire(Rc::clone(&gateway)), config, &mut memory, 1).unwrap();
+        let mut app = ();
+        let mut work = pin!(device.run(&mut app));
+        let end = Instant::now() + Duration::from_millis(1_600);
+        while Instant::now() < end {
+            assert!(work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            std::thread::yield_now();
+        }
+        assert_eq!(gateway.borrow().connections, connections, "{faults:?}");
+    }
+}
+
 /// On a computer devices are tasks of a multi-threaded runtime; the demo of the gateway spawns them.
 #[test]
 fn a_device_may_move_between_threads() {

@@ -33,6 +33,8 @@ pub enum Fault {
     Silence(u32),
     /// There is no hello, as with any other broker.
     NoHello,
+    /// Nobody answers a PINGREQ.
+    NoPong,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +45,8 @@ pub struct Gateway {
     pub faults: Vec<Fault>,
     pub publishes: u32,
     pub connections: u32,
+    /// Connections that the device has ended as it should.
+    pub goodbyes: u32,
     pub duplicates: u32,
     pub answers: Vec<Vec<u8>>,
     /// What the device told of what it lost.
@@ -115,8 +119,12 @@ impl Gateway {
                 }
             }
             3 => self.take_publish(first, packet),
+            12 if self.faults.contains(&Fault::NoPong) => {}
             12 => self.say(&[0xd0, 0]),
-            14 => self.is_open = false,
+            14 => {
+                self.is_open = false;
+                self.goodbyes += 1;
+            }
             _ => panic!("a device does not send {first:#x}"),
         }
     }
