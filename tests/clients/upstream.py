@@ -1,6 +1,7 @@
 """Everything in a Kinesis stream, de-aggregated by AWS' own code: one JSON line a record, shard after shard, in order.
 
     upstream.py create ENDPOINT STREAM SHARDS
+    upstream.py split ENDPOINT STREAM
     upstream.py read ENDPOINT STREAM
 """
 
@@ -28,12 +29,24 @@ def client(endpoint):
 
 def create(kinesis, stream, shards):
     kinesis.create_stream(StreamName=stream, ShardCount=shards)
+    until_active(kinesis, stream)
+
+
+def until_active(kinesis, stream):
     for _ in range(100):
         summary = kinesis.describe_stream(StreamName=stream)["StreamDescription"]
         if summary["StreamStatus"] == "ACTIVE":
             return
         time.sleep(0.1)
     sys.exit(f"{stream} did not become ACTIVE")
+
+
+def split(kinesis, stream):
+    """Its first shard, in the middle."""
+    shard = kinesis.describe_stream(StreamName=stream)["StreamDescription"]["Shards"][0]
+    middle = (int(shard["HashKeyRange"]["StartingHashKey"]) + int(shard["HashKeyRange"]["EndingHashKey"])) // 2
+    kinesis.split_shard(StreamName=stream, ShardToSplit=shard["ShardId"], NewStartingHashKey=str(middle))
+    until_active(kinesis, stream)
 
 
 def as_lambda(record):
@@ -78,6 +91,8 @@ def main():
     what, endpoint, stream = sys.argv[1:4]
     if what == "create":
         create(client(endpoint), stream, int(sys.argv[4]))
+    elif what == "split":
+        split(client(endpoint), stream)
     else:
         read(client(endpoint), stream)
 

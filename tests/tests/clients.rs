@@ -4,9 +4,11 @@
 
 use headwater_tests::audit::{Acked, Fleet, Verdict, audit};
 use headwater_tests::aws::Got;
-use headwater_tests::gateway::{Gateway, Setup};
+use headwater_tests::gateway::{Gateway, Setup, headwater};
+use headwater_tests::mqtt::{self, Client, Version};
 use headwater_tests::tools::{self, Process, npm_package, program, python, root, run, run_ok};
 use headwater_tests::{aws, need};
+use headwater_wire::{CHUNK_HEADER_BYTES_MAX, CONTENT_TYPE, Chunk, ENVELOPE_HEADER_BYTES_MAX, Envelope, Kind};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -269,6 +271,104 @@ fn kinesalite_gets_every_record_one_by_one() {
 fn kinesis_mock_gets_every_record_aggregated() {
     let (package, python) = (need!(npm_package("kinesis-local"), NO_NODE), need!(python(), NO_PYTHON));
     forwards_to(&kinesis_mock(&package), &python, true);
+}
+
+/// What a device with a camera publishes: the picture in parts, each an envelope.
+fn publish_parts(gateway: &Gateway, device: &str, blob: u32, picture: &[u8], parts: std::ops::Range<usize>) {
+    const PART_BYTES: usize = 480;
+    let mut client = Client::connect(gateway.mqtt, device, Version::V5).unwrap();
+    for (at, bytes) in picture.chunks(PART_BYTES).enumerate().take(parts.end).skip(parts.start) {
+        let (mut head, mut chunk_head) = ([0; ENVELOPE_HEADER_BYTES_MAX], [0; CHUNK_HEADER_BYTES_MAX]);
+        let envelope = Envelope { kind: Kind::Chunk, epoch: blob, first: at as u64 + 1, count: 1, body: &[] };
+        let chunk = Chunk { offset: (at * PART_BYTES) as u64, total: picture.len() as u64, bytes };
+        let (head_length, chunk_length) = (envelope.write_head(&mut head), chunk.write_head(&mut chunk_head));
+        let (head, chunk_head) = (&head[..head_length.unwrap()], &chunk_head[..chunk_length.unwrap()]);
+        let mut body = Vec::new();
+        mqtt::put_text(&mut body, "camera");
+        body.extend_from_slice(&client.take_id().to_be_bytes());
+        mqtt::put_length(&mut body, 3 + CONTENT_TYPE.len());
+        body.push(3);
+        mqtt::put_text(&mut body, CONTENT_TYPE);
+        body.extend_from_slice(&[head, chunk_head, bytes].concat());
+        client.send_raw(&mqtt::packet(mqtt::kind::PUBLISH << 4 | 2, &body)).unwrap();
+        let answer = client.read().unwrap();
+        assert_eq!((answer.kind(), answer.reason()), (mqtt::kind::PUBACK, 0));
+    }
+}
+
+fn picture(seed: u64, length: usize) -> Vec<u8> {
+    let mut noise = fastrand::Rng::with_seed(seed);
+    [0xff, 0xd8, 0xff].into_iter().chain(std::iter::repeat_with(|| noise.u8(..)).take(length - 3)).collect()
+}
+
+/// The documentation's own program, and ours, on the same stream.
+#[test]
+fn a_picture_in_parts_comes_back_by_the_command_and_by_the_program_in_the_documentation() {
+    let python = need!(python(), NO_PYTHON);
+    let gateway = Gateway::plain();
+    let (one, two) = (picture(1, 50_000), picture(2, 30_001));
+    publish_parts(&gateway, "cam-1", 7, &one, 0..usize::MAX);
+    publish_parts(&gateway, "cam-2", 1, &two, 0..usize::MAX);
+    publish_parts(&gateway, "cam-2", 2, &one, 0..9);
+    let home = tempfile::tempdir().unwrap();
+    let read = |name: &str| std::fs::read(home.path().join(name)).unwrap();
+
+    let mut command = headwater(&["blobs", "--out", "pictures", "--json"]);
+    let said = run_ok(command.env("HEADWATER_API", gateway.api.to_string()).current_dir(home.path()), BOUND);
+    let lines: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let incomplete: Vec<_> = lines.iter().filter(|line| line["whole"] == false).collect();
+    assert_eq!((incomplete.len(), &incomplete[0]["missing"]), (1, &serde_json::json!([[4_320, 50_000]])), "{said}");
+    let summary = lines.last().unwrap();
+    assert_eq!((&summary["whole"], &summary["written"], &summary["incomplete"]), (&2.into(), &2.into(), &1.into()));
+    assert!(read("pictures/cam-1-7.jpg") == one && read("pictures/cam-2-1.jpg") == two, "{said}");
+    assert_eq!(std::fs::read_dir(home.path().join("pictures")).unwrap().count(), 2, "nothing else is left");
+
+    let docs = std::fs::read_to_string(root().join("docs/device-sdk.md")).unwrap();
+    let program = docs.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
+    let mut command = Command::new(python);
+    command.args(["-c", program]).current_dir(home.path()).env("ENDPOINT", format!("http://{}", gateway.api));
+    command.envs([("AWS_ACCESS_KEY_ID", "any"), ("AWS_SECRET_ACCESS_KEY", "any"), ("AWS_REGION", "eu-west-1")]);
+    run_ok(command.env("AWS_DEFAULT_REGION", "eu-west-1"), BOUND);
+    assert!(read("cam-1-7.jpg") == one && read("cam-2-1.jpg") == two);
+}
+
+/// Aggregated by a sink, over a shard that is split in the middle of the picture.
+#[test]
+fn a_picture_in_parts_comes_back_from_kinesis() {
+    let (package, python) = (need!(npm_package("kinesalite"), NO_NODE), need!(python(), NO_PYTHON));
+    let upstream = kinesalite(&package);
+    let script = |what: &[&str]| {
+        let mut command = Command::new(&python);
+        command.arg(script("upstream.py")).args([what[0], &upstream.endpoint, "telemetry"]).args(&what[1..]);
+        run_ok(&mut command, BOUND);
+    };
+    script(&["create", "1"]);
+    let keys = [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")];
+    let sink = format!(
+        "[[sink]]\nname = \"cloud\"\ntype = \"kinesis\"\nstreams = [\"default\"]\ntarget = \"telemetry\"\n\
+         region = \"eu-west-1\"\nendpoint = {:?}\nrequired = true\n",
+        upstream.endpoint
+    );
+    let setup = keys.iter().fold(Setup::new(&sink), |setup, (name, value)| setup.env(name, value));
+    let gateway = setup.start();
+    let drain = || {
+        let drained = || gateway.metric("headwater_sink_backlog") == 0.0;
+        assert!(tools::eventually(BOUND, drained), "the backlog does not drain\n{}", gateway.log());
+    };
+    let all = picture(1, 60_000);
+    publish_parts(&gateway, "cam-1", 7, &all, 0..60);
+    drain();
+    script(&["split"]);
+    publish_parts(&gateway, "cam-1", 7, &all, 60..usize::MAX);
+    drain();
+    let home = tempfile::tempdir().unwrap();
+    let mut command = headwater(&["blobs", "telemetry", "--aws", "--out", ".", "--json"]);
+    command.envs(keys).env("AWS_REGION", "eu-west-1").env("AWS_ENDPOINT_URL", &upstream.endpoint);
+    let said = run_ok(command.current_dir(home.path()), BOUND);
+    assert!(std::fs::read(home.path().join("cam-1-7.jpg")).is_ok_and(|file| file == all), "{said}");
+    let summary: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    let (parts, records) = (summary["parts"].as_u64().unwrap(), summary["records"].as_u64().unwrap());
+    assert!(parts >= 125 && records < parts, "they came aggregated: {said}");
 }
 
 #[test]

@@ -1,5 +1,7 @@
-//! The command line as a client of a running gateway: small HTTP over hyper, one connection a call.
+//! The command line as a client of the Kinesis API: of a running gateway, by small HTTP over hyper and one connection a call, or
+//! of Kinesis itself (`kinesis`).
 
+use super::kinesis::Kinesis;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use clap::Args;
@@ -17,9 +19,11 @@ use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Largest answer we take, in bytes: GetRecords answers at most 10 MiB of data, in base64 with its JSON.
-const ANSWER_BYTES_MAX: usize = 32 << 20;
+pub(super) const ANSWER_BYTES_MAX: usize = 32 << 20;
 /// How long one call may take.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause before whoever is busy is asked again.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What a gateway with access keys says to a request that none of them has signed.
 const SIGNATURE_KINDS: [&str; 4] = [
@@ -61,39 +65,39 @@ pub fn is_kind(error: &anyhow::Error, kinds: &[&str]) -> bool {
 
 /// The gateway is busy, or the stream is: to be asked again.
 pub fn is_throttled(error: &anyhow::Error) -> bool {
-    is_kind(error, &["ProvisionedThroughputExceededException", "ServiceUnavailable"])
+    let busy = [
+        "ProvisionedThroughputExceededException",
+        "LimitExceededException",
+        "ThrottlingException",
+        "KMSThrottlingException",
+        "ServiceUnavailable",
+    ];
+    is_kind(error, &busy)
 }
 
-pub struct Client {
-    address: String,
+pub enum Client {
+    /// A gateway at its address.
+    Gateway(String),
+    /// Kinesis, or what `AWS_ENDPOINT_URL` names.
+    Kinesis(Box<Kinesis>),
 }
 
 impl Client {
     pub fn new(target: &Target) -> Self {
-        Client { address: target.api.clone() }
+        Client::Gateway(target.api.clone())
     }
 
     /// One Kinesis operation.
     pub async fn call(&self, operation: &str, body: Value) -> Result<Value> {
         let body = serde_json::to_vec(&body)?;
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(format!("http://{}/", self.address))
-            .header("host", &self.address)
-            .header("content-type", "application/x-amz-json-1.1")
-            .header("x-amz-target", format!("Kinesis_20131202.{operation}"))
-            .header("x-amz-content-sha256", hex_sha256(&body))
-            .body(Full::new(Bytes::from(body)))?;
-        let (mut head, body) = request.into_parts();
-        sign(&mut head).await?;
-        // To the gateway itself, not through a proxy: the path alone.
-        head.uri = Uri::from_static("/");
-        let request = Request::from_parts(head, body);
-        let (status, answer) = send(&self.address, request).await?;
+        let (address, (status, answer)) = match self {
+            Client::Gateway(address) => (address.as_str(), ask(address, operation, body).await?),
+            Client::Kinesis(kinesis) => (kinesis.endpoint(), kinesis.ask(operation, body.into()).await?),
+        };
         let value: Value = match answer.is_empty() {
             true => Value::Null,
             false => serde_json::from_slice(&answer).with_context(|| {
-                format!("{} did not answer as the Kinesis API does; is that the gateway's AWS port?", self.address)
+                format!("{address} did not answer as the Kinesis API does; is that the gateway's AWS port?")
             })?,
         };
         if status >= 400 {
@@ -103,14 +107,41 @@ impl Client {
             // Kinesis answers a missing signature with 400 and a wrong one with 400 or 403.
             let keys = status == 403 || SIGNATURE_KINDS.contains(&kind.as_str());
             let refused = anyhow::Error::from(Refused { kind, message: text(["message", "Message"]) });
-            return Err(match keys {
-                true => refused
+            return Err(match self {
+                Client::Gateway(_) if keys => refused
                     .context("this gateway asks for access keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
-                false => refused,
+                _ => refused,
             });
         }
         Ok(value)
     }
+
+    /// The same, and again for as long as it is throttled.
+    pub async fn call_patiently(&self, operation: &str, body: &Value) -> Result<Value> {
+        loop {
+            match self.call(operation, body.clone()).await {
+                Err(error) if is_throttled(&error) => tokio::time::sleep(PAUSE).await,
+                other => return other,
+            }
+        }
+    }
+}
+
+/// One exchange with a gateway.
+async fn ask(address: &str, operation: &str, body: Vec<u8>) -> Result<(u16, Bytes)> {
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(format!("http://{address}/"))
+        .header("host", address)
+        .header("content-type", "application/x-amz-json-1.1")
+        .header("x-amz-target", format!("Kinesis_20131202.{operation}"))
+        .header("x-amz-content-sha256", hex_sha256(&body))
+        .body(Full::new(Bytes::from(body)))?;
+    let (mut head, body) = request.into_parts();
+    sign(&mut head).await?;
+    // To the gateway itself, not through a proxy: the path alone.
+    head.uri = Uri::from_static("/");
+    send(address, Request::from_parts(head, body)).await
 }
 
 /// Signs with the keys of the environment, as every AWS tool takes them. Without keys the request goes unsigned, which a

@@ -1,19 +1,22 @@
 //! What a user types. One file a subcommand; this one holds the table of them, the flags they share, and the exit codes.
 //!
-//! Only `run` (and the children that `demo` and `bench` start) is a gateway. `stream`, `put` and `tail` are clients of a
-//! running one; `log` works on the directory of a stopped one.
+//! Only `run` (and the children that `demo` and `bench` start) is a gateway. `stream`, `put`, `tail` and `blobs` are clients of a
+//! running one, `blobs` of Kinesis too; `log` works on the directory of a stopped one.
 
 mod bench;
+mod blobs;
 mod check;
 mod child;
 mod client;
 mod completions;
 mod demo;
+mod kinesis;
 mod log;
 mod output;
 mod passwd;
 mod put;
 mod run;
+mod shards;
 mod stream;
 mod tail;
 mod telemetry;
@@ -67,6 +70,8 @@ enum Command {
     Put(put::Put),
     /// Print the records of a stream as they come, or from a position on.
     Tail(tail::Tail),
+    /// List the blobs of a stream, images and clips that devices sent in parts, or write them as files.
+    Blobs(blobs::Blobs),
     /// Look at, verify and repair the data directory of a stopped gateway.
     Log(log::LogCommand),
     /// Set a user's password in a password file, or take the user out.
@@ -94,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Stream(stream) => stream.run(&out),
         Command::Put(put) => put.run(&out),
         Command::Tail(tail) => tail.run(&out),
+        Command::Blobs(blobs) => blobs.run(&out),
         Command::Log(log) => log.run(&out),
         Command::Passwd(passwd) => passwd.run(&out),
         Command::Bench(bench) => bench.run(&out),

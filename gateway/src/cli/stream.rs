@@ -126,7 +126,7 @@ pub async fn shards(client: &Client, name: &str) -> Result<Vec<Value>> {
     let mut shards = Vec::new();
     let mut ask = json!({"StreamName": name});
     loop {
-        let answer = client.call("ListShards", ask).await?;
+        let answer = client.call_patiently("ListShards", &ask).await?;
         shards.extend(answer["Shards"].as_array().context("the answer has no Shards")?.iter().cloned());
         match answer["NextToken"].as_str() {
             Some(token) => ask = json!({"NextToken": token}),

@@ -1,6 +1,6 @@
 //! `headwater tail`: the records of a stream, of all its shards, as they come or from a position on.
 
-use super::client::{Client, Target, block_on, is_kind, is_throttled};
+use super::client::{Client, Target, block_on, is_kind};
 use super::output::Output;
 use super::{stream, usage};
 use crate::config::DEFAULT_STREAM;
@@ -109,24 +109,15 @@ impl Tail {
     /// The start as GetShardIterator takes it.
     fn start(&self) -> Result<Value> {
         let from = self.from.trim();
-        Ok(match from.to_ascii_lowercase().as_str() {
-            "latest" => json!({"ShardIteratorType": "LATEST"}),
-            "oldest" => json!({"ShardIteratorType": "TRIM_HORIZON"}),
-            _ => match from.strip_prefix('@') {
-                Some(time) => {
-                    let time: f64 = time
-                        .parse()
-                        .map_err(|_| usage(format!("--from {from}: write @ and a Unix time in seconds")))?;
-                    json!({"ShardIteratorType": "AT_TIMESTAMP", "Timestamp": time})
+        Ok(match start_of(from)? {
+            Some(start) => start,
+            None if !from.is_empty() && from.bytes().all(|byte| byte.is_ascii_digit()) => {
+                if self.shard.is_none() {
+                    return Err(usage("a sequence number belongs to one shard: name it with --shard"));
                 }
-                None if !from.is_empty() && from.bytes().all(|byte| byte.is_ascii_digit()) => {
-                    if self.shard.is_none() {
-                        return Err(usage("a sequence number belongs to one shard: name it with --shard"));
-                    }
-                    json!({"ShardIteratorType": "AT_SEQUENCE_NUMBER", "StartingSequenceNumber": from})
-                }
-                None => return Err(usage(format!("--from {from}: write latest, oldest, @TIME or a sequence number"))),
-            },
+                json!({"ShardIteratorType": "AT_SEQUENCE_NUMBER", "StartingSequenceNumber": from})
+            }
+            None => return Err(usage(format!("--from {from}: write latest, oldest, @TIME or a sequence number"))),
         })
     }
 
@@ -134,26 +125,33 @@ impl Tail {
         let mut ask = start.clone();
         ask["StreamName"] = self.stream.clone().into();
         ask["ShardId"] = shard.into();
-        let answer = patiently(client, "GetShardIterator", &ask).await?;
+        let answer = client.call_patiently("GetShardIterator", &ask).await?;
         Ok(Some(answer["ShardIterator"].as_str().context("the answer has no ShardIterator")?.to_owned()))
     }
 
     async fn records(&self, client: &Client, iterator: &str) -> Result<Value> {
-        patiently(client, "GetRecords", &json!({"ShardIterator": iterator, "Limit": CALL_RECORDS_MAX})).await
+        client.call_patiently("GetRecords", &json!({"ShardIterator": iterator, "Limit": CALL_RECORDS_MAX})).await
     }
 }
 
-/// Calls, and again for as long as the gateway is busy.
-async fn patiently(client: &Client, operation: &str, ask: &Value) -> Result<Value> {
-    loop {
-        match client.call(operation, ask.clone()).await {
-            Err(error) if is_throttled(&error) => tokio::time::sleep(PAUSE).await,
-            other => return other,
-        }
-    }
+/// `latest`, `oldest` or `@` and a Unix time, as GetShardIterator takes it; `None` if it is none of them.
+pub fn start_of(from: &str) -> Result<Option<Value>> {
+    let from = from.trim();
+    Ok(match from.to_ascii_lowercase().as_str() {
+        "latest" => Some(json!({"ShardIteratorType": "LATEST"})),
+        "oldest" => Some(json!({"ShardIteratorType": "TRIM_HORIZON"})),
+        _ => match from.strip_prefix('@') {
+            Some(time) => {
+                let time: f64 =
+                    time.parse().map_err(|_| usage(format!("--from {from}: write @ and a Unix time in seconds")))?;
+                Some(json!({"ShardIteratorType": "AT_TIMESTAMP", "Timestamp": time}))
+            }
+            None => None,
+        },
+    })
 }
 
-fn is_expired(error: &anyhow::Error) -> bool {
+pub fn is_expired(error: &anyhow::Error) -> bool {
     is_kind(error, &["ExpiredIteratorException"])
 }
 
@@ -176,7 +174,7 @@ fn print(out: &Output, shard: &str, record: &Value) -> Result<()> {
 }
 
 /// A stranger's text for a terminal: no control characters.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

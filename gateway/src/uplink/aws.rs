@@ -105,7 +105,7 @@ impl Aws {
             .or_else(|| profile.get("region").cloned())
             .unwrap_or_else(|| {
                 if endpoint.is_none() {
-                    tracing::warn!("no region is named: records go to {REGION}; set `region`, or AWS_REGION");
+                    tracing::warn!("no region is named: it is {REGION}; set `region`, or AWS_REGION");
                 }
                 REGION.to_owned()
             });

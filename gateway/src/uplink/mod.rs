@@ -6,7 +6,7 @@
 //! `budget`, `gap`, `kpl`, `lanes`, `map`, `pace`, `progress`.
 //! Nothing here knows of MQTT sessions or the API; the codec shared with the door of another Headwater is `wire`.
 
-mod aws;
+pub mod aws;
 mod backoff;
 mod batch;
 mod budget;
@@ -16,9 +16,9 @@ mod feed;
 mod figures;
 mod forward;
 mod gap;
-mod http;
+pub mod http;
 mod iot;
-mod kpl;
+pub mod kpl;
 mod lanes;
 mod map;
 mod pace;
