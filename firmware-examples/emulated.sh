@@ -51,6 +51,7 @@ done
 for number in "${numbers[@]}" "$timeout_s"; do
   [[ $number =~ ^[0-9]{1,9}$ ]] || fail "'$number' is not a number"
 done
+[ "${numbers[1]}" -ge 1 ] && [ "${numbers[1]}" -le 65535 ] || fail "a port is 1 to 65535, and not ${numbers[1]}"
 command -v qemu-system-arm >/dev/null || fail "QEMU is missing: apt-get install qemu-system-arm"
 
 # A cold build says something every now and then; what cargo says comes out only if it fails.
