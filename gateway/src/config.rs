@@ -13,7 +13,7 @@ pub use read::{Mistake, Mistakes, Override};
 
 use crate::api::ApiConfig;
 use crate::console::ConsoleConfig;
-use crate::log::{BUDGET_MIN, OnFull, Options, SHARDS_MAX, StreamSettings};
+use crate::log::{BUDGET_MIN, OnFull, Options, SHARDS_MAX, StreamKind, StreamSettings};
 use crate::mqtt::{AllowConfig, MqttConfig, RouteConfig};
 use crate::problem::Problem;
 use crate::record::StreamName;
@@ -121,6 +121,9 @@ pub struct StreamConfig {
     /// What gives way when the stream is full: "drop-oldest" or "reject".
     #[serde(default)]
     pub on_full: OnFull,
+    /// What it holds: "records" or "video". Video has one shard, and gives way first when the box is full.
+    #[serde(default)]
+    pub kind: StreamKind,
 }
 
 fn default_retention() -> Span {
@@ -182,8 +185,15 @@ impl StreamConfig {
             Shards::Fixed(n) => n,
             Shards::OnDemand => StreamSettings::default().shards,
         };
-        let settings =
-            StreamSettings { shards, retention: self.retention, max_bytes: self.max_bytes, on_full: self.on_full };
+        // A camera's fragments have one order.
+        let shards = if self.kind == StreamKind::Video { 1 } else { shards };
+        let settings = StreamSettings {
+            shards,
+            retention: self.retention,
+            max_bytes: self.max_bytes,
+            on_full: self.on_full,
+            kind: self.kind,
+        };
         Ok((StreamName::new(&self.name)?, settings))
     }
 

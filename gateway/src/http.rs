@@ -5,10 +5,14 @@
 //! promises: a silent or trickling client loses its own connection and nobody else's, a body is never longer than its
 //! bound, and all bodies and answers in memory together stay within one [`Budget`].
 
+mod body;
+
+pub use body::{Body, Stream};
+
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
@@ -66,7 +70,7 @@ pub trait Handler: Send + Sync + 'static {
         &self,
         session: &Self::Session,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    ) -> impl Future<Output = Response<Body>> + Send;
 }
 
 /// A listening server. Dropping it ends its connections at once; [`Server::stop`] lets them finish.
@@ -160,8 +164,8 @@ async fn serve<H: Handler>(
         hyper::service::service_fn(move |request| {
             let (handler, session, busy) = (handler.clone(), session.clone(), Busy::start(&meter));
             async move {
-                let answer = handler.handle(&session, request).await;
-                drop(busy);
+                let mut answer = handler.handle(&session, request).await;
+                answer.body_mut().keep(busy);
                 Ok::<_, Infallible>(answer)
             }
         })
@@ -189,7 +193,7 @@ async fn serve<H: Handler>(
 }
 
 /// What a connection has done so far.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Meter {
     written: AtomicU64,
     /// Requests begun, and ended.
@@ -229,6 +233,7 @@ impl Quiet {
     }
 }
 
+#[derive(Debug)]
 struct Busy(Arc<Meter>);
 
 impl Busy {

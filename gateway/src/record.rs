@@ -105,12 +105,14 @@ pub enum HeaderId {
     PayloadFormat = 7,
     /// QoS of the MQTT PUBLISH, one byte; left out where it is 1, as most are, so that the usual record pays nothing.
     PublishQos = 8,
+    /// What a record of a video stream is: see `wire::media`.
+    Media = 9,
 }
 
 impl HeaderId {
     pub fn from_u8(id: u8) -> Option<Self> {
         use HeaderId::*;
-        [Topic, ContentType, ResponseTopic, CorrelationData, UserProperty, Origin, PayloadFormat, PublishQos]
+        [Topic, ContentType, ResponseTopic, CorrelationData, UserProperty, Origin, PayloadFormat, PublishQos, Media]
             .into_iter()
             .find(|known| *known as u8 == id)
     }

@@ -16,6 +16,7 @@
 //! decimal. What is refused: trailing bytes, unknown flags, anything over the bounds below.
 
 pub mod blocks;
+pub mod media;
 
 use crate::record::{
     DATA_BYTES_MAX, HEADERS_BYTES_MAX, HashKey, Header, HeaderId, NewRecord, PARTITION_KEY_BYTES_MAX, Producer,

@@ -15,14 +15,13 @@ use super::relay;
 use super::sigv4::{self, Signed};
 use super::token::{Issued, TokenKey};
 use crate::clock::Clock;
-use crate::http::{BodyLimits, Budget, Charge, Handler, read_body};
+use crate::http::{Body, BodyLimits, Budget, Charge, Handler, read_body};
 use crate::log::{Appender, Batch, Log, Placement};
 use crate::metrics::{Metrics, OperationLabel};
 use crate::wire;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, request};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -187,9 +186,9 @@ impl Handler for Door {
         self.metrics.reject("api", "too_many_connections");
     }
 
-    async fn handle(&self, session: &Session, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn handle(&self, session: &Session, request: Request<Incoming>) -> Response<Body> {
         let answer = self.answer(session, request).await;
-        let mut response = Response::new(Full::new(answer.body));
+        let mut response = Response::new(answer.body.into());
         *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));

@@ -15,14 +15,12 @@ pub use config::ConsoleConfig;
 pub use devices::{Answer, DeviceDoor, Devices};
 pub use token::TokenError;
 
-use crate::http::{Handler, Server};
+use crate::http::{Body, Handler, Server};
 use crate::log::Log;
 use crate::metrics::{CardLife, Metrics};
-use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
 use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use pages::Page;
 use std::net::{IpAddr, SocketAddr};
@@ -111,13 +109,13 @@ impl Handler for Desk {
         self.metrics.reject("console", "too_many_connections");
     }
 
-    async fn handle(&self, _: &(), request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn handle(&self, _: &(), request: Request<Incoming>) -> Response<Body> {
         let is_devices = devices::is_device_path(request.uri().path());
         let page = match is_devices {
             true => self.device_page(request).await,
             false => self.page(&request).await,
         };
-        let mut response = Response::new(Full::new(page.body));
+        let mut response = Response::new(page.body.into());
         *response.status_mut() = page.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));

@@ -2,6 +2,7 @@
 
 use super::*;
 use http::StatusCode;
+use http_body_util::Full;
 use hyper_util::rt::TokioExecutor;
 use std::sync::atomic::AtomicUsize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,11 +19,11 @@ impl Handler for Echo {
     fn turned_away(&self) {
         self.turned_away.fetch_add(1, Ordering::SeqCst);
     }
-    async fn handle(&self, _: &(), request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn handle(&self, _: &(), request: Request<Incoming>) -> Response<Body> {
         let (head, body) = request.into_parts();
         match head.uri.path() {
             "/slow" => tokio::time::sleep(Duration::from_millis(300)).await,
-            "/large" => return Response::new(Full::new(vec![b'x'; 32 << 20].into())),
+            "/large" => return Response::new(vec![b'x'; 32 << 20].into()),
             _ => {}
         }
         let limits = BodyLimits { bytes_max: 1000, within: Duration::from_millis(1500), cost: 2 };
@@ -30,7 +31,7 @@ impl Handler for Echo {
             Ok((bytes, _)) => bytes.len().to_string(),
             Err(error) => error.to_string(),
         };
-        Response::new(Full::new(text.into()))
+        Response::new(text.into())
     }
 }
 

@@ -68,7 +68,7 @@ pub use recover::{Recovery, hush_shielded_panics};
 pub use relay::{BlocksWeight, RelayError, RelayLimits, Relaying, StoredBlock};
 pub use schema::Table;
 pub use shard::Shard;
-pub use stream::{OnFull, SHARDS_MAX, Stream, StreamSettings};
+pub use stream::{OnFull, SHARDS_MAX, Stream, StreamKind, StreamSettings};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;

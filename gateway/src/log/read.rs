@@ -50,6 +50,8 @@ pub struct Reader {
     block: VecDeque<Run>,
     /// How often in a row the disk refused the next large value.
     refusals: u32,
+    /// Large values are left where they are.
+    heads_only: bool,
     durable: watch::Receiver<Number>,
 }
 
@@ -68,8 +70,8 @@ impl Reader {
     ) -> Result<Reader, ReadError> {
         let shard = stream.shard(shard).ok_or(ReadError::NoShard(shard))?;
         let durable = shard.watch();
-        let mut reader =
-            Reader { engine, stream: stream.clone(), next: 0, block: VecDeque::new(), refusals: 0, durable, shard };
+        let (stream, block) = (stream.clone(), VecDeque::new());
+        let mut reader = Reader { engine, stream, next: 0, block, refusals: 0, heads_only: false, durable, shard };
         reader.next = match from {
             Position::Oldest => reader.shard.oldest(),
             Position::Latest => reader.shard.newest() + 1,
@@ -77,6 +79,12 @@ impl Reader {
             Position::Time(ms) => reader.first_at(ms)?,
         };
         Ok(reader)
+    }
+
+    /// The same reader for one who wants keys and headers: a value that lies in a file of its own comes as no bytes.
+    pub fn heads_only(mut self) -> Reader {
+        self.heads_only = true;
+        self
     }
 
     /// The next entries, up to `records_max` and `bytes_max` of keys, headers and values (at least one if there is
@@ -311,6 +319,7 @@ impl Reader {
         let decoded = encode::take(rest).map_err(|error| ReadError::Store(error.to_string()))?;
         let data = match decoded.data {
             Data::Inline(data) => data,
+            Data::Blob(_) if self.heads_only => Bytes::new(),
             Data::Blob(blob) => match self.engine.blobs.read(self.stream.id, &blob) {
                 Ok(data) => data,
                 Err(error) if may_pass(&error) && self.refusals < REFUSALS_MAX => {

@@ -9,7 +9,7 @@ use super::mutation::{Mutation, is_on};
 use super::schema::Table;
 use super::state;
 use super::store::Entry;
-use super::stream::{OnFull, Stream};
+use super::stream::{OnFull, Stream, StreamKind};
 use crate::clock::Now;
 use crate::record::{Gap, GapReason};
 use std::sync::Arc;
@@ -22,6 +22,8 @@ const AFTER_JUMP_MS: u64 = 24 * 3_600_000;
 const AFTER_JUMP_PAUSE_MS: u64 = 3_600_000;
 /// Bytes of the budget kept free for the next fold and for control entries.
 const SLACK: u64 = 12 << 20;
+/// What video streams may hold of the budget, in percent, before records have to give way to make room.
+const VIDEO_PERCENT_MAX: u64 = 75;
 
 #[derive(Default)]
 pub struct Retaining {
@@ -151,22 +153,36 @@ impl Engine {
         lock(&self.journal).capacity() + self.store.total_bytes() + state + blobs
     }
 
-    /// The box's own limit: the largest stream that may drop gives its oldest segment.
+    /// The box's own limit: the largest stream that may drop gives its oldest segment. Video gives first, as long as it
+    /// holds more than its share: cameras make in a minute what sensors make in a month.
     fn keep_the_budget(&self, retaining: &mut Retaining) {
         let mut used = self.bytes_used().saturating_sub(retaining.bytes_going(self));
         let mut must = self.disk_full.load(Ordering::Relaxed) && retaining.dropping.is_empty();
         while must || used + SLACK > self.sizes.budget {
             must = false;
-            let streams = self.all_streams();
-            let droppable = streams.iter().filter(|stream| stream.settings().on_full == OnFull::DropOldest);
-            let largest = droppable.max_by_key(|stream| {
-                self.candidates(stream, retaining).iter().map(|segment| segment.bytes).sum::<u64>()
-            });
-            let Some(stream) = largest else { return };
-            let Some(oldest) = self.candidates(stream, retaining).into_iter().next() else { return };
-            self.begin_drop(retaining, stream, oldest.id, GapReason::Evicted);
+            let Some(stream) = self.gives_way(retaining) else { return };
+            let Some(oldest) = self.candidates(&stream, retaining).into_iter().next() else { return };
+            self.begin_drop(retaining, &stream, oldest.id, GapReason::Evicted);
             used = used.saturating_sub(oldest.bytes);
         }
+    }
+
+    fn gives_way(&self, retaining: &Retaining) -> Option<Arc<Stream>> {
+        let mut droppable: Vec<_> = self
+            .all_streams()
+            .into_iter()
+            .filter(|stream| stream.settings().on_full == OnFull::DropOldest)
+            .map(|stream| {
+                (self.candidates(&stream, retaining).iter().map(|segment| segment.bytes).sum::<u64>(), stream)
+            })
+            .filter(|(bytes, _)| *bytes > 0)
+            .collect();
+        let is_video = |stream: &Stream| stream.settings().kind == StreamKind::Video;
+        let video: u64 = droppable.iter().filter(|(_, stream)| is_video(stream)).map(|(bytes, _)| bytes).sum();
+        if video > self.sizes.budget / 100 * VIDEO_PERCENT_MAX {
+            droppable.retain(|(_, stream)| is_video(stream));
+        }
+        droppable.into_iter().max_by_key(|(bytes, _)| *bytes).map(|(_, stream)| stream)
     }
 
     /// Sends trim marks, ledger rows and the end of the segment's row to the journal; the file goes when they are durable.

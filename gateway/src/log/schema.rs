@@ -30,10 +30,12 @@ pub enum Table {
     Retained = 11,
     /// Owned by the uplink. Key and value its own.
     Uplink = 12,
+    /// Owned by media. Key: stream name. Value its own.
+    Media = 13,
 }
 
 impl Table {
-    pub const ALL: [Table; 12] = [
+    pub const ALL: [Table; 13] = [
         Table::Meta,
         Table::Streams,
         Table::Shards,
@@ -46,6 +48,7 @@ impl Table {
         Table::Sessions,
         Table::Retained,
         Table::Uplink,
+        Table::Media,
     ];
 
     /// Those whose keys begin with a stream, and whose rows go behind it.

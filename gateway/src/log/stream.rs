@@ -23,6 +23,21 @@ pub enum OnFull {
     Reject,
 }
 
+/// What a stream holds: video gives way first when the box is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum StreamKind {
+    #[default]
+    Records,
+    Video,
+}
+
+impl StreamKind {
+    fn is_records(&self) -> bool {
+        *self == StreamKind::Records
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StreamSettings {
@@ -31,11 +46,15 @@ pub struct StreamSettings {
     /// Bytes on disk; `None`: what the box's budget gives.
     pub max_bytes: Option<ByteSize>,
     pub on_full: OnFull,
+    /// Left out for records, so that an earlier version reads what it wrote.
+    #[serde(default, skip_serializing_if = "StreamKind::is_records")]
+    pub kind: StreamKind,
 }
 
 impl Default for StreamSettings {
     fn default() -> Self {
-        StreamSettings { shards: 4, retention: Span::days(7), max_bytes: None, on_full: OnFull::DropOldest }
+        let (max_bytes, kind) = (None, StreamKind::Records);
+        StreamSettings { shards: 4, retention: Span::days(7), max_bytes, on_full: OnFull::DropOldest, kind }
     }
 }
 

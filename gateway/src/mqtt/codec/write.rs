@@ -188,7 +188,7 @@ fn message_properties(list: &mut Vec<u8>, message: &Message<'_>) {
                     binary(list, text.as_bytes());
                 }
             }
-            HeaderId::Topic | HeaderId::Origin | HeaderId::PayloadFormat | HeaderId::PublishQos => {}
+            HeaderId::Topic | HeaderId::Origin | HeaderId::PayloadFormat | HeaderId::PublishQos | HeaderId::Media => {}
         }
     }
     for id in message.subscription_ids {

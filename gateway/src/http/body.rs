@@ -1,0 +1,96 @@
+//! The body of an answer: bytes that are there, or bytes that come while it is being sent.
+//!
+//! A stream is a bounded queue. Whoever fills it learns from [`Stream::send`] that the client takes nothing for so long that
+//! it is given up, or is gone; a connection with a stream under way is busy, and is not closed for being idle.
+
+use super::Busy;
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Pieces of a stream that wait for the client.
+const PIECES_MAX: usize = 4;
+/// A client that takes no piece for so long is given up.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub enum Body {
+    /// `None` once it was taken.
+    Whole(Option<Bytes>),
+    Stream {
+        pieces: mpsc::Receiver<io::Result<Bytes>>,
+        busy: Option<Box<Busy>>,
+    },
+}
+
+/// The end of a streaming body that is filled. The body ends when it is dropped.
+#[derive(Debug)]
+pub struct Stream(mpsc::Sender<io::Result<Bytes>>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the client is gone, or does not read")]
+pub struct Gone;
+
+impl Body {
+    pub fn stream() -> (Stream, Body) {
+        let (sender, pieces) = mpsc::channel(PIECES_MAX);
+        (Stream(sender), Body(Form::Stream { pieces, busy: None }))
+    }
+
+    /// Bytes that are not sent before they are all there count as an answer made; a stream goes on being one.
+    pub(super) fn keep(&mut self, of: Busy) {
+        if let Form::Stream { busy, .. } = &mut self.0 {
+            *busy = Some(Box::new(of));
+        }
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Body {
+    fn from(bytes: T) -> Body {
+        Body(Form::Whole(Some(bytes.into()).filter(|bytes| !bytes.is_empty())))
+    }
+}
+
+impl Stream {
+    /// Waits until there is room. Never for long: see [`Gone`].
+    pub async fn send(&self, bytes: impl Into<Bytes>) -> Result<(), Gone> {
+        self.0.send_timeout(Ok(bytes.into()), TAKEN_WITHIN).await.map_err(|_| Gone)
+    }
+
+    /// Ends the body so that the client sees that it is not whole.
+    pub async fn break_off(self, why: io::Error) {
+        let _ = self.0.send_timeout(Err(why), TAKEN_WITHIN).await;
+    }
+
+    /// Returns when nobody wants the rest. Cancel-safe.
+    pub async fn gone(&self) {
+        self.0.closed().await;
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match &mut self.get_mut().0 {
+            Form::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Form::Stream { pieces, .. } => pieces.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.0, Form::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Form::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Form::Stream { .. } => SizeHint::default(),
+        }
+    }
+}
