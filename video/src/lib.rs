@@ -16,3 +16,6 @@ pub mod matroska;
 pub mod media;
 
 pub use media::{Codec, Fragment, Frame, Kind, Track, Tracks};
+
+#[cfg(test)]
+mod testing;

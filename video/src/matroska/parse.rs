@@ -209,6 +209,14 @@ impl Parser {
         self.at
     }
 
+    /// Bytes of memory held for an element that is not whole yet.
+    pub fn held_bytes(&self) -> usize {
+        match &self.state {
+            State::Gather(gather) => gather.got.capacity(),
+            State::Head | State::Skip(_) => 0,
+        }
+    }
+
     /// Tags that were too many or too long to keep.
     pub fn tags_dropped(&self) -> u64 {
         self.tags_dropped
