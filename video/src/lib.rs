@@ -10,6 +10,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod ebml;
+pub mod fragment;
+pub mod matroska;
 pub mod media;
 
 pub use media::{Codec, Fragment, Frame, Kind, Track, Tracks};
+
+#[cfg(test)]
+mod testing;
