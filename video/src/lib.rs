@@ -10,6 +10,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod codecs;
+pub mod jpeg;
 pub mod media;
+pub mod mp4;
 
 pub use media::{Codec, Fragment, Frame, Kind, Track, Tracks};

@@ -139,7 +139,11 @@ pub struct Fragment {
 impl Fragment {
     /// When its first picture is shown, in nanoseconds on the stream's own clock.
     pub fn start_ns(&self) -> i64 {
-        self.lead_frames().map(|frame| frame.pts_ns).min().or(self.frames.first().map(|frame| frame.pts_ns)).unwrap_or(0)
+        self.lead_frames()
+            .map(|frame| frame.pts_ns)
+            .min()
+            .or(self.frames.first().map(|frame| frame.pts_ns))
+            .unwrap_or(0)
     }
 
     /// From its first picture to the end of the last, in nanoseconds; the last lasts as long as the one before it unless
