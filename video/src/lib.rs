@@ -10,10 +10,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod codecs;
 pub mod ebml;
 pub mod fragment;
+pub mod jpeg;
 pub mod matroska;
 pub mod media;
+pub mod mp4;
 
 pub use media::{Codec, Fragment, Frame, Kind, Track, Tracks};
 

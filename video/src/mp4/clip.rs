@@ -1,0 +1,62 @@
+//! One MP4 of many fragments: an init segment, then a media segment a fragment, with times from 0. Players and editors open
+//! such a file like any MP4. One fragment at a time is in memory.
+//!
+//! Where the stream broke off (another clock, or something missing) the clip goes on without a gap. Pure.
+
+use super::init::carried;
+use super::media::Timing;
+use super::{Mp4Error, init, media};
+use crate::{Fragment, Tracks};
+
+/// Writes a clip piece by piece: [`Clip::begin`], then [`Clip::push`] for each fragment, one after another in one file.
+#[derive(Debug)]
+pub struct Clip {
+    tracks: Tracks,
+    sequence: u32,
+    /// Clock of the clip minus that of the stream, once there is one.
+    offset_ns: Option<i64>,
+    /// On the clip's clock: where the last fragment began, and where all of it ended.
+    start_ns: i64,
+    end_ns: i64,
+}
+
+impl Clip {
+    /// The clip, and the bytes it begins with.
+    pub fn begin(tracks: &Tracks) -> Result<(Clip, Vec<u8>), Mp4Error> {
+        let clip = Clip { tracks: tracks.clone(), sequence: 0, offset_ns: None, start_ns: 0, end_ns: 0 };
+        Ok((clip, init(tracks)?))
+    }
+
+    /// The bytes that go on with this fragment. `next_start_ns` as in [`Timing`].
+    pub fn push(&mut self, fragment: &Fragment, next_start_ns: Option<i64>) -> Result<Vec<u8>, Mp4Error> {
+        if *fragment.tracks != self.tracks {
+            return Err(Mp4Error::TracksChanged);
+        }
+        let (first, last) = span_ns(fragment).ok_or(Mp4Error::NoFrame)?;
+        let goes_on = |offset: &i64| !fragment.discontinuity && first.saturating_add(*offset) >= self.start_ns;
+        let offset_ns = self.offset_ns.filter(goes_on).unwrap_or(self.end_ns.saturating_sub(first));
+        let bytes = media(
+            fragment,
+            self.sequence.saturating_add(1),
+            Timing { offset_ns, next_start_ns, decode_floor_ns: None },
+        )?;
+        self.sequence = self.sequence.saturating_add(1);
+        self.offset_ns = Some(offset_ns);
+        self.start_ns = first.saturating_add(offset_ns);
+        self.end_ns = self.end_ns.max(last.saturating_add(offset_ns));
+        Ok(bytes)
+    }
+
+    /// How long the clip is until now, in nanoseconds.
+    pub fn duration_ns(&self) -> i64 {
+        self.end_ns
+    }
+}
+
+/// When the first frame of any track that is carried is shown, and when the last ends.
+fn span_ns(fragment: &Fragment) -> Option<(i64, i64)> {
+    let frames = || carried(&fragment.tracks).flat_map(|track| fragment.of_track(track.number));
+    let first = frames().map(|frame| frame.pts_ns).min()?;
+    let last = frames().map(|frame| frame.pts_ns.saturating_add_unsigned(frame.duration_ns.unwrap_or(0))).max()?;
+    Some((first, last.max(fragment.start_ns().saturating_add_unsigned(fragment.duration_ns()))))
+}
