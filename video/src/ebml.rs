@@ -94,7 +94,7 @@ pub fn vint(input: &[u8]) -> Result<Option<(u64, usize)>, EbmlFault> {
 }
 
 /// The greatest data of a variable-size integer of 1 to 8 bytes.
-pub const fn vint_ones(bytes: usize) -> u64 {
+pub(crate) const fn vint_ones(bytes: usize) -> u64 {
     (1 << (7 * bytes)) - 1
 }
 
@@ -159,9 +159,10 @@ impl<'a> Elements<'a> {
         let Size::Known(size) = head.size else { return Err(EbmlFault::UnknownSize(head.id)) };
         let end = usize::try_from(size).ok().and_then(|size| size.checked_add(head.bytes));
         let whole = end.and_then(|end| self.rest.get(..end)).ok_or(EbmlFault::Overruns(head.id))?;
-        let element = Element { id: head.id, at: self.at + head.bytes as u64, body: &whole[head.bytes..] };
+        let element =
+            Element { id: head.id, at: self.at.saturating_add(head.bytes as u64), body: &whole[head.bytes..] };
         self.rest = &self.rest[whole.len()..];
-        self.at += whole.len() as u64;
+        self.at = self.at.saturating_add(whole.len() as u64);
         Ok(element)
     }
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::media::MS;
 use crate::testing::{SAMPLE, audio_track, cut, frame, parse, tracks, video_track};
 use bytes::Bytes;
+use proptest::prelude::*;
 
 const WEEK_MS: i64 = 7 * 24 * 3600 * 1000;
 
@@ -252,4 +253,41 @@ fn tags_belong_to_the_fragment_being_built() {
     }
     assert_eq!(it.finish().unwrap().tags.len(), TAGS_MAX);
     assert_eq!(it.tags_dropped(), 2);
+}
+
+/// Frames whose clock mostly goes on, sometimes falls back a little, and sometimes jumps anywhere.
+fn any_frames() -> impl Strategy<Value = Vec<Frame>> {
+    let step = prop_oneof![8 => 0i64..80, 2 => -200i64..0, 1 => -WEEK_MS..WEEK_MS];
+    let steps = prop::collection::vec((step, 1u8..=2, prop::bool::weighted(0.1)), 0..400);
+    steps.prop_map(|steps| {
+        let mut pts_ms = 0;
+        let frame = |(step, track, keyframe): (i64, u8, bool)| {
+            pts_ms += step;
+            frame(track, pts_ms, keyframe)
+        };
+        steps.into_iter().map(frame).collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_frame_is_in_one_fragment_or_counted_and_no_fragment_breaks_a_limit(frames in any_frames()) {
+        let limits = Limits { duration_ns_max: 500_000_000, bytes_max: 150, frames_max: 12, duration_ns_min: 100_000_000 };
+        let mut it = Fragmenter::new(limits);
+        it.push(Event::Tracks(tracks())).unwrap();
+        let mut fragments: Vec<Fragment> = frames.iter().filter_map(|frame| it.push(Event::Frame(frame.clone())).ok().flatten()).collect();
+        fragments.extend(it.finish());
+        let kept: usize = fragments.iter().map(|fragment| fragment.frames.len()).sum();
+        prop_assert_eq!(kept as u64 + it.frames_dropped(), frames.len() as u64);
+        let mut all = frames.iter();
+        for fragment in &fragments {
+            let first = &fragment.frames[0];
+            prop_assert!(first.keyframe && first.track == 1);
+            prop_assert!(fragment.frames.len() <= 12 && fragment.bytes() <= 150);
+            prop_assert!(fragment.of_track(1).all(|frame| frame.pts_ns - first.pts_ns <= 500_000_000));
+            // Pictures shown before the keyframe: at most a fall of the clock and what the fragment before lasts.
+            prop_assert!(fragment.of_track(1).all(|frame| first.pts_ns - frame.pts_ns <= JUMP_BACK_NS + JUMP_FORWARD_NS));
+            prop_assert!(fragment.frames.iter().all(|frame| all.any(|pushed| pushed == frame)), "in the order they came");
+        }
+    }
 }

@@ -56,7 +56,7 @@ pub(super) fn group(
         let element = element?;
         match element.id {
             ids::BLOCK if found.is_none() => {
-                let begin = usize::try_from(element.at - at).unwrap_or(usize::MAX);
+                let begin = usize::try_from(element.at.saturating_sub(at)).unwrap_or(usize::MAX);
                 found = Some((element.at, body.slice(begin..begin.saturating_add(element.body.len()))));
             }
             ids::BLOCK_DURATION => {
