@@ -6,8 +6,10 @@
 //! bound, and all bodies and answers in memory together stay within one [`Budget`].
 
 mod body;
+mod guest;
 
-pub use body::{Body, Stream};
+pub use body::{Body, Gone, Stream};
+pub use guest::{Answering, Guest, Input, Wants};
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};

@@ -20,6 +20,7 @@ pub mod console;
 pub mod daemon;
 pub mod http;
 pub mod log;
+pub mod media;
 pub mod metrics;
 pub mod mqtt;
 pub mod problem;

@@ -18,13 +18,13 @@ const PIECES_MAX: usize = 4;
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
-pub enum Body {
+pub struct Body(Form);
+
+#[derive(Debug)]
+enum Form {
     /// `None` once it was taken.
     Whole(Option<Bytes>),
-    Stream {
-        pieces: mpsc::Receiver<io::Result<Bytes>>,
-        busy: Option<Box<Busy>>,
-    },
+    Stream { pieces: mpsc::Receiver<io::Result<Bytes>>, busy: Option<Box<Busy>> },
 }
 
 /// The end of a streaming body that is filled. The body ends when it is dropped.

@@ -1,0 +1,206 @@
+//! What a producer sends, on its way to the log: bytes of Matroska become fragments as they are stored. Pure.
+//!
+//! Two kinds of producers come: those that say what their clock means (`PutMedia`), whose word is kept, and those that only
+//! stream (ffmpeg, a camera), whose clock is anchored to this box's when they begin, and anew when it jumps or has drifted
+//! away. Nothing is decoded; what is wrong with the bytes is the producer's error, by Kinesis Video's names.
+
+use crate::wire::media::{Media, PART_BYTES_MAX, head_id};
+use bytes::Bytes;
+use headwater_video::fragment::{FragmentError, Fragmenter, Limits};
+use headwater_video::matroska::{self, Event, Fault, ParseError, Parser};
+use headwater_video::media::MS;
+use headwater_video::{Fragment, Frame, Tracks};
+use std::sync::Arc;
+
+/// A clock anchored to ours may be wrong by this much before it is anchored anew, in milliseconds: a camera that loses a
+/// second a day is followed, one that waits for a keyframe is not disturbed.
+const DRIFT_MS: i64 = 5_000;
+/// Fragments of pictures that are all keyframes are at least so long, in nanoseconds.
+const KEYFRAMES_ONLY_NS: u64 = 900_000_000;
+
+/// What a producer's times mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timecodes {
+    /// Milliseconds since 1970.
+    Absolute,
+    /// Since this moment, milliseconds since 1970.
+    Since(i64),
+    /// Nothing: pictures are taken when they come.
+    Anchored,
+}
+
+/// A fragment as it goes to the log.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    pub media: Media,
+    pub bytes: Bytes,
+    pub tags: Vec<(String, String)>,
+    /// The producer's own name for it: its first time, in milliseconds, as it came.
+    pub timecode_ms: i64,
+}
+
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A fragment has begun; its first picture is there.
+    Begun { timecode_ms: i64 },
+    Done(Box<Ready>),
+    /// A fragment was dropped for this.
+    Dropped { timecode_ms: Option<i64>, error: FragmentError },
+}
+
+/// By Kinesis Video's numbers: `AckErrorCode` of PutMedia.
+pub fn error_id(error: &ParseError) -> (u16, &'static str) {
+    match error.fault {
+        Fault::TooManyTracks => (4005, "MORE_THAN_ALLOWED_TRACKS_FOUND"),
+        Fault::UnknownTrack(_) => (4010, "TRACK_NUMBER_MISMATCH"),
+        _ => (4006, "INVALID_MKV_DATA"),
+    }
+}
+
+pub fn dropped_id(error: &FragmentError) -> (u16, &'static str) {
+    match error {
+        FragmentError::TooLarge { .. } | FragmentError::TooManyFrames { .. } => (4001, "MAX_FRAGMENT_SIZE_REACHED"),
+        FragmentError::TooLong { .. } => (4002, "MAX_FRAGMENT_DURATION_REACHED"),
+    }
+}
+
+pub struct Intake {
+    parser: Parser,
+    events: Vec<Event>,
+    cutter: Cutter,
+}
+
+impl Intake {
+    pub fn new(timecodes: Timecodes) -> Intake {
+        Intake { parser: Parser::new(), events: Vec::new(), cutter: Cutter::new(timecodes) }
+    }
+
+    /// Takes bytes as they come; what was whole before a mistake in them is in `steps` all the same.
+    pub fn push(&mut self, bytes: &[u8], now_ms: u64, steps: &mut Vec<Step>) -> Result<(), ParseError> {
+        let parsed = self.parser.push(bytes, &mut self.events);
+        for event in self.events.drain(..) {
+            self.cutter.push(event, now_ms, steps);
+        }
+        parsed
+    }
+
+    /// The producer has ended: what it had begun is whole if it ended well.
+    pub fn finish(&mut self, now_ms: u64, steps: &mut Vec<Step>) -> Result<(), ParseError> {
+        let parsed = self.parser.finish(&mut self.events);
+        for event in self.events.drain(..) {
+            self.cutter.push(event, now_ms, steps);
+        }
+        if parsed.is_ok() {
+            self.cutter.finish(now_ms, steps);
+        }
+        parsed
+    }
+
+    pub fn cutter(&self) -> &Cutter {
+        &self.cutter
+    }
+}
+
+/// From events to fragments with times that mean something. RTSP and chunks come in here, without a container.
+pub struct Cutter {
+    fragmenter: Fragmenter,
+    timecodes: Timecodes,
+    /// Added to the producer's times, in milliseconds; `None` until the first frame.
+    offset_ms: Option<i64>,
+    has_begun: bool,
+    /// Nothing is known of what came before: another connection, another producer.
+    is_first: bool,
+    head: Option<(Arc<Tracks>, Bytes, u64)>,
+}
+
+impl Cutter {
+    pub fn new(timecodes: Timecodes) -> Cutter {
+        let fragmenter = Fragmenter::new(Limits { duration_ns_min: KEYFRAMES_ONLY_NS, ..Limits::default() });
+        Cutter { fragmenter, timecodes, offset_ms: None, has_begun: false, is_first: true, head: None }
+    }
+
+    pub fn push(&mut self, event: Event, now_ms: u64, steps: &mut Vec<Step>) {
+        let had = self.fragmenter.building().first().map(|frame| frame.pts_ns);
+        match self.fragmenter.push(event) {
+            Ok(Some(fragment)) => {
+                self.done(fragment, now_ms, steps);
+                self.has_begun = false;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                steps.push(Step::Dropped { timecode_ms: had.map(|pts| pts / MS), error });
+                self.has_begun = false;
+            }
+        }
+        if let Some(first) = self.fragmenter.building().first().filter(|_| !self.has_begun) {
+            self.has_begun = true;
+            steps.push(Step::Begun { timecode_ms: first.pts_ns / MS });
+        }
+    }
+
+    pub fn finish(&mut self, now_ms: u64, steps: &mut Vec<Step>) {
+        if let Some(fragment) = self.fragmenter.finish() {
+            self.done(fragment, now_ms, steps);
+        }
+        self.has_begun = false;
+    }
+
+    /// The fragment that is being built: its tracks and frames, and what to add to their times, in milliseconds.
+    pub fn building(&self, now_ms: u64) -> (&Arc<Tracks>, &[Frame], i64) {
+        let frames = self.fragmenter.building();
+        let newest = frames.last().map_or(0, |frame| frame.pts_ns / MS);
+        (self.fragmenter.tracks(), frames, self.offset(newest, now_ms))
+    }
+
+    fn offset(&self, newest_ms: i64, now_ms: u64) -> i64 {
+        match self.timecodes {
+            Timecodes::Absolute => 0,
+            Timecodes::Since(start_ms) => start_ms,
+            Timecodes::Anchored => self.offset_ms.unwrap_or((now_ms as i64).saturating_sub(newest_ms)),
+        }
+    }
+
+    fn done(&mut self, fragment: Fragment, now_ms: u64, steps: &mut Vec<Step>) {
+        let timecode_ms = fragment.start_ns() / MS;
+        let duration_ms = i64::try_from(fragment.duration_ns()).unwrap_or(i64::MAX) / MS;
+        let end_ms = timecode_ms.saturating_add(duration_ms);
+        let mut discontinuity = fragment.discontinuity || std::mem::take(&mut self.is_first);
+        if self.timecodes == Timecodes::Anchored {
+            // It is over when the next one begins, so now is its end.
+            let anchored = (now_ms as i64).saturating_sub(end_ms);
+            let drifted = self.offset_ms.is_some_and(|offset| offset.abs_diff(anchored) > DRIFT_MS as u64);
+            if self.offset_ms.is_none() || fragment.discontinuity || drifted {
+                self.offset_ms = Some(anchored);
+                discontinuity = true;
+            }
+        }
+        let offset_ms = self.offset(end_ms, now_ms);
+        let (head, head_id) = self.head_of(&fragment.tracks);
+        let mut bytes = Vec::with_capacity(head.len() + fragment.bytes() + 64 * fragment.frames.len() + 256);
+        bytes.extend_from_slice(&head);
+        bytes.extend_from_slice(&matroska::cluster(&fragment, offset_ms.saturating_mul(MS)));
+        let media = Media {
+            part: 0,
+            parts: u8::try_from(bytes.len().div_ceil(PART_BYTES_MAX).max(1)).unwrap_or(u8::MAX),
+            discontinuity,
+            start_ms: timecode_ms.saturating_add(offset_ms),
+            duration_ms: u32::try_from(duration_ms).unwrap_or(u32::MAX),
+            bytes: bytes.len() as u32,
+            head_bytes: head.len() as u32,
+            head_id,
+        };
+        steps.push(Step::Done(Box::new(Ready { media, bytes: bytes.into(), tags: fragment.tags, timecode_ms })));
+    }
+
+    fn head_of(&mut self, tracks: &Arc<Tracks>) -> (Bytes, u64) {
+        match &self.head {
+            Some((known, head, id)) if Arc::ptr_eq(known, tracks) => (head.clone(), *id),
+            _ => {
+                let head = Bytes::from(matroska::head(tracks));
+                let id = head_id(&head);
+                self.head = Some((tracks.clone(), head.clone(), id));
+                (head, id)
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Video in and out: from a camera to durable fragments, to a player and upstream.
+//!
+//! ```text
+//! PutMedia, POST, RTSP, chunks over MQTT -> intake: fragments cut at keyframes -> keep -> the log (PERSISTED = on disk)
+//! log -> archive: an index of fragments -> GetMedia, ListFragments, HLS, DASH, clips, images
+//! frames not durable yet -> live: parts for low-latency HLS
+//! ```
+//! A fragment is a record of a stream with one shard: retention, the gap ledger, cursors and sinks are the log's, and there is
+//! no second store. Containers are `headwater-video`'s matter. Requests come as a guest of the AWS port and of the console
+//! (`http::Guest`), whose hosts have judged who may ask. Pure parts: `index`, `intake`, `ack`.
+
+mod ack;
+mod archive;
+mod config;
+mod door;
+mod index;
+mod intake;
+mod keep;
+mod live;
+mod op;
+mod producer;
+mod shape;
+mod stream;
+
+pub use config::VideoConfig;
+pub use door::AwsDoor;
+
+use crate::clock::Clock;
+use crate::log::{Batch, CreateError, DeleteError, Log, OnFull, StreamKind, StreamSettings, Table};
+use crate::metrics::Metrics;
+use crate::record::StreamName;
+use crate::units::Span;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use stream::{Camera, Settings, settings_key};
+use tokio::sync::{Semaphore, watch};
+
+/// Video, running. Cheap to clone.
+#[derive(Clone)]
+pub struct Media {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    log: Log,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    config: VideoConfig,
+    /// Region and account, as ARNs show them.
+    account: (String, String),
+    cameras: Mutex<HashMap<String, Arc<Camera>>>,
+    producers: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
+    /// Changing what the control plane knows: one at a time.
+    changing: tokio::sync::Mutex<()>,
+    stop: watch::Sender<bool>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    #[error("there is no video stream {0:?}")]
+    NotFound(String),
+    #[error("{0:?} is a stream of records, not of video")]
+    NotVideo(String),
+    #[error(transparent)]
+    Name(#[from] crate::record::BadStreamName),
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    #[error(transparent)]
+    Delete(#[from] DeleteError),
+    #[error("the change could not be kept: {0}")]
+    Keep(String),
+}
+
+impl Media {
+    pub fn start(config: &VideoConfig, log: Log, clock: Clock, metrics: Arc<Metrics>, account: (String, String)) -> Media {
+        let inner = Inner {
+            log,
+            clock,
+            metrics,
+            config: config.clone(),
+            account,
+            cameras: Mutex::default(),
+            producers: Arc::new(Semaphore::new(config.max_producers as usize)),
+            readers: Arc::new(Semaphore::new(config.max_readers as usize)),
+            changing: tokio::sync::Mutex::default(),
+            stop: watch::channel(false).0,
+        };
+        Media { inner: Arc::new(inner) }
+    }
+
+    /// Ends producers and players; what producers handed in whole is kept.
+    pub async fn stop(&self, bound: Duration) {
+        self.inner.stop.send_replace(true);
+        let all = self.inner.config.max_producers;
+        let _ = tokio::time::timeout(bound, self.inner.producers.acquire_many(all)).await;
+    }
+
+    fn stopped(&self) -> watch::Receiver<bool> {
+        self.inner.stop.subscribe()
+    }
+
+    /// A video stream that is there.
+    pub fn camera(&self, name: &str) -> Result<Arc<Camera>, StreamError> {
+        let stream = self.inner.log.stream(name).ok_or_else(|| StreamError::NotFound(name.to_owned()))?;
+        if stream.settings().kind != StreamKind::Video {
+            return Err(StreamError::NotVideo(name.to_owned()));
+        }
+        let mut cameras = self.inner.cameras.lock().unwrap_or_else(PoisonError::into_inner);
+        cameras.retain(|_, camera| !camera.stream().is_deleted());
+        let camera = cameras
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(Camera::new(self.inner.log.clone(), stream.clone())));
+        if !Arc::ptr_eq(camera.stream(), &stream) {
+            *camera = Arc::new(Camera::new(self.inner.log.clone(), stream));
+        }
+        Ok(camera.clone())
+    }
+
+    /// All video streams, by name.
+    pub fn cameras(&self) -> Vec<Arc<Camera>> {
+        let streams = self.inner.log.streams();
+        let names = streams.iter().filter(|stream| stream.settings().kind == StreamKind::Video);
+        names.filter_map(|stream| self.camera(stream.name.as_str()).ok()).collect()
+    }
+
+    /// The same, made if it is not there and the configuration allows it.
+    async fn camera_for_producer(&self, name: &str) -> Result<Arc<Camera>, StreamError> {
+        match self.camera(name) {
+            Err(StreamError::NotFound(_)) if self.inner.config.create => {}
+            found => return found,
+        }
+        match self.create(name, Settings::default()).await {
+            // Two producers at once: the other made it.
+            Ok(_) | Err(StreamError::Create(CreateError::Exists(_))) => self.camera(name),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn create(&self, name: &str, settings: Settings) -> Result<Arc<Camera>, StreamError> {
+        let _one = self.inner.changing.lock().await;
+        let stream = StreamName::new(name)?;
+        let retention = self.retention_of(&settings);
+        let on_full = OnFull::DropOldest;
+        let kind = StreamKind::Video;
+        let made = StreamSettings { shards: 1, retention, max_bytes: None, on_full, kind };
+        let log = self.inner.log.clone();
+        blocking(move || log.create_stream(&stream, made)).await??;
+        self.keep_settings(name, &settings).await?;
+        self.camera(name)
+    }
+
+    /// Changes what is known of a stream, and its retention with it.
+    async fn change(&self, name: &str, change: impl FnOnce(&mut Settings)) -> Result<Settings, StreamError> {
+        let _one = self.inner.changing.lock().await;
+        let camera = self.camera(name)?;
+        let mut settings = self.settings(name);
+        change(&mut settings);
+        settings.version += 1;
+        let now = camera.stream().settings();
+        let wanted = match settings.retention_hours {
+            Some(_) => StreamSettings { retention: self.retention_of(&settings), ..now.clone() },
+            None => now.clone(),
+        };
+        if wanted != now {
+            let (log, stream) = (self.inner.log.clone(), camera.stream().name.clone());
+            blocking(move || log.update_stream(&stream, wanted)).await??;
+        }
+        self.keep_settings(name, &settings).await?;
+        Ok(settings)
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), StreamError> {
+        let _one = self.inner.changing.lock().await;
+        let camera = self.camera(name)?;
+        let (log, stream) = (self.inner.log.clone(), camera.stream().name.clone());
+        blocking(move || log.delete_stream(&stream)).await??;
+        let mut batch = Batch::new();
+        batch.put_state(Table::Media, settings_key(name), None);
+        self.commit(&mut batch).await
+    }
+
+    fn settings(&self, name: &str) -> Settings {
+        let row = self.inner.log.state(Table::Media, &settings_key(name));
+        row.and_then(|row| serde_json::from_slice(&row).ok()).unwrap_or_default()
+    }
+
+    async fn keep_settings(&self, name: &str, settings: &Settings) -> Result<(), StreamError> {
+        let mut batch = Batch::new();
+        let row = serde_json::to_vec(settings).map_err(|error| StreamError::Keep(error.to_string()))?;
+        batch.put_state(Table::Media, settings_key(name), Some(row.into()));
+        self.commit(&mut batch).await
+    }
+
+    async fn commit(&self, batch: &mut Batch) -> Result<(), StreamError> {
+        let committed = self.inner.log.appender().commit(batch).await;
+        committed.map(drop).map_err(|error| StreamError::Keep(error.to_string()))
+    }
+
+    fn retention_of(&self, settings: &Settings) -> Span {
+        match settings.retention_hours {
+            None => self.inner.config.retention,
+            // AWS keeps nothing then but what players of the moment need.
+            Some(0) => Span::secs(300),
+            Some(hours) => Span::secs(u64::from(hours) * 3_600),
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StreamError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| StreamError::Keep(error.to_string()))
+}

@@ -1,0 +1,193 @@
+//! One producer while it sends: its bytes through the intake, its fragments to the log, word back to it.
+//!
+//! Two halves, so that reading goes on while the disk syncs: this task reads, another keeps. Between them is a short queue;
+//! when it is full the producer's socket is not read, and that is all the flow control there is.
+
+use super::ack::Ack;
+use super::intake::{Cutter, Intake, Ready, Step, dropped_id, error_id};
+use super::keep::{KeepError, Keeper};
+use super::stream::Camera;
+use crate::clock::Clock;
+use crate::log::Ticket;
+use crate::record::Number;
+use headwater_video::matroska::{Event, ParseError};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Fragments that wait for the disk; while they wait the producer waits.
+const WAITING_MAX: usize = 2;
+/// Fragments handed to the log that are not durable yet.
+const IN_FLIGHT_MAX: usize = 8;
+/// Acknowledgements that wait for a producer which does not read them.
+const ACKS_MAX: usize = 64;
+
+/// What became of all a producer sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    pub fragments: u64,
+    pub bytes: u64,
+    pub dropped: u64,
+    pub last: Option<Number>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ProducerError {
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+    #[error("the fragments could not be kept: {0}")]
+    Keep(String),
+}
+
+pub struct Producer {
+    camera: Arc<Camera>,
+    clock: Clock,
+    preview: u64,
+    ready: mpsc::Sender<Ready>,
+    acks: mpsc::Sender<Ack>,
+    keeping: JoinHandle<Result<Kept, KeepError>>,
+    steps: Vec<Step>,
+    dropped: u64,
+}
+
+impl Producer {
+    /// Acknowledgements come out of the receiver; who wants none drops it.
+    pub fn begin(camera: Arc<Camera>, clock: Clock) -> (Producer, mpsc::Receiver<Ack>) {
+        let (ready, waiting) = mpsc::channel(WAITING_MAX);
+        let (acks, heard) = mpsc::channel(ACKS_MAX);
+        let preview = camera.live.take_over();
+        let keeping = tokio::spawn(keep(camera.clone(), preview, waiting, acks.clone()));
+        (Producer { camera, clock, preview, ready, acks, keeping, steps: Vec::new(), dropped: 0 }, heard)
+    }
+
+    pub fn acks(&self) -> &mpsc::Sender<Ack> {
+        &self.acks
+    }
+
+    /// Bytes of a container.
+    pub async fn push(&mut self, intake: &mut Intake, bytes: &[u8]) -> Result<(), ProducerError> {
+        let now_ms = self.clock.now().wall_ms;
+        let parsed = intake.push(bytes, now_ms, &mut self.steps);
+        self.take_steps(intake.cutter(), now_ms).await?;
+        Ok(parsed?)
+    }
+
+    /// Frames that come without a container.
+    pub async fn event(&mut self, cutter: &mut Cutter, event: Event) -> Result<(), ProducerError> {
+        let now_ms = self.clock.now().wall_ms;
+        cutter.push(event, now_ms, &mut self.steps);
+        self.take_steps(cutter, now_ms).await
+    }
+
+    /// The producer ended well: what it had begun is kept too.
+    pub async fn finish(&mut self, intake: &mut Intake) -> Result<(), ProducerError> {
+        let now_ms = self.clock.now().wall_ms;
+        let parsed = intake.finish(now_ms, &mut self.steps);
+        self.take_steps(intake.cutter(), now_ms).await?;
+        Ok(parsed?)
+    }
+
+    pub async fn finish_frames(&mut self, cutter: &mut Cutter) -> Result<(), ProducerError> {
+        let now_ms = self.clock.now().wall_ms;
+        cutter.finish(now_ms, &mut self.steps);
+        self.take_steps(cutter, now_ms).await
+    }
+
+    /// Waits until all that was handed in is on disk, and says what became of it.
+    pub async fn end(self) -> Result<Kept, ProducerError> {
+        let Producer { camera, preview, ready, acks, keeping, dropped, .. } = self;
+        drop((ready, acks));
+        let kept = keeping.await;
+        camera.live.leave(preview);
+        match kept {
+            Ok(Ok(kept)) => Ok(Kept { dropped, ..kept }),
+            Ok(Err(error)) => Err(ProducerError::Keep(error.to_string())),
+            Err(error) => Err(ProducerError::Keep(error.to_string())),
+        }
+    }
+
+    async fn take_steps(&mut self, cutter: &Cutter, now_ms: u64) -> Result<(), ProducerError> {
+        let live = &self.camera.live;
+        for step in std::mem::take(&mut self.steps) {
+            match step {
+                Step::Begun { timecode_ms } => self.tell(Ack::Buffering { timecode_ms }),
+                Step::Dropped { timecode_ms, error } => {
+                    self.dropped += 1;
+                    live.drop_building(self.preview);
+                    let (id, code) = dropped_id(&error);
+                    tracing::warn!(stream = %self.camera.name(), %error, "a fragment was dropped");
+                    self.tell(Ack::Error { timecode_ms, id, code });
+                }
+                Step::Done(ready) => {
+                    live.end(self.preview, ready.media.start_ms.saturating_sub(ready.timecode_ms));
+                    let taken = self.ready.send(*ready).await;
+                    taken.map_err(|_| ProducerError::Keep("the log does not take them".into()))?;
+                }
+            }
+        }
+        let (tracks, frames, offset_ms) = cutter.building(now_ms);
+        live.feed(self.preview, tracks, frames, offset_ms);
+        Ok(())
+    }
+
+    /// A producer that does not read its acknowledgements hears less of them.
+    pub fn tell(&self, ack: Ack) {
+        let _ = self.acks.try_send(ack);
+    }
+
+    /// The end of a producer whose bytes were wrong.
+    pub fn tell_of(&self, error: &ParseError) {
+        let (id, code) = error_id(error);
+        self.tell(Ack::Error { timecode_ms: None, id, code });
+    }
+}
+
+/// Keeps what comes, in order; ends when the producer does and all is durable.
+async fn keep(
+    camera: Arc<Camera>,
+    preview: u64,
+    mut waiting: mpsc::Receiver<Ready>,
+    acks: mpsc::Sender<Ack>,
+) -> Result<Kept, KeepError> {
+    let mut keeper = camera.keeper();
+    let mut in_flight: VecDeque<(Ticket, i64, Number)> = VecDeque::new();
+    let (mut kept, mut durable, mut open) = (Kept::default(), Ticket::NONE, true);
+    while open || !in_flight.is_empty() {
+        tokio::select! {
+            biased;
+            now = keeper.progress(durable), if !in_flight.is_empty() => {
+                durable = now?;
+                while let Some((_, timecode_ms, number)) = in_flight.front().copied().filter(|(ticket, ..)| *ticket <= durable) {
+                    in_flight.pop_front();
+                    // A persisted fragment that its producer does not hear of is sent again; it waits for the producer.
+                    let _ = acks.send(Ack::Persisted { timecode_ms, number }).await;
+                    kept.fragments += 1;
+                    kept.last = Some(number);
+                }
+                camera.live.tell();
+            }
+            first = waiting.recv(), if open && in_flight.len() < IN_FLIGHT_MAX => {
+                let Some(first) = first else { open = false; continue };
+                let mut fragments = vec![first];
+                while let Ok(more) = waiting.try_recv() {
+                    fragments.push(more);
+                }
+                let (ticket, numbers) = match keeper.put(&fragments).await {
+                    Ok(put) => put,
+                    Err(error) => {
+                        let _ = acks.try_send(Ack::Error { timecode_ms: None, id: 5001, code: "ARCHIVAL_ERROR" });
+                        return Err(error);
+                    }
+                };
+                for (ready, number) in fragments.iter().zip(numbers) {
+                    kept.bytes += u64::from(ready.media.bytes);
+                    camera.live.number(preview, ready.media.start_ms, number);
+                    let _ = acks.try_send(Ack::Received { timecode_ms: ready.timecode_ms, number });
+                    in_flight.push_back((ticket, ready.timecode_ms, number));
+                }
+            }
+        }
+    }
+    Ok(kept)
+}

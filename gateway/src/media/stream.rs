@@ -1,0 +1,72 @@
+//! A video stream: what the control plane knows of it, its archive, its live preview. A stream of the log with one shard,
+//! whose kind is video; its settings beyond the log's are a row of the state.
+
+use super::archive::Archive;
+use super::keep::Keeper;
+use super::live::Live;
+use crate::log::{Log, Stream};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+/// Most tags of a stream.
+pub const TAGS_MAX: usize = 50;
+
+/// What CreateStream, UpdateStream and TagStream say. Kept as JSON in the table `Media`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Counts changes.
+    pub version: u64,
+    pub device_name: Option<String>,
+    pub media_type: Option<String>,
+    pub kms_key: Option<String>,
+    /// `None`: made by its first frame, with the configuration's retention. 0: kept for a moment only.
+    pub retention_hours: Option<u32>,
+    pub tags: BTreeMap<String, String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let (device_name, media_type, kms_key, retention_hours) = (None, None, None, None);
+        Settings { version: 1, device_name, media_type, kms_key, retention_hours, tags: BTreeMap::new() }
+    }
+}
+
+impl Settings {
+    /// As AWS shows it: opaque, and other after each change.
+    pub fn shown_version(&self) -> String {
+        format!("v{:08}", self.version)
+    }
+}
+
+/// Key of a stream's settings in the table `Media`.
+pub fn settings_key(name: &str) -> Vec<u8> {
+    format!("s/{name}").into_bytes()
+}
+
+pub struct Camera {
+    log: Log,
+    pub archive: Archive,
+    pub live: Live,
+    turn: Arc<Mutex<()>>,
+}
+
+impl Camera {
+    pub fn new(log: Log, stream: Arc<Stream>) -> Camera {
+        Camera { archive: Archive::new(log.clone(), stream), live: Live::default(), turn: Arc::default(), log }
+    }
+
+    pub fn name(&self) -> &str {
+        self.archive.stream.name.as_str()
+    }
+
+    pub fn stream(&self) -> &Arc<Stream> {
+        &self.archive.stream
+    }
+
+    pub fn keeper(&self) -> Keeper {
+        Keeper::new(&self.log, self.archive.stream.clone(), self.turn.clone())
+    }
+}
