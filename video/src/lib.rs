@@ -11,8 +11,11 @@
 #![forbid(unsafe_code)]
 
 pub mod codecs;
+pub mod dash;
+pub mod hls;
 pub mod jpeg;
 pub mod media;
 pub mod mp4;
+mod text;
 
 pub use media::{Codec, Fragment, Frame, Kind, Track, Tracks};

@@ -21,6 +21,7 @@ pub use init::init;
 pub use media::{Timing, media, part};
 pub use parts::{Part, PartCutter};
 pub use read::{Init, ReadError, read_init, read_media};
+pub(crate) use time::to_ticks;
 pub use time::{VIDEO_TIMESCALE, timescale};
 
 use crate::codecs::CodecError;

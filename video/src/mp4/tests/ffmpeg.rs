@@ -1,0 +1,136 @@
+//! ffmpeg encodes, we read and write again, ffmpeg decodes: frames, times and samples are those of the source.
+
+use crate::mp4::read::{Init, read_init, read_media};
+use crate::mp4::{Clip, PartCutter, Timing, init, media, part};
+use crate::{Codec, Fragment};
+use bytes::Bytes;
+use std::path::Path;
+use std::process::Command;
+
+/// Runs ffmpeg and gives what it wrote to stdout, or `None` if there is none, or no such encoder.
+fn ffmpeg(arguments: &[&str]) -> Option<Vec<u8>> {
+    let output =
+        Command::new("ffmpeg").args(["-hide_banner", "-loglevel", "error", "-nostdin"]).args(arguments).output();
+    let Ok(output) = output else {
+        eprintln!("SKIPPED: no ffmpeg here, nothing is tested against it");
+        return None;
+    };
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if errors.contains("Unknown encoder") {
+        eprintln!("SKIPPED: {errors}");
+        return None;
+    }
+    assert!(output.status.success() && errors.trim().is_empty(), "ffmpeg {arguments:?}: {errors}");
+    Some(output.stdout)
+}
+
+/// Three seconds of fragmented MP4, a fragment a second.
+fn source(file: &Path, coding: &[&str]) -> Option<()> {
+    let mut arguments =
+        vec!["-f", "lavfi", "-i", "testsrc=size=320x240:rate=25", "-f", "lavfi", "-i", "sine=frequency=440"];
+    arguments.extend(["-t", "3", "-g", "25", "-pix_fmt", "yuv420p"]);
+    arguments.extend(coding);
+    arguments.extend(["-f", "mp4", "-movflags", "frag_keyframe+empty_moov+default_base_moof"]);
+    arguments.extend(["-video_track_timescale", "90000", "-y", file.to_str()?]);
+    ffmpeg(&arguments).map(|_| ())
+}
+
+/// Every decoded frame with its time, as `stream, dts, pts, duration, size, hash`.
+fn decoded(file: &Path) -> Vec<String> {
+    let arguments = ["-copyts", "-i", file.to_str().unwrap(), "-map", "0", "-fps_mode", "passthrough"];
+    let out = ffmpeg(&[&arguments[..], &["-enc_time_base", "-1", "-f", "framemd5", "-"]].concat()).unwrap();
+    let lines = String::from_utf8(out).unwrap();
+    let frames = lines.lines().filter(|line| !line.starts_with('#'));
+    // The duration of a decoded picture is a guess of ffmpeg's.
+    let frame = |line: &str| {
+        let fields: Vec<&str> = line.split(',').map(str::trim).collect();
+        [fields[0], fields[2], fields[4], fields[5]].join(",")
+    };
+    frames.map(frame).collect()
+}
+
+fn fragments(bytes: &[u8]) -> (Init, Vec<Fragment>) {
+    let init = read_init(bytes).unwrap();
+    let (mut at, mut starts) = (0, Vec::new());
+    while at < bytes.len() {
+        if &bytes[at + 4..at + 8] == b"moof" {
+            starts.push(at);
+        }
+        at += u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    }
+    starts.push(bytes.len());
+    let read = |span: &[usize]| read_media(&init, &Bytes::copy_from_slice(&bytes[span[0]..span[1]])).unwrap();
+    let fragments = starts.windows(2).map(read).collect();
+    (init, fragments)
+}
+
+/// Written as whole fragments, as parts, and as a clip: all decode as the source does.
+fn same_frames(name: &str, codecs: &[Codec], coding: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    if source(&file("source.mp4"), coding).is_none() {
+        return;
+    }
+    let want = decoded(&file("source.mp4"));
+    assert!(want.len() >= 75, "{name}: {} frames", want.len());
+    let (read, fragments) = fragments(&std::fs::read(file("source.mp4")).unwrap());
+    assert_eq!(read.tracks.0.iter().map(|track| track.codec.clone()).collect::<Vec<_>>(), codecs);
+    assert!(fragments.len() >= 3 && fragments.iter().all(|fragment| fragment.of_track(1).next().unwrap().keyframe));
+    let next = |index: usize| fragments.get(index + 1).map(Fragment::start_ns);
+
+    let mut whole = init(&read.tracks).unwrap();
+    let mut parts = whole.clone();
+    let (mut clip, mut clipped) = Clip::begin(&read.tracks).unwrap();
+    let mut cutter = PartCutter::new(&read.tracks, 400_000_000);
+    let mut cuts = 0;
+    for (index, fragment) in fragments.iter().enumerate() {
+        let next_start_ns = next(index);
+        whole.extend(media(fragment, index as u32 + 1, Timing { next_start_ns, ..Timing::default() }).unwrap());
+        clipped.extend(clip.push(fragment, next_start_ns).unwrap());
+        let mut pieces: Vec<_> = fragment.frames.iter().cloned().filter_map(|frame| cutter.push(frame)).collect();
+        pieces.extend(cutter.finish(next_start_ns));
+        for piece in pieces {
+            cuts += 1;
+            parts.extend(part(&read.tracks, &piece.frames, cuts, piece.timing).unwrap());
+        }
+    }
+    assert!(cuts as usize > fragments.len(), "{name}: {cuts} parts");
+    for (written, bytes) in [("whole", &whole), ("parts", &parts)] {
+        std::fs::write(file("written.mp4"), bytes).unwrap();
+        assert_eq!(decoded(&file("written.mp4")), want, "{name}, {written}");
+    }
+    std::fs::write(file("written.mp4"), &clipped).unwrap();
+    let hashes =
+        |lines: &[String]| lines.iter().map(|line| line.rsplit(',').next().unwrap().into()).collect::<Vec<String>>();
+    assert_eq!(hashes(&decoded(&file("written.mp4"))).len(), hashes(&want).len(), "{name}, clip");
+}
+
+#[test]
+fn h264_with_b_frames_and_aac_decodes_as_before() {
+    let coding = ["-c:v", "libx264", "-bf", "3", "-b_strategy", "0", "-x264-params", "b-pyramid=normal", "-c:a", "aac"];
+    same_frames("H.264, AAC", &[Codec::H264, Codec::Aac], &coding);
+}
+
+#[test]
+fn h264_without_reordering_and_opus_decodes_as_before() {
+    let coding = ["-c:v", "libx264", "-tune", "zerolatency", "-c:a", "libopus", "-ac", "2"];
+    same_frames("H.264, Opus", &[Codec::H264, Codec::Opus], &coding);
+}
+
+#[test]
+fn hevc_decodes_as_before() {
+    let coding = ["-an", "-c:v", "libx265", "-tag:v", "hvc1", "-x265-params", "log-level=none:bframes=3:open-gop=0"];
+    same_frames("HEVC", &[Codec::Hevc], &coding);
+}
+
+#[test]
+fn hevc_with_open_gops_decodes_as_before() {
+    let coding = ["-an", "-c:v", "libx265", "-tag:v", "hvc1", "-x265-params", "log-level=none:bframes=3:open-gop=1"];
+    same_frames("HEVC, open", &[Codec::Hevc], &coding);
+}
+
+#[test]
+fn av1_decodes_as_before() {
+    let coding = ["-an", "-c:v", "libaom-av1", "-cpu-used", "8", "-b:v", "300k", "-row-mt", "0"];
+    same_frames("AV1", &[Codec::Av1], &coding);
+}
