@@ -18,7 +18,7 @@ mod time;
 
 pub use clip::Clip;
 pub use init::init;
-pub use media::{Timing, media, part};
+pub use media::{Timing, media, part, reorder_ns};
 pub use parts::{Part, PartCutter};
 pub use read::{Init, ReadError, read_init, read_media};
 pub(crate) use time::to_ticks;
@@ -39,7 +39,7 @@ pub enum Mp4Error {
     NoFrame,
     #[error("track {track}: {what}")]
     Track { track: u8, what: &'static str },
-    #[error("track {track}: a frame is shown before time 0 of the file, or too far from the frame before")]
+    #[error("track {track}: a frame is decoded before time 0 of the file, or too far from the frame before")]
     Time { track: u8 },
     #[error("more than {SAMPLES_MAX} frames, or more bytes than a fragment may have")]
     TooLarge,

@@ -81,6 +81,18 @@ fn decode_times_are_sorted_presentation_times_and_fragments_join() {
 }
 
 #[test]
+fn with_a_decode_delay_no_offset_is_negative() {
+    let fragment = fragment(video(&[0, 160, 80, 40, 120]));
+    let decode_delay_ns = crate::mp4::reorder_ns(&fragment);
+    assert_eq!(decode_delay_ns, 80 * MS as u64);
+    let early = Timing { decode_delay_ns, ..at(200) };
+    assert_eq!(media(&fragment, 1, early), Err(Mp4Error::Time { track: 1 }));
+    let timing = Timing { offset_ns: 80 * MS, ..early };
+    let want = [(40, 80), (40, 200), (40, 80), (40, 0), (40, 40)].map(|(a, b)| (a * 90, b * 90));
+    assert_eq!(times(&moof(&media(&fragment, 1, timing).unwrap()), 0), (0, want.to_vec()));
+}
+
+#[test]
 fn the_last_frame_lasts_as_it_says_or_the_track_or_the_step_before() {
     let last = |fragment: &Fragment| times(&moof(&media(fragment, 1, at(10)).unwrap()), 0).1.last().unwrap().0 / 90;
     let mut fragment = fragment(video(&[0, 40]));
@@ -118,15 +130,10 @@ fn parts_of_reordered_frames_have_the_decode_times_of_the_whole() {
         for part in &parts {
             let (start, samples) = times(&moof(&crate::mp4::part(&tracks, &part.frames, 1, part.timing).unwrap()), 0);
             assert_eq!(start, at);
-            at += samples.iter().map(|(duration, _)| u64::from(*duration)).sum::<u64>().min(9 * 3600);
+            at += samples.iter().map(|(duration, _)| u64::from(*duration)).sum::<u64>();
             all.extend(samples);
         }
-        let want = times(&moof(&whole), 0).1;
-        let composition = |samples: &[(u32, i32)]| samples.iter().map(|sample| sample.1).collect::<Vec<_>>();
-        assert_eq!(composition(&all), composition(&want));
-        if default_ms > 0 {
-            assert_eq!(all, want);
-        }
+        assert_eq!(all, times(&moof(&whole), 0).1);
     }
 }
 
@@ -158,7 +165,7 @@ fn a_clip_begins_at_zero_and_goes_on_without_a_gap() {
     assert_eq!(start(&[980, 1020], false), (4, 240));
     // A clock that runs back unannounced.
     assert_eq!(start(&[0, 40], false), (5, 320));
-    assert_eq!(clip.duration_ns(), 400 * MS);
+    assert_eq!(clip.duration_ns(), 400 * MS as u64);
     let other = Fragment { tracks: Arc::new(Tracks(vec![track(1, Codec::H264, AVCC)])), ..fragment(video(&[0])) };
     assert_eq!(clip.push(&other, None), Err(Mp4Error::TracksChanged));
 }
@@ -179,7 +186,8 @@ fn frames() -> impl Strategy<Value = Vec<Frame>> {
 proptest! {
     #[test]
     fn any_times_are_written_or_refused(frames in frames(), offset_ns: i64, next in proptest::option::of(any::<i64>())) {
-        let timing = Timing { offset_ns, next_start_ns: next, decode_floor_ns: next };
+        let decode_delay_ns = next.unwrap_or(0).unsigned_abs();
+        let timing = Timing { offset_ns, next_start_ns: next, decode_delay_ns, decode_floor_ns: next };
         let _ = media(&fragment(frames.clone()), 1, timing);
         let mut clip = Clip::begin(&tracks()).unwrap().0;
         for discontinuity in [false, true, false] {
