@@ -1,7 +1,9 @@
-//! The manifest for DASH players (ISO/IEC 23009-1), as text: an MPD with one muxed representation.
+//! The manifest for DASH players (ISO/IEC 23009-1), as text: an MPD, with a new Period at each discontinuity.
 //!
-//! The segments are those of HLS: fMP4 with all tracks in one file, in one AdaptationSet. A new Period begins at each
-//! discontinuity. Pure.
+//! The segments are fMP4 from `mp4`. An AdaptationSet has all tracks in its files, as HLS has them, or one: ffmpeg's
+//! demuxer takes only the first track of a file, and dash.js wants them apart, so a track a set is what plays
+//! everywhere. `mp4` writes the segments of one track if it is given [`crate::Tracks`] with this track alone, and all
+//! frames. Pure.
 
 use crate::mp4::VIDEO_TIMESCALE;
 use crate::text;
@@ -36,6 +38,12 @@ pub struct Period<'a, U, S> {
     pub id: &'a str,
     /// From time 0 of the manifest, in nanoseconds.
     pub start_ns: u64,
+    pub sets: Vec<AdaptationSet<'a, U, S>>,
+}
+
+/// Files that play together with those of the other sets, in one rendition.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdaptationSet<'a, U, S> {
     /// Time in the segments (their `tfdt`) at which the period begins, in nanoseconds: presentationTimeOffset.
     pub media_start_ns: u64,
     pub init_uri: &'a str,
@@ -72,7 +80,7 @@ pub fn mpd<'a, U: Display, S: IntoIterator<Item = Segment>>(
     periods: impl IntoIterator<Item = Period<'a, U, S>>,
 ) {
     out.push_str("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<MPD xmlns=\"urn:mpeg:dash:schema:mpd:2011\"");
-    // isoff-main: muxed tracks in one representation are not of the live profile.
+    // isoff-main: the live profile has no segment lists, and no muxed tracks.
     out.push_str(" profiles=\"urn:mpeg:dash:profile:isoff-main:2011\"");
     attribute_duration(out, "minBufferTime", mpd.min_buffer_ns);
     kind(out, &mpd.kind);
@@ -105,44 +113,56 @@ fn period<U: Display, S: IntoIterator<Item = Segment>>(out: &mut String, period:
     out.push_str("<Period");
     attribute(out, "id", &period.id);
     attribute_duration(out, "start", period.start_ns);
-    let mime = if period.size.is_some() { "video/mp4" } else { "audio/mp4" };
-    out.push_str(">\n<AdaptationSet segmentAlignment=\"true\" startWithSAP=\"1\"");
+    out.push_str(">\n");
+    for (index, set) in period.sets.into_iter().enumerate() {
+        adaptation_set(out, index, set);
+    }
+    out.push_str("</Period>\n");
+}
+
+fn adaptation_set<U: Display, S: IntoIterator<Item = Segment>>(
+    out: &mut String,
+    index: usize,
+    set: AdaptationSet<U, S>,
+) {
+    let mime = if set.size.is_some() { "video/mp4" } else { "audio/mp4" };
+    out.push_str("<AdaptationSet segmentAlignment=\"true\" startWithSAP=\"1\"");
     attribute(out, "mimeType", &mime);
     out.push_str(">\n<Representation");
-    attribute(out, "id", &"0");
-    attribute(out, "codecs", &period.codecs);
-    attribute(out, "bandwidth", &period.bandwidth);
-    if let Some((width, height)) = period.size {
+    attribute(out, "id", &index);
+    attribute(out, "codecs", &set.codecs);
+    attribute(out, "bandwidth", &set.bandwidth);
+    if let Some((width, height)) = set.size {
         attribute(out, "width", &width);
         attribute(out, "height", &height);
     }
     out.push_str(">\n");
-    segments(out, period);
-    out.push_str("</Representation>\n</AdaptationSet>\n</Period>\n");
+    segments(out, set);
+    out.push_str("</Representation>\n</AdaptationSet>\n");
 }
 
 /// SegmentTemplate or SegmentList, each with a SegmentTimeline (5.3.9.2 to 5.3.9.6).
-fn segments<U: Display, S: IntoIterator<Item = Segment>>(out: &mut String, period: Period<U, S>) {
-    let element = match &period.addressing {
+fn segments<U: Display, S: IntoIterator<Item = Segment>>(out: &mut String, set: AdaptationSet<U, S>) {
+    let element = match &set.addressing {
         Addressing::Template { .. } => "SegmentTemplate",
         Addressing::List(_) => "SegmentList",
     };
     let _ = write!(out, "<{element}");
     attribute(out, "timescale", &VIDEO_TIMESCALE);
-    attribute(out, "presentationTimeOffset", &ticks(period.media_start_ns));
-    if let Addressing::Template { media, start_number } = &period.addressing {
-        attribute(out, "initialization", &period.init_uri);
+    attribute(out, "presentationTimeOffset", &ticks(set.media_start_ns));
+    if let Addressing::Template { media, start_number } = &set.addressing {
+        attribute(out, "initialization", &set.init_uri);
         attribute(out, "media", media);
         attribute(out, "startNumber", start_number);
     }
     out.push_str(">\n");
-    if let Addressing::List(_) = &period.addressing {
+    if let Addressing::List(_) = &set.addressing {
         out.push_str("<Initialization");
-        attribute(out, "sourceURL", &period.init_uri);
+        attribute(out, "sourceURL", &set.init_uri);
         out.push_str("/>\n");
     }
-    timeline(out, period.segments);
-    if let Addressing::List(uris) = &period.addressing {
+    timeline(out, set.segments);
+    if let Addressing::List(uris) = &set.addressing {
         for uri in uris {
             out.push_str("<SegmentURL");
             attribute(out, "media", uri);

@@ -1,8 +1,9 @@
-//! Playlists for HLS players (RFC 8216 and rfc8216bis), as text: which renditions there are, and which segments of one.
+//! Playlists for HLS players (RFC 8216 and rfc8216bis), as text: which renditions there are, and which segments of
+//! one.
 //!
 //! Media is fMP4 from `mp4`. What a playlist lists and when it is asked again is the gateway's matter; delta updates
-//! (EXT-X-SKIP) and rendition reports are not written. URIs are to be percent-encoded; what would end a line or a quoted string
-//! is dropped. Pure.
+//! (EXT-X-SKIP) and rendition reports are not written. URIs are to be percent-encoded; what would end a line or a
+//! quoted string is dropped. Pure.
 
 use crate::text;
 use std::fmt::{Display, Write};
@@ -24,7 +25,8 @@ pub struct Variant<'a> {
 /// A playlist of segments, without the segments.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MediaPlaylist<'a> {
-    /// No segment, rounded to whole seconds, is longer; see [`target_duration_s`]. A live playlist may never change it.
+    /// No segment, rounded to whole seconds, is longer; see [`target_duration_s`]. A live playlist may never change
+    /// it.
     pub target_duration_s: u64,
     /// Number of the first segment.
     pub media_sequence: u64,

@@ -34,7 +34,8 @@ pub(crate) fn seconds(out: &mut String, ns: u64) {
     digits(out, rounded % 100_000, 5);
 }
 
-/// Appends milliseconds since 1970 as `2026-01-31T23:59:59.123Z`. Times outside the years 0 to 9999 become the nearest within.
+/// Appends milliseconds since 1970 as `2026-01-31T23:59:59.123Z`. Times outside the years 0 to 9999 become the
+/// nearest within.
 pub(crate) fn date_time(out: &mut String, unix_ms: i64) {
     /// The first millisecond of year 0, and the last of year 9999.
     const YEARS_MS: (i64, i64) = (-62_167_219_200_000, 253_402_300_799_999);
@@ -56,8 +57,8 @@ pub(crate) fn date_time(out: &mut String, unix_ms: i64) {
     }
 }
 
-/// Year, month and day of a count of days since 1970: in eras of 400 years that begin in March, a leap day is the last day of
-/// its year, and months have a linear formula.
+/// Year, month and day of a count of days since 1970: in eras of 400 years that begin in March, a leap day is the
+/// last day of its year, and months have a linear formula.
 fn civil(days: i64) -> (u64, u64, u64) {
     /// Days from March 1 of year 0 to 1970, and of 400 years.
     const EPOCH: i64 = 719_468;

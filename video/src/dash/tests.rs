@@ -5,9 +5,7 @@ const S: u64 = 1_000_000_000;
 
 fn period<'a, U>(addressing: Addressing<'a, U>, starts_s: &[u64]) -> Period<'a, U, Vec<Segment>> {
     let segment = |start: &u64| Segment { start_ns: start * S, duration_ns: 2 * S };
-    Period {
-        id: "p7",
-        start_ns: 0,
+    let set = AdaptationSet {
         media_start_ns: 10 * S,
         init_uri: "init.mp4?a=1&b=2",
         codecs: "avc1.64001f,mp4a.40.2",
@@ -15,7 +13,8 @@ fn period<'a, U>(addressing: Addressing<'a, U>, starts_s: &[u64]) -> Period<'a, 
         bandwidth: 800_000,
         addressing,
         segments: starts_s.iter().map(segment).collect(),
-    }
+    };
+    Period { id: "p7", start_ns: 0, sets: vec![set] }
 }
 
 #[test]
@@ -61,8 +60,8 @@ proptest! {
     #[test]
     fn no_text_breaks_out_of_its_attribute(uri in "\\PC*|[<>&\"'\r\n]*", times: Vec<(u64, u64)>) {
         let mut one = period(Addressing::List(vec![uri.as_str()]), &[]);
-        one.init_uri = &uri;
-        one.segments = times.into_iter().map(|(start_ns, duration_ns)| Segment { start_ns, duration_ns }).collect();
+        one.sets[0].init_uri = &uri;
+        one.sets[0].segments = times.iter().map(|time| Segment { start_ns: time.0, duration_ns: time.1 }).collect();
         let mut out = String::new();
         mpd(&mut out, &Mpd { kind: Kind::Static { duration_ns: 1 }, min_buffer_ns: 1 }, [one]);
         prop_assert!(out.lines().all(|line| line.starts_with('<') && line.ends_with('>')));

@@ -1,16 +1,17 @@
-//! One MP4 of many fragments: an init segment, then a media segment a fragment. Players and editors open such a file like any
-//! MP4. One fragment at a time is in memory.
+//! One MP4 of many fragments: an init segment, then a media segment a fragment. Players and editors open such a file
+//! like any MP4. One fragment at a time is in memory.
 //!
-//! Decode times begin at 0, and what is shown by as much later as the first fragment's B-frames ask for: then no composition
-//! offset is negative, which ffmpeg would misread (see `media.rs`).
-//! Where the stream broke off (another clock, or something missing) the clip goes on without a gap. Pure.
+//! Decode times begin at 0, and what is shown by as much later as the first fragment's B-frames ask for: then no
+//! composition offset is negative, which ffmpeg would misread (see `media.rs`). Where the stream broke off (another
+//! clock, or something missing) the clip goes on without a gap. Pure.
 
 use super::init::carried;
 use super::media::Timing;
 use super::{Mp4Error, init, media, reorder_ns};
 use crate::{Fragment, Tracks};
 
-/// Writes a clip piece by piece: [`Clip::begin`], then [`Clip::push`] for each fragment, one after another in one file.
+/// Writes a clip piece by piece: [`Clip::begin`], then [`Clip::push`] for each fragment, one after another in one
+/// file.
 #[derive(Debug)]
 pub struct Clip {
     tracks: Tracks,

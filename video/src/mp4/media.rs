@@ -1,14 +1,14 @@
 //! A media segment: `moof` says when and how long each frame is, `mdat` has them.
 //!
-//! Matroska has presentation times only. Decode times are the presentation times of the frames, sorted: the first frame to
-//! decode has the earliest of them, and so on; the composition offset, signed, is what is missing to the frame's own time. So
-//! a decoder gets its frames in order and at their pace, no clock has to be guessed, and fragments, whose presentation
-//! times do not mingle, join: one ends where the next begins.
+//! Matroska has presentation times only. Decode times are the presentation times of the frames, sorted: the first
+//! frame to decode has the earliest of them, and so on; the composition offset, signed, is what is missing to the
+//! frame's own time. So a decoder gets its frames in order and at their pace, no clock has to be guessed, and
+//! fragments, whose presentation times do not mingle, join: one ends where the next begins.
 //!
-//! ffmpeg, and players built on it, read negative offsets of a fragmented MP4 as if all of the track came later by the most
-//! negative one (`dts_shift` in its `mov.c`; seen with 5.1, also in files of its own): B-frames then make pictures 40 to 120 ms late
-//! against the sound. Who cares gives [`Timing::decode_delay_ns`], by which pictures are decoded earlier: no offset is negative
-//! then. Browsers need no delay. Pure.
+//! ffmpeg, and players built on it, read negative offsets of a fragmented MP4 as if all of the track came later by
+//! the most negative one (`dts_shift` in its `mov.c`; seen with 5.1, also in files of its own): B-frames then make
+//! pictures 40 to 120 ms late against the sound. Who cares gives [`Timing::decode_delay_ns`], by which pictures are
+//! decoded earlier: no offset is negative then. Browsers need no delay. Pure.
 
 use super::boxes::Boxes;
 use super::init::carried;
@@ -24,26 +24,31 @@ pub struct Timing {
     pub offset_ns: i64,
     /// When the leading track goes on (on the stream's clock), if it is known: its last frame lasts until then.
     pub next_start_ns: Option<i64>,
-    /// By this pictures are decoded before they are shown; the same for a whole stream, and not more than `offset_ns` leaves
-    /// room for. [`reorder_ns`] of its first fragment is right.
+    /// By this pictures are decoded before they are shown; the same for a whole stream, and not more than `offset_ns`
+    /// leaves room for. [`reorder_ns`] of its first fragment is right.
     pub decode_delay_ns: u64,
     /// The leading track is not decoded before this (on the stream's clock). Only [`super::PartCutter`] needs it.
     pub decode_floor_ns: Option<i64>,
 }
+
+/// Longest decode delay, in nanoseconds: sixteen pictures, the most a decoder keeps, at ten a second are 1.6 s. A
+/// broken time asks for more.
+const REORDER_NS_MAX: i64 = 2_000_000_000;
 
 /// ISO/IEC 14496-12 8.8.3.1. Depends on no other sample.
 const SYNC: u32 = 0x0200_0000;
 /// Depends on others, and is no sync sample.
 const NON_SYNC: u32 = 0x0101_0000;
 
-/// The decode delay with which no picture of the fragment is shown before it is decoded, in nanoseconds. 0 without B-frames.
+/// The decode delay with which no picture of the fragment is shown before it is decoded, in nanoseconds. 0 without
+/// B-frames.
 pub fn reorder_ns(fragment: &Fragment) -> u64 {
     let Some(video) = fragment.tracks.video() else { return 0 };
     let shown: Vec<i64> = fragment.of_track(video.number).map(|frame| frame.pts_ns).collect();
     let mut decoded = shown.clone();
     decoded.sort_unstable();
     let delays = decoded.iter().zip(shown).map(|(decoded, shown)| decoded.saturating_sub(shown));
-    delays.max().unwrap_or(0).max(0).unsigned_abs()
+    delays.max().unwrap_or(0).clamp(0, REORDER_NS_MAX).unsigned_abs()
 }
 
 /// The media segment of a fragment; `sequence` grows from segment to segment.
@@ -51,8 +56,8 @@ pub fn media(fragment: &Fragment, sequence: u32, timing: Timing) -> Result<Vec<u
     part(&fragment.tracks, &fragment.frames, sequence, timing)
 }
 
-/// The same with some of a fragment's frames. Decode times are consistent with those of the whole if the frames before the cut
-/// are all shown before those after it; [`super::PartCutter`] cuts there.
+/// The same with some of a fragment's frames. Decode times are consistent with those of the whole if the frames
+/// before the cut are all shown before those after it; [`super::PartCutter`] cuts there.
 pub fn part(tracks: &Tracks, frames: &[Frame], sequence: u32, timing: Timing) -> Result<Vec<u8>, Mp4Error> {
     let bytes: usize = frames.iter().map(|frame| frame.data.len()).sum();
     if frames.len() > SAMPLES_MAX || bytes > FRAGMENT_BYTES_MAX {
@@ -115,8 +120,8 @@ fn run<'a>(track: &'a Track, frames: &'a [Frame], timing: Timing) -> Result<Opti
     }
 }
 
-/// When the last frame to be shown ends: where the next fragment begins if that is known, else after what the frame says, the
-/// track says, or the step before it was.
+/// When the last frame to be shown ends: where the next fragment begins if that is known, else after what the frame
+/// says, the track says, or the step before it was.
 fn end_ns(track: &Track, frames: &[&Frame], next_start_ns: Option<i64>) -> i64 {
     let mut times: Vec<i64> = frames.iter().map(|frame| frame.pts_ns).collect();
     times.sort_unstable();

@@ -4,8 +4,8 @@
 //! Tracks -> init   Fragment -> media   some frames -> part   Fragment, Fragment, ... -> Clip, one file
 //! bytes of an init -> read_init -> Init; Init and bytes of a segment -> read_media -> Fragment
 //! ```
-//! Frames are copied, never looked at. Boxes are written by hand: they are few, and each function shows its layout. It is no
-//! general MP4 library: files with their samples in a `moov`, edit lists and encryption are not read. Pure.
+//! Frames are copied, never looked at. Boxes are written by hand: they are few, and each function shows its layout.
+//! It is no general MP4 library: files with their samples in a `moov`, edit lists and encryption are not read. Pure.
 
 mod boxes;
 mod clip;

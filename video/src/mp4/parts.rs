@@ -1,14 +1,16 @@
 //! Cuts a fragment into parts while it still comes in, for players that want it early (rfc8216bis 6.2.2, LL-HLS).
 //!
-//! The decode times of a part must be those that the whole fragment gives the same frames: a player may go on from parts to
-//! whole segments. Decode times are presentation times, sorted (see `media.rs`), so a cut is right exactly where all frames
-//! before it are shown before all frames after it: then the sorted times of the part are a slice of those of the whole.
+//! The decode times of a part must be those that the whole fragment gives the same frames: a player may go on from
+//! parts to whole segments. Decode times are presentation times, sorted (see `media.rs`), so a cut is right exactly
+//! where all frames before it are shown before all frames after it: then the sorted times of the part are a slice of
+//! those of the whole.
 //!
-//! What comes after is not known yet, so the cut is made in front of a frame of the leading track that is shown later than
-//! all before it. Without B-frames that is every frame, and the cutter holds back one frame. With B-frames it is every anchor
-//! (`I0 P4 B2 B1 B3 | P8 ...`), as encoders send the B-frames between two anchors before the anchor after them. An encoder that
-//! does otherwise sends a frame that is shown before the cut; then presentation times stay right and decode times still
-//! never run back ([`Timing::decode_floor_ns`]), but they differ a little from those of the whole. Pure.
+//! What comes after is not known yet, so the cut is made in front of a frame of the leading track that is shown later
+//! than all before it. Without B-frames that is every frame, and the cutter holds back one frame. With B-frames it is
+//! every anchor (`I0 P4 B2 B1 B3 | P8 ...`), as encoders send the B-frames between two anchors before the anchor
+//! after them. An encoder that does otherwise sends a frame that is shown before the cut; then presentation times
+//! stay right and decode times still never run back ([`Timing::decode_floor_ns`]), but they differ a little from
+//! those of the whole. Pure.
 
 use super::media::Timing;
 use crate::media::FRAGMENT_BYTES_MAX;
@@ -47,8 +49,9 @@ pub struct PartCutter {
 }
 
 impl PartCutter {
-    /// Cuts parts that are not longer than `target_ns`, where there is a place to cut. HLS wants all but the last of a segment to be
-    /// at least 85 % of it: a target a little over a whole number of frames, or of groups of B-frames, gives that.
+    /// Cuts parts that are not longer than `target_ns`, where there is a place to cut. HLS wants all but the last of
+    /// a segment to be at least 85 % of it: a target a little over a whole number of frames, or of groups of
+    /// B-frames, gives that.
     pub fn new(tracks: &Tracks, target_ns: u64) -> PartCutter {
         let lead = tracks.lead();
         PartCutter {
@@ -73,7 +76,8 @@ impl PartCutter {
         part
     }
 
-    /// The rest of the fragment, when the next one begins or the stream ends. The cutter is then ready for the next fragment.
+    /// The rest of the fragment, when the next one begins or the stream ends. The cutter is then ready for the next
+    /// fragment.
     pub fn finish(&mut self, next_start_ns: Option<i64>) -> Option<Part> {
         let part = self.cut(next_start_ns);
         self.floor_ns = None;

@@ -1,7 +1,7 @@
 //! ffmpeg encodes, we read and write again, ffmpeg decodes: frames, times and samples are those of the source.
 
 use crate::mp4::{Clip, Init, PartCutter, Timing, init, media, part, read_init, read_media, reorder_ns};
-use crate::{Codec, Fragment};
+use crate::{Codec, Fragment, Tracks, dash, hls};
 use bytes::Bytes;
 use std::path::Path;
 use std::process::Command;
@@ -38,7 +38,11 @@ type Decoded = (String, i64, String, String);
 
 /// Every decoded frame as `stream, time, size, hash`, by stream and time.
 fn decoded(file: &Path) -> Vec<Decoded> {
-    let arguments = ["-copyts", "-i", file.to_str().unwrap(), "-map", "0", "-fps_mode", "passthrough"];
+    decoded_streams(file, "0")
+}
+
+fn decoded_streams(file: &Path, map: &str) -> Vec<Decoded> {
+    let arguments = ["-copyts", "-i", file.to_str().unwrap(), "-map", map, "-fps_mode", "passthrough"];
     let out = ffmpeg(&[&arguments[..], &["-enc_time_base", "-1", "-f", "framemd5", "-"]].concat()).unwrap();
     let lines = String::from_utf8(out).unwrap();
     let frames = lines.lines().filter(|line| !line.starts_with('#'));
@@ -158,4 +162,96 @@ fn av1_decodes_as_before() {
         "frag_keyframe+delay_moov+default_base_moof",
     ];
     same_frames("AV1", &[Codec::Av1], &coding);
+}
+
+#[test]
+fn what_hls_and_dash_list_plays() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    let coding = ["-c:v", "libx264", "-bf", "2", "-c:a", "aac"];
+    if source(&file("source.mp4"), &coding).is_none() {
+        return;
+    }
+    let (read, fragments) = fragments(&std::fs::read(file("source.mp4")).unwrap());
+    let timing = Timing { decode_delay_ns: reorder_ns(&fragments[0]), ..Timing::default() };
+    std::fs::write(file("init.mp4"), init(&read.tracks).unwrap()).unwrap();
+    for (index, fragment) in fragments.iter().enumerate() {
+        let next_start_ns = fragments.get(index + 1).map(Fragment::start_ns);
+        let bytes = media(fragment, index as u32 + 1, Timing { next_start_ns, ..timing }).unwrap();
+        std::fs::write(file(&format!("{index}.m4s")), bytes).unwrap();
+        for track in &read.tracks.0 {
+            let alone = Tracks(vec![track.clone()]);
+            std::fs::write(file(&format!("init-{}.mp4", track.number)), init(&alone).unwrap()).unwrap();
+            let bytes = part(&alone, &fragment.frames, index as u32 + 1, timing).unwrap();
+            std::fs::write(file(&format!("{}-{index}.m4s", track.number)), bytes).unwrap();
+        }
+    }
+    std::fs::write(file("media.m3u8"), m3u8(&fragments)).unwrap();
+    std::fs::write(file("manifest.mpd"), mpd(&read, &fragments)).unwrap();
+    let hashes = |name: &str, map: &str| {
+        let mut hashes: Vec<_> =
+            decoded_streams(&file(name), map).into_iter().map(|frame| (frame.0, frame.3)).collect();
+        hashes.sort();
+        hashes
+    };
+    assert_eq!(hashes("media.m3u8", "0"), hashes("source.mp4", "0"));
+    // ffmpeg's DASH demuxer stops when the first of its streams ends, and drops what is left of the others.
+    for stream in ["0:0", "0:1"] {
+        assert_eq!(hashes("manifest.mpd", stream), hashes("source.mp4", stream));
+    }
+}
+
+fn m3u8(fragments: &[Fragment]) -> String {
+    let segments = fragments.iter().enumerate().map(|(index, fragment)| hls::Segment {
+        uri: Some(format!("{index}.m4s")),
+        duration_ns: fragment.duration_ns(),
+        program_date_time_ms: Some(0),
+        discontinuity: false,
+        map: "init.mp4",
+        byte_range: None,
+        gap: false,
+        parts: &[],
+    });
+    let playlist = hls::MediaPlaylist {
+        target_duration_s: 1,
+        media_sequence: 0,
+        discontinuity_sequence: 0,
+        kind: hls::Kind::Vod,
+        ended: true,
+        low_latency: None,
+    };
+    let mut out = String::new();
+    hls::media(&mut out, &playlist, segments);
+    out
+}
+
+fn mpd(init: &Init, fragments: &[Fragment]) -> String {
+    let segment = |fragment: &Fragment| dash::Segment {
+        start_ns: fragment.start_ns().unsigned_abs(),
+        duration_ns: fragment.duration_ns(),
+    };
+    type Set<'a> = dash::AdaptationSet<'a, &'a str, Vec<dash::Segment>>;
+    let set = |(init_uri, media, codecs, size)| -> Set {
+        dash::AdaptationSet {
+            media_start_ns: 0,
+            init_uri,
+            codecs,
+            size,
+            bandwidth: 500_000,
+            addressing: dash::Addressing::Template { media, start_number: 0 },
+            segments: fragments.iter().map(segment).collect(),
+        }
+    };
+    let names: Vec<String> = init.tracks.0.iter().map(|track| crate::codecs::name(track).unwrap()).collect();
+    let video = ("init-1.mp4", "1-$Number$.m4s", names[0].as_str(), Some((320, 240)));
+    let audio = ("init-2.mp4", "2-$Number$.m4s", names[1].as_str(), None);
+    let period = dash::Period { id: "0", start_ns: 0, sets: vec![set(video), set(audio)] };
+    let mut out = String::new();
+    let duration_ns = fragments.iter().map(Fragment::duration_ns).sum();
+    dash::mpd(
+        &mut out,
+        &dash::Mpd { kind: dash::Kind::Static { duration_ns }, min_buffer_ns: 1_000_000_000 },
+        [period],
+    );
+    out
 }
