@@ -1,4 +1,6 @@
-//! Numbers and times into text without allocations: a playlist of a day is 86,400 segments. Pure.
+//! Numbers and times into text without allocations.
+//!
+//! A playlist of a day is 86,400 segments, and is asked for again and again. Only what playlists need is here. Pure.
 
 /// Milliseconds of a day.
 const DAY_MS: i64 = 86_400_000;
@@ -16,14 +18,29 @@ pub(crate) fn number(out: &mut String, value: u64) {
             break;
         }
     }
-    digits[at..].iter().for_each(|digit| out.push(char::from(*digit)));
+    ascii(out, &digits[at..]);
 }
 
-/// Appends the lowest `count` digits, with zeros in front.
-pub(crate) fn digits(out: &mut String, value: u64, count: u32) {
-    for place in (0..count.min(19)).rev() {
-        out.push(char::from(b'0' + (value / 10u64.pow(place) % 10) as u8));
+/// Appends the lowest `count` digits, at most 20, with zeros in front.
+pub(crate) fn digits(out: &mut String, value: u64, count: usize) {
+    let mut digits = [b'0'; 20];
+    let count = count.min(digits.len());
+    fill(&mut digits[..count], value);
+    ascii(out, &digits[..count]);
+}
+
+/// Writes the lowest digits of the value, as many as there is room for.
+fn fill(place: &mut [u8], value: u64) {
+    let mut rest = value;
+    for digit in place.iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
     }
+}
+
+/// One copy instead of one push a digit: it is what writing a long playlist spends its time on.
+fn ascii(out: &mut String, text: &[u8]) {
+    out.push_str(std::str::from_utf8(text).unwrap_or_default());
 }
 
 /// Appends seconds with five decimals, rounded to the nearest.
@@ -42,19 +59,20 @@ pub(crate) fn date_time(out: &mut String, unix_ms: i64) {
     let unix_ms = unix_ms.clamp(YEARS_MS.0, YEARS_MS.1);
     let (year, month, day) = civil(unix_ms.div_euclid(DAY_MS));
     let ms = unix_ms.rem_euclid(DAY_MS) as u64;
+    let mut text = *b"0000-00-00T00:00:00.000Z";
     let fields = [
-        (year, 4, '-'),
-        (month, 2, '-'),
-        (day, 2, 'T'),
-        (ms / 3_600_000, 2, ':'),
-        (ms / 60_000 % 60, 2, ':'),
-        (ms / 1000 % 60, 2, '.'),
-        (ms % 1000, 3, 'Z'),
+        (0..4, year),
+        (5..7, month),
+        (8..10, day),
+        (11..13, ms / 3_600_000),
+        (14..16, ms / 60_000 % 60),
+        (17..19, ms / 1000 % 60),
+        (20..23, ms % 1000),
     ];
-    for (value, count, after) in fields {
-        digits(out, value, count);
-        out.push(after);
+    for (place, value) in fields {
+        fill(&mut text[place], value);
     }
+    ascii(out, &text);
 }
 
 /// Year, month and day of a count of days since 1970: in eras of 400 years that begin in March, a leap day is the

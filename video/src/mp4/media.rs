@@ -8,7 +8,7 @@
 //! ffmpeg, and players built on it, read negative offsets of a fragmented MP4 as if all of the track came later by
 //! the most negative one (`dts_shift` in its `mov.c`; seen with 5.1, also in files of its own): B-frames then make
 //! pictures 40 to 120 ms late against the sound. Who cares gives [`Timing::decode_delay_ns`], by which pictures are
-//! decoded earlier: no offset is negative then. Browsers need no delay. Pure.
+//! decoded earlier: no offset is negative then. Readers that keep to the specification need none. Pure.
 
 use super::boxes::Boxes;
 use super::init::carried;

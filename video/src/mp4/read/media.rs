@@ -1,4 +1,6 @@
-//! Reads media segments: one `moof` with its `mdat` or several become one fragment; other boxes are skipped. Pure.
+//! Reads media segments: one `moof` with its `mdat`, or several, become one fragment.
+//!
+//! Other boxes (`styp`, `sidx`, `emsg`, `prft`, also a `moov`) are skipped. It does not cut at keyframes. Pure.
 
 use super::cursor::{Cursor, boxes};
 use super::{Defaults, Init, ReadError};
