@@ -14,6 +14,7 @@ pub use read::{Mistake, Mistakes, Override};
 use crate::api::ApiConfig;
 use crate::console::ConsoleConfig;
 use crate::log::{BUDGET_MIN, OnFull, Options, SHARDS_MAX, StreamKind, StreamSettings};
+use crate::media::VideoConfig;
 use crate::mqtt::{AllowConfig, MqttConfig, RouteConfig};
 use crate::problem::Problem;
 use crate::record::StreamName;
@@ -34,6 +35,7 @@ pub struct Config {
     pub mqtt: MqttConfig,
     pub api: ApiConfig,
     pub console: ConsoleConfig,
+    pub video: VideoConfig,
     #[serde(rename = "stream")]
     pub streams: Vec<StreamConfig>,
     #[serde(rename = "route")]

@@ -12,7 +12,9 @@ use crate::api::Api;
 use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_STREAM};
 use crate::console::{self, Console};
+use crate::http::Guest;
 use crate::log::{CreateError, Log, StreamSettings};
+use crate::media::{AwsDoor, Media};
 use crate::metrics::{CardLife, Metrics};
 use crate::mqtt::Mqtt;
 use crate::record::StreamName;
@@ -128,6 +130,7 @@ fn make_streams(config: &Config, log: &Log) -> Result<()> {
 pub struct Daemon {
     log: Log,
     mqtt: Mqtt,
+    media: Media,
     /// `None` where the configuration turned it off.
     api: Option<Api>,
     console: Option<Console>,
@@ -156,8 +159,13 @@ impl Daemon {
             Listen::Off => None,
         };
         log.begin_aging();
+        let account = (config.api.region.clone(), config.api.account.clone());
+        let media = Media::start(&config.video, log.clone(), clock.clone(), metrics.clone(), account);
         let api = match config.api.listen {
-            Listen::At(_) => Some(Api::start(&config.api, log.clone(), clock.clone(), metrics.clone()).await?),
+            Listen::At(_) => {
+                let guest = Some(Arc::new(AwsDoor(media.clone())) as Arc<dyn Guest>);
+                Some(Api::start_with(&config.api, log.clone(), clock.clone(), metrics.clone(), guest).await?)
+            }
             Listen::Off => None,
         };
         let mqtt = Mqtt::start(&config.mqtt, &config.routes, &config.allows, log.clone(), clock, metrics).await?;
@@ -166,7 +174,7 @@ impl Daemon {
         // Nobody else fills it.
         let _ = devices.set(Box::new(devices::Door(mqtt.devices())));
         ready.send_replace(true);
-        Ok(Daemon { log, mqtt, api, console, uplink, ready })
+        Ok(Daemon { log, mqtt, media, api, console, uplink, ready })
     }
 
     /// The line that tests, scripts and people wait for: `headwater ready mqtt=127.0.0.1:1883 ... gateway=...`.
@@ -198,6 +206,8 @@ impl Daemon {
                 api.stop(share(bound / 3)).await;
             }
         };
+        // Producers first: what they have handed in is acknowledged while their connections last.
+        self.media.stop(share(bound / 4)).await;
         tokio::join!(self.mqtt.stop(share(bound / 3)), api);
         self.uplink.stop(share(bound / 3)).await;
         if let Some(console) = self.console {

@@ -1,7 +1,8 @@
-//! What a codec's private data says: the name a playlist gives it (RFC 6381), and whether it is whole enough to be used.
+//! What a codec's private data says: the name a playlist gives it (RFC 6381), and whether it is whole enough to be
+//! used.
 //!
-//! Only configuration records are read (ISO/IEC 14496-15 for H.264 and HEVC, AV1-in-ISOBMFF 2.3, ISO/IEC 14496-3 1.6.2.1
-//! for AAC, RFC 7845 5.1 for Opus); parameter sets and frames are not. Pure.
+//! Only configuration records are read (ISO/IEC 14496-15 for H.264 and HEVC, AV1-in-ISOBMFF 2.3, ISO/IEC 14496-3
+//! 1.6.2.1 for AAC, RFC 7845 5.1 for Opus); parameter sets and frames are not. Pure.
 
 use crate::{Codec, Track, Tracks};
 use std::fmt::Write;
@@ -19,7 +20,8 @@ pub enum CodecError {
     NoTrack,
 }
 
-/// The codec's name as RFC 6381 has it: `avc1.64001f`, `mp4a.40.2`. Private data that a player could not use is an error.
+/// The codec's name as RFC 6381 has it: `avc1.64001f`, `mp4a.40.2`. Private data that a player could not use is an
+/// error.
 pub fn name(track: &Track) -> Result<String, CodecError> {
     match &track.codec {
         Codec::H264 => avc(&track.private),

@@ -1,7 +1,7 @@
 //! The size of a JPEG, read from its frame header, and a fragment that is one JPEG.
 //!
-//! A camera that sends stills is a stream of one-frame fragments. The picture itself is never decoded, and not checked
-//! beyond its markers (ITU-T T.81 annex B). Pure.
+//! A camera that sends stills is a stream of one-frame fragments. The picture itself is never decoded, and not
+//! checked beyond its markers (ITU-T T.81 annex B). Pure.
 
 use crate::media::{FRAGMENT_BYTES_MAX, Fragment, Frame, Track, Tracks};
 use crate::{Codec, Kind};

@@ -11,12 +11,15 @@
 #![forbid(unsafe_code)]
 
 pub mod codecs;
+pub mod dash;
 pub mod ebml;
 pub mod fragment;
+pub mod hls;
 pub mod jpeg;
 pub mod matroska;
 pub mod media;
 pub mod mp4;
+mod text;
 
 pub use media::{Codec, Fragment, Frame, Kind, Track, Tracks};
 

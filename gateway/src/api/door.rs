@@ -15,7 +15,7 @@ use super::relay;
 use super::sigv4::{self, Signed};
 use super::token::{Issued, TokenKey};
 use crate::clock::Clock;
-use crate::http::{Body, BodyLimits, Budget, Charge, Handler, read_body};
+use crate::http::{Body, BodyLimits, Budget, Charge, Guest, Handler, Input, Wants, read_body};
 use crate::log::{Appender, Batch, Log, Placement};
 use crate::metrics::{Metrics, OperationLabel};
 use crate::wire;
@@ -29,6 +29,9 @@ use tokio::time::timeout;
 
 /// Header by which a Headwater asks GetRecords for the headers and producer numbers of records.
 pub const WANTS_HEADERS: &str = "x-headwater-headers";
+/// What requests for video are signed for.
+const VIDEO_SERVICE: &str = "kinesisvideo";
+const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 /// Answers up to this are not charged to the budget, in bytes.
 const SMALL_ANSWER_BYTES: usize = 4 << 10;
 /// Bodies above this are read and checked where that holds up nobody else's connection, in bytes.
@@ -43,6 +46,8 @@ pub struct Door {
     pub account: Account,
     pub tokens: TokenKey,
     pub budget: Budget,
+    /// Answers the paths that are no operation of Kinesis Data Streams: video.
+    guest: Option<Arc<dyn Guest>>,
     keys: Keys,
     body: BodyLimits,
     answer_within: Duration,
@@ -64,7 +69,13 @@ struct Answer {
 }
 
 impl Door {
-    pub fn new(config: &ApiConfig, log: Log, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, KeysError> {
+    pub fn new(
+        config: &ApiConfig,
+        log: Log,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        guest: Option<Arc<dyn Guest>>,
+    ) -> Result<Self, KeysError> {
         let keys = Keys::load(&config.access_keys, config.keys_file.as_deref())?;
         Ok(Door {
             tokens: TokenKey::new(log.gateway_id(), &keys),
@@ -75,6 +86,7 @@ impl Door {
             account: config.account(),
             budget: Budget::new(config.in_flight.0),
             closed_to_pages: keys.is_empty() && !config.insecure_no_signature,
+            guest,
             keys,
             body: config.body_limits(),
             answer_within: config.answer_timeout.0,
@@ -106,6 +118,55 @@ impl Door {
         answer
     }
 
+    /// A request of the guest's paths: who asks is judged here, what for is its matter.
+    async fn visit(&self, guest: &dyn Guest, wants: Wants, request: Request<Incoming>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        match self.admit(&head, wants, body).await {
+            Ok((input, _charge)) => guest.answer(head, input).await,
+            Err(error) => {
+                let (kind, _, reason) = error.kind.wire();
+                self.metrics.reject("api", reason);
+                let mut response = respond(refusal(&error));
+                response.headers_mut().insert(ERROR_TYPE, HeaderValue::from_static(kind));
+                response
+            }
+        }
+    }
+
+    async fn admit(&self, head: &request::Parts, wants: Wants, body: Incoming) -> Result<(Input, Charge), ApiError> {
+        let signed = signed(head);
+        if wants == Wants::Open {
+            return Ok((Input::Whole(Bytes::new()), Charge::default()));
+        }
+        let claim = match self.keys.is_empty() {
+            true => None,
+            false => Some(sigv4::claim(&signed, &self.keys, self.clock.now(), VIDEO_SERVICE)?),
+        };
+        self.turn_pages_away(claim.is_some(), head)?;
+        match wants {
+            Wants::Stream => {
+                // Nobody can sign what has no end: PutMedia signs no body.
+                claim.map_or(Ok(()), |claim| claim.prove(&signed, b""))?;
+                Ok((Input::Stream(body), Charge::default()))
+            }
+            Wants::Whole(bytes_max) => {
+                let limits = BodyLimits { bytes_max, ..self.body };
+                let (body, charge) = read_body(body, limits, &self.budget).await?;
+                claim.map_or(Ok(()), |claim| claim.prove(&signed, &body))?;
+                Ok((Input::Whole(body), charge))
+            }
+            Wants::Open => Ok((Input::Whole(Bytes::new()), Charge::default())),
+        }
+    }
+
+    fn turn_pages_away(&self, is_signed: bool, head: &request::Parts) -> Result<(), ApiError> {
+        if !is_signed && self.closed_to_pages && head.headers.contains_key(ORIGIN) {
+            // A page in a browser on this box reaches loopback too; no SDK outside of one sends this header.
+            return Err(ApiError::new(Kind::AccessDenied, "Requests of web pages are taken only with access keys."));
+        }
+        Ok(())
+    }
+
     async fn serve(
         &self,
         session: &Session,
@@ -116,12 +177,9 @@ impl Door {
         let signed = signed(head);
         let claim = match self.keys.is_empty() {
             true => None,
-            false => Some(sigv4::claim(&signed, &self.keys, self.clock.now())?),
+            false => Some(sigv4::claim(&signed, &self.keys, self.clock.now(), sigv4::SERVICE)?),
         };
-        if claim.is_none() && self.closed_to_pages && head.headers.contains_key(ORIGIN) {
-            // A page in a browser on this box reaches loopback too; no SDK outside of one sends this header.
-            return Err(ApiError::new(Kind::AccessDenied, "Requests of web pages are taken only with access keys."));
-        }
+        self.turn_pages_away(claim.is_some(), head)?;
         let limits = match form {
             Form::Batch => BodyLimits { bytes_max: wire::BODY_BYTES_MAX, ..self.body },
             Form::Blocks => BodyLimits { bytes_max: wire::blocks::BODY_BYTES_MAX, ..self.body },
@@ -187,11 +245,13 @@ impl Handler for Door {
     }
 
     async fn handle(&self, session: &Session, request: Request<Incoming>) -> Response<Body> {
-        let answer = self.answer(session, request).await;
-        let mut response = Response::new(answer.body.into());
-        *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let wants = |guest: &Arc<dyn Guest>| guest.wants(request.method(), request.uri().path());
+        let visit = self.guest.as_ref().and_then(|guest| Some((guest.clone(), wants(guest)?)));
+        let mut response = match visit {
+            Some((guest, wants)) => self.visit(&*guest, wants, request).await,
+            None => respond(self.answer(session, request).await),
+        };
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
         headers.insert(HeaderName::from_static("x-amzn-requestid"), request_id());
         headers.insert(HeaderName::from_static(wire::GATEWAY_HEADER), self.gateway.clone());
         headers.insert(HeaderName::from_static(wire::OFFER_HEADER), HeaderValue::from_static(wire::OFFER));
@@ -216,6 +276,13 @@ impl Session {
         }
         Ok(placements)
     }
+}
+
+fn respond(answer: Answer) -> Response<Body> {
+    let mut response = Response::new(answer.body.into());
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    response
 }
 
 /// What a request asks for, by its method and headers.

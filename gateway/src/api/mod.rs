@@ -32,7 +32,7 @@ pub use operations::{KNOWN, OPERATIONS, table};
 pub use sequence::{NotASequence, Sequence};
 
 use crate::clock::Clock;
-use crate::http::{Charge, Server};
+use crate::http::{Charge, Guest, Server};
 use crate::log::Log;
 use crate::metrics::Metrics;
 use codec::Codec;
@@ -63,7 +63,18 @@ impl Api {
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Result<Api, ApiStartError> {
-        let door = Arc::new(Door::new(config, log, clock, metrics)?);
+        Api::start_with(config, log, clock, metrics, None).await
+    }
+
+    /// The same with a guest on the port.
+    pub async fn start_with(
+        config: &ApiConfig,
+        log: Log,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        guest: Option<Arc<dyn Guest>>,
+    ) -> Result<Api, ApiStartError> {
+        let door = Arc::new(Door::new(config, log, clock, metrics, guest)?);
         let listen = config.listen.address().ok_or(ApiStartError::Off)?;
         let server = Server::start(listen, config.limits(), door).await;
         let server = server.map_err(|source| ApiStartError::Listen { listen, source })?;

@@ -19,7 +19,8 @@ use std::collections::HashSet;
 /// How far the two clocks may be apart, in minutes.
 const SKEW_MINUTES: u64 = 15;
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
-const SERVICE: &str = "kinesis";
+/// What requests for data streams are signed for.
+pub const SERVICE: &str = "kinesis";
 /// Most headers a signature may name: SDKs name about ten.
 const SIGNED_HEADERS_MAX: usize = 64;
 /// What stands for `host` in HTTP/2; the JavaScript SDK signs it under this name.
@@ -48,7 +49,7 @@ pub struct Claim<'a> {
 }
 
 /// Reads the claim of a request before its body is looked at: wrong keys and old dates cost no more than their headers.
-pub fn claim<'a>(request: &Signed<'a>, keys: &'a Keys, now: Now) -> Result<Claim<'a>, ApiError> {
+pub fn claim<'a>(request: &Signed<'a>, keys: &'a Keys, now: Now, service: &str) -> Result<Claim<'a>, ApiError> {
     let authorization = request.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let Some(authorization) = authorization else {
         return Err(ApiError::new(Kind::MissingAuthenticationToken, "Missing Authentication Token"));
@@ -61,7 +62,7 @@ pub fn claim<'a>(request: &Signed<'a>, keys: &'a Keys, now: Now) -> Result<Claim
         return Err(incomplete(&parts, date.is_some(), authorization));
     };
     let (access_key, scope) = credential.split_once('/').unwrap_or((credential, ""));
-    check_scope(scope, date)?;
+    check_scope(scope, date, service)?;
     check_date(date, now)?;
     check_signed_headers(signed_headers, request.headers)?;
     let secret = keys.secret(access_key).ok_or_else(|| {
@@ -137,11 +138,11 @@ fn invalid(says: impl Into<String>) -> ApiError {
 }
 
 /// `date/region/service/aws4_request`; any region is ours.
-fn check_scope(scope: &str, date: &str) -> Result<(), ApiError> {
+fn check_scope(scope: &str, date: &str, wanted: &str) -> Result<(), ApiError> {
     let mut parts = scope.split('/');
     let (day, _region, service, end, more) = (parts.next(), parts.next(), parts.next(), parts.next(), parts.next());
-    if service != Some(SERVICE) {
-        return Err(invalid(format!("Credential should be scoped to correct service: '{SERVICE}'. ")));
+    if service != Some(wanted) {
+        return Err(invalid(format!("Credential should be scoped to correct service: '{wanted}'. ")));
     }
     if end != Some("aws4_request") || more.is_some() {
         return Err(invalid("Credential should be scoped with a valid terminator: 'aws4_request'. "));
@@ -348,7 +349,7 @@ mod tests {
     fn check(headers: &HeaderMap, body: &[u8], now: Now) -> Result<(), (Kind, String)> {
         let keys = keys();
         let request = request(headers);
-        claim(&request, &keys, now)
+        claim(&request, &keys, now, SERVICE)
             .and_then(|claim| claim.prove(&request, body))
             .map_err(|error| (error.kind, error.says))
     }
@@ -426,7 +427,7 @@ mod tests {
             let value = value.replace("host;x-amz-date;x-amz-target", &format!("host;x-amz-date;x-amz-target;{names}"));
             headers.insert("authorization", value.parse().unwrap());
             let keys = keys();
-            claim(&request(&headers), &keys, now()).map(|_| ()).map_err(|error| (error.kind, error.says))
+            claim(&request(&headers), &keys, now(), SERVICE).map(|_| ()).map_err(|error| (error.kind, error.says))
         };
         let names = |count: usize| (0..count).map(|n| format!("x-{n}")).collect::<Vec<_>>().join(";");
         assert_eq!(signs(&names(61)), Ok(()));

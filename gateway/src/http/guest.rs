@@ -18,6 +18,8 @@ pub enum Wants {
     Whole(usize),
     /// As it comes: nobody can have signed it.
     Stream,
+    /// None, from anybody: the path carries its own proof, which the guest judges.
+    Open,
 }
 
 #[derive(Debug)]

@@ -1,4 +1,6 @@
-//! Writes boxes: a box is opened with its type, filled by a closure, and its size is set when the closure returns. Pure.
+//! Writes boxes: a box is opened with its type, filled by a closure, and its size is set when the closure returns.
+//!
+//! It knows no box in particular: those are in `init`, `entry` and `media`. Pure.
 
 /// Bytes of boxes. A box is less than 4 GiB: who writes an `mdat` checks its length before.
 #[derive(Default)]

@@ -1,20 +1,24 @@
-//! One MP4 of many fragments: an init segment, then a media segment a fragment, with times from 0. Players and editors open
-//! such a file like any MP4. One fragment at a time is in memory.
+//! One MP4 of many fragments: an init segment, then a media segment a fragment. Players and editors open such a file
+//! like any MP4. One fragment at a time is in memory.
 //!
-//! Where the stream broke off (another clock, or something missing) the clip goes on without a gap. Pure.
+//! Decode times begin at 0, and what is shown by as much later as the first fragment's B-frames ask for: then no
+//! composition offset is negative, which ffmpeg would misread (see `media.rs`). Where the stream broke off (another
+//! clock, or something missing) the clip goes on without a gap. Pure.
 
 use super::init::carried;
 use super::media::Timing;
-use super::{Mp4Error, init, media};
+use super::{Mp4Error, init, media, reorder_ns};
 use crate::{Fragment, Tracks};
 
-/// Writes a clip piece by piece: [`Clip::begin`], then [`Clip::push`] for each fragment, one after another in one file.
+/// Writes a clip piece by piece: [`Clip::begin`], then [`Clip::push`] for each fragment, one after another in one
+/// file.
 #[derive(Debug)]
 pub struct Clip {
     tracks: Tracks,
     sequence: u32,
     /// Clock of the clip minus that of the stream, once there is one.
     offset_ns: Option<i64>,
+    decode_delay_ns: u64,
     /// On the clip's clock: where the last fragment began, and where all of it ended.
     start_ns: i64,
     end_ns: i64,
@@ -23,7 +27,8 @@ pub struct Clip {
 impl Clip {
     /// The clip, and the bytes it begins with.
     pub fn begin(tracks: &Tracks) -> Result<(Clip, Vec<u8>), Mp4Error> {
-        let clip = Clip { tracks: tracks.clone(), sequence: 0, offset_ns: None, start_ns: 0, end_ns: 0 };
+        let clip =
+            Clip { tracks: tracks.clone(), sequence: 0, offset_ns: None, decode_delay_ns: 0, start_ns: 0, end_ns: 0 };
         Ok((clip, init(tracks)?))
     }
 
@@ -33,13 +38,14 @@ impl Clip {
             return Err(Mp4Error::TracksChanged);
         }
         let (first, last) = span_ns(fragment).ok_or(Mp4Error::NoFrame)?;
+        if self.offset_ns.is_none() {
+            self.decode_delay_ns = reorder_ns(fragment);
+            self.end_ns = i64::try_from(self.decode_delay_ns).unwrap_or(0);
+        }
         let goes_on = |offset: &i64| !fragment.discontinuity && first.saturating_add(*offset) >= self.start_ns;
         let offset_ns = self.offset_ns.filter(goes_on).unwrap_or(self.end_ns.saturating_sub(first));
-        let bytes = media(
-            fragment,
-            self.sequence.saturating_add(1),
-            Timing { offset_ns, next_start_ns, decode_floor_ns: None },
-        )?;
+        let timing = Timing { offset_ns, next_start_ns, decode_delay_ns: self.decode_delay_ns, decode_floor_ns: None };
+        let bytes = media(fragment, self.sequence.saturating_add(1), timing)?;
         self.sequence = self.sequence.saturating_add(1);
         self.offset_ns = Some(offset_ns);
         self.start_ns = first.saturating_add(offset_ns);
@@ -48,8 +54,8 @@ impl Clip {
     }
 
     /// How long the clip is until now, in nanoseconds.
-    pub fn duration_ns(&self) -> i64 {
-        self.end_ns
+    pub fn duration_ns(&self) -> u64 {
+        self.end_ns.max(0).unsigned_abs().saturating_sub(self.decode_delay_ns)
     }
 }
 

@@ -1,4 +1,7 @@
-//! `stsd`: how a track is coded. The codec's configuration is copied, but for Opus, whose numbers turn around. Pure.
+//! `stsd`: how a track is coded.
+//!
+//! The codec's configuration is copied as Matroska has it, but for Opus, whose numbers are big-endian in MP4, and for
+//! AAC, which descriptors wrap. Whether it is whole is checked before, by `codecs`. Pure.
 
 use super::boxes::Boxes;
 use crate::codecs::{AacConfig, OpusHead};

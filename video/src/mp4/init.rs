@@ -1,4 +1,7 @@
-//! The init segment: `ftyp` and a `moov` without samples, which says what the tracks are. Pure.
+//! The init segment: `ftyp` and a `moov` without samples, which says what the tracks are.
+//!
+//! It has no times: how long the file is, is not known when it is written. It is the same bytes for the same tracks, so
+//! that a player may keep it. Pure.
 
 use super::boxes::Boxes;
 use super::{Mp4Error, entry, time};

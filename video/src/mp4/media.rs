@@ -1,9 +1,14 @@
 //! A media segment: `moof` says when and how long each frame is, `mdat` has them.
 //!
-//! Matroska has presentation times only. Decode times are the presentation times of the frames, sorted: the first frame to
-//! decode has the earliest of them, and so on; the composition offset, signed, is what is missing to the frame's own time. So
-//! a decoder gets its frames in order and at their pace, no clock has to be guessed, and fragments, whose presentation
-//! times do not mingle, join: one ends where the next begins. Pure.
+//! Matroska has presentation times only. Decode times are the presentation times of the frames, sorted: the first
+//! frame to decode has the earliest of them, and so on; the composition offset, signed, is what is missing to the
+//! frame's own time. So a decoder gets its frames in order and at their pace, no clock has to be guessed, and
+//! fragments, whose presentation times do not mingle, join: one ends where the next begins.
+//!
+//! ffmpeg, and players built on it, read negative offsets of a fragmented MP4 as if all of the track came later by
+//! the most negative one (`dts_shift` in its `mov.c`; seen with 5.1, also in files of its own): B-frames then make
+//! pictures 40 to 120 ms late against the sound. Who cares gives [`Timing::decode_delay_ns`], by which pictures are
+//! decoded earlier: no offset is negative then. Readers that keep to the specification need none. Pure.
 
 use super::boxes::Boxes;
 use super::init::carried;
@@ -19,22 +24,40 @@ pub struct Timing {
     pub offset_ns: i64,
     /// When the leading track goes on (on the stream's clock), if it is known: its last frame lasts until then.
     pub next_start_ns: Option<i64>,
+    /// By this pictures are decoded before they are shown; the same for a whole stream, and not more than `offset_ns`
+    /// leaves room for. [`reorder_ns`] of its first fragment is right.
+    pub decode_delay_ns: u64,
     /// The leading track is not decoded before this (on the stream's clock). Only [`super::PartCutter`] needs it.
     pub decode_floor_ns: Option<i64>,
 }
+
+/// Longest decode delay, in nanoseconds: sixteen pictures, the most a decoder keeps, at ten a second are 1.6 s. A
+/// broken time asks for more.
+const REORDER_NS_MAX: i64 = 2_000_000_000;
 
 /// ISO/IEC 14496-12 8.8.3.1. Depends on no other sample.
 const SYNC: u32 = 0x0200_0000;
 /// Depends on others, and is no sync sample.
 const NON_SYNC: u32 = 0x0101_0000;
 
+/// The decode delay with which no picture of the fragment is shown before it is decoded, in nanoseconds. 0 without
+/// B-frames.
+pub fn reorder_ns(fragment: &Fragment) -> u64 {
+    let Some(video) = fragment.tracks.video() else { return 0 };
+    let shown: Vec<i64> = fragment.of_track(video.number).map(|frame| frame.pts_ns).collect();
+    let mut decoded = shown.clone();
+    decoded.sort_unstable();
+    let delays = decoded.iter().zip(shown).map(|(decoded, shown)| decoded.saturating_sub(shown));
+    delays.max().unwrap_or(0).clamp(0, REORDER_NS_MAX).unsigned_abs()
+}
+
 /// The media segment of a fragment; `sequence` grows from segment to segment.
 pub fn media(fragment: &Fragment, sequence: u32, timing: Timing) -> Result<Vec<u8>, Mp4Error> {
     part(&fragment.tracks, &fragment.frames, sequence, timing)
 }
 
-/// The same with some of a fragment's frames. Decode times are consistent with those of the whole if the frames before the cut
-/// are all shown before those after it; [`super::PartCutter`] cuts there.
+/// The same with some of a fragment's frames. Decode times are consistent with those of the whole if the frames
+/// before the cut are all shown before those after it; [`super::PartCutter`] cuts there.
 pub fn part(tracks: &Tracks, frames: &[Frame], sequence: u32, timing: Timing) -> Result<Vec<u8>, Mp4Error> {
     let bytes: usize = frames.iter().map(|frame| frame.data.len()).sum();
     if frames.len() > SAMPLES_MAX || bytes > FRAGMENT_BYTES_MAX {
@@ -46,7 +69,7 @@ pub fn part(tracks: &Tracks, frames: &[Frame], sequence: u32, timing: Timing) ->
         let timing = if lead == Some(track.number) {
             timing
         } else {
-            Timing { offset_ns: timing.offset_ns, ..Timing::default() }
+            Timing { next_start_ns: None, decode_floor_ns: None, ..timing }
         };
         runs.extend(run(track, frames, timing)?);
     }
@@ -72,17 +95,15 @@ struct Sample<'a> {
 fn run<'a>(track: &'a Track, frames: &'a [Frame], timing: Timing) -> Result<Option<Run<'a>>, Mp4Error> {
     let frames: Vec<&Frame> = frames.iter().filter(|frame| frame.track == track.number).collect();
     let ticks = |ns: i64| to_ticks(i128::from(ns) + i128::from(timing.offset_ns), timescale(track));
-    let mut decode: Vec<i128> = frames.iter().map(|frame| ticks(frame.pts_ns)).collect();
+    let delay = match track.kind {
+        Kind::Video => to_ticks(timing.decode_delay_ns.into(), timescale(track)),
+        _ => 0,
+    };
+    let floor = timing.decode_floor_ns.map_or(i128::MIN, ticks);
+    let mut decode: Vec<i128> = frames.iter().map(|frame| ticks(frame.pts_ns).max(floor) - delay).collect();
     decode.sort_unstable();
     let (Some(first), Some(last)) = (decode.first(), decode.last()) else { return Ok(None) };
-    if *first < 0 {
-        return Err(Mp4Error::Time { track: track.number });
-    }
-    let end = ticks(end_ns(track, &frames, timing.next_start_ns)).max(*last);
-    if let Some(floor) = timing.decode_floor_ns.map(ticks) {
-        decode.iter_mut().for_each(|time| *time = floor.max(*time));
-    }
-    let end = end.max(decode.last().copied().unwrap_or(end));
+    let end = (ticks(end_ns(track, &frames, timing.next_start_ns)) - delay).max(*last);
     let sample = |(index, frame): (usize, &&'a Frame)| {
         let time = decode.get(index)?;
         let next = decode.get(index + 1).unwrap_or(&end);
@@ -93,15 +114,14 @@ fn run<'a>(track: &'a Track, frames: &'a [Frame], timing: Timing) -> Result<Opti
         })
     };
     let samples: Option<Vec<_>> = frames.iter().enumerate().map(sample).collect();
-    let decode_time = decode.first().and_then(|first| u64::try_from(*first).ok());
-    match (samples, decode_time) {
-        (Some(samples), Some(decode_time)) => Ok(Some(Run { track, decode_time, samples })),
+    match (samples, u64::try_from(*first)) {
+        (Some(samples), Ok(decode_time)) => Ok(Some(Run { track, decode_time, samples })),
         _ => Err(Mp4Error::Time { track: track.number }),
     }
 }
 
-/// When the last frame to be shown ends: where the next fragment begins if that is known, else after what the frame says, the
-/// track says, or the step before it was.
+/// When the last frame to be shown ends: where the next fragment begins if that is known, else after what the frame
+/// says, the track says, or the step before it was.
 fn end_ns(track: &Track, frames: &[&Frame], next_start_ns: Option<i64>) -> i64 {
     let mut times: Vec<i64> = frames.iter().map(|frame| frame.pts_ns).collect();
     times.sort_unstable();

@@ -4,8 +4,8 @@
 //! Tracks -> init   Fragment -> media   some frames -> part   Fragment, Fragment, ... -> Clip, one file
 //! bytes of an init -> read_init -> Init; Init and bytes of a segment -> read_media -> Fragment
 //! ```
-//! Frames are copied, never looked at. Boxes are written by hand: they are few, and each function shows its layout. It is no
-//! general MP4 library: files with their samples in a `moov`, edit lists and encryption are not read. Pure.
+//! Frames are copied, never looked at. Boxes are written by hand: they are few, and each function shows its layout.
+//! It is no general MP4 library: files with their samples in a `moov`, edit lists and encryption are not read. Pure.
 
 mod boxes;
 mod clip;
@@ -18,9 +18,10 @@ mod time;
 
 pub use clip::Clip;
 pub use init::init;
-pub use media::{Timing, media, part};
+pub use media::{Timing, media, part, reorder_ns};
 pub use parts::{Part, PartCutter};
 pub use read::{Init, ReadError, read_init, read_media};
+pub(crate) use time::to_ticks;
 pub use time::{VIDEO_TIMESCALE, timescale};
 
 use crate::codecs::CodecError;
@@ -38,7 +39,7 @@ pub enum Mp4Error {
     NoFrame,
     #[error("track {track}: {what}")]
     Track { track: u8, what: &'static str },
-    #[error("track {track}: a frame is shown before time 0 of the file, or too far from the frame before")]
+    #[error("track {track}: a frame is decoded before time 0 of the file, or too far from the frame before")]
     Time { track: u8 },
     #[error("more than {SAMPLES_MAX} frames, or more bytes than a fragment may have")]
     TooLarge,

@@ -1,14 +1,16 @@
 //! Cuts a fragment into parts while it still comes in, for players that want it early (rfc8216bis 6.2.2, LL-HLS).
 //!
-//! The decode times of a part must be those that the whole fragment gives the same frames: a player may go on from parts to
-//! whole segments. Decode times are presentation times, sorted (see `media.rs`), so a cut is right exactly where all frames
-//! before it are shown before all frames after it: then the sorted times of the part are a slice of those of the whole.
+//! The decode times of a part must be those that the whole fragment gives the same frames: a player may go on from
+//! parts to whole segments. Decode times are presentation times, sorted (see `media.rs`), so a cut is right exactly
+//! where all frames before it are shown before all frames after it: then the sorted times of the part are a slice of
+//! those of the whole.
 //!
-//! What comes after is not known yet, so the cut is made in front of a frame of the leading track that is shown later than
-//! all before it. Without B-frames that is every frame, and the cutter holds back one frame. With B-frames it is every anchor
-//! (`I0 P4 B2 B1 B3 | P8 ...`), as encoders send the B-frames between two anchors before the anchor after them. An encoder that
-//! does otherwise sends a frame that is shown before the cut; then presentation times stay right and decode times still
-//! never run back ([`Timing::decode_floor_ns`]), but they differ a little from those of the whole. Pure.
+//! What comes after is not known yet, so the cut is made in front of a frame of the leading track that is shown later
+//! than all before it. Without B-frames that is every frame, and the cutter holds back one frame. With B-frames it is
+//! every anchor (`I0 P4 B2 B1 B3 | P8 ...`), as encoders send the B-frames between two anchors before the anchor
+//! after them. An encoder that does otherwise sends a frame that is shown before the cut; then presentation times
+//! stay right and decode times still never run back ([`Timing::decode_floor_ns`]), but they differ a little from
+//! those of the whole. Pure.
 
 use super::media::Timing;
 use crate::media::FRAGMENT_BYTES_MAX;
@@ -38,12 +40,18 @@ pub struct PartCutter {
     shown: Option<(i64, i64)>,
     /// Up to where the parts before reach.
     floor_ns: Option<i64>,
-    /// The shortest step between anchors seen, and whether any frame was shown out of order.
+    /// When the frame of the leading track was shown that came before.
+    before_ns: i64,
+    /// The shortest time between two frames of the leading track, one decoded after the other; 0: not known yet.
+    shortest_ns: u64,
+    /// Whether any frame was shown before one that was decoded earlier.
     reordered: bool,
 }
 
 impl PartCutter {
-    /// Cuts parts that are not longer than `target_ns`, where there is a place to cut.
+    /// Cuts parts that are not longer than `target_ns`, where there is a place to cut. HLS wants all but the last of
+    /// a segment to be at least 85 % of it: a target a little over a whole number of frames, or of groups of
+    /// B-frames, gives that.
     pub fn new(tracks: &Tracks, target_ns: u64) -> PartCutter {
         let lead = tracks.lead();
         PartCutter {
@@ -54,6 +62,8 @@ impl PartCutter {
             bytes: 0,
             shown: None,
             floor_ns: None,
+            before_ns: 0,
+            shortest_ns: 0,
             reordered: false,
         }
     }
@@ -66,7 +76,8 @@ impl PartCutter {
         part
     }
 
-    /// The rest of the fragment, when the next one begins or the stream ends. The cutter is then ready for the next fragment.
+    /// The rest of the fragment, when the next one begins or the stream ends. The cutter is then ready for the next
+    /// fragment.
     pub fn finish(&mut self, next_start_ns: Option<i64>) -> Option<Part> {
         let part = self.cut(next_start_ns);
         self.floor_ns = None;
@@ -74,12 +85,14 @@ impl PartCutter {
     }
 
     fn push_lead(&mut self, frame: &Frame) -> Option<Part> {
+        let before_ns = std::mem::replace(&mut self.before_ns, frame.pts_ns);
         let Some((first, last)) = self.shown else {
             self.shown = Some((frame.pts_ns, frame.pts_ns));
             return None;
         };
         let later = frame.pts_ns > last;
         self.reordered |= !later;
+        self.saw_step(before_ns.abs_diff(frame.pts_ns));
         // With this frame the part would last until the frame's own end: cut before it, if that were too long.
         let with = frame.pts_ns.abs_diff(first).saturating_add(self.step_ns(frame, last));
         let part = if later && (with > self.target_ns || self.bytes > FRAGMENT_BYTES_MAX / 2) {
@@ -96,17 +109,25 @@ impl PartCutter {
 
     /// When the frame after the cut is decoded: without B-frames when it is shown; with them a frame comes between.
     fn next_decode_ns(&self, frame: &Frame, last: i64) -> i64 {
-        match self.default_duration_ns {
-            step if step > 0 && self.reordered => frame.pts_ns.min(last.saturating_add_unsigned(step)),
-            _ => frame.pts_ns,
+        match self.reordered {
+            true => frame.pts_ns.min(last.saturating_add_unsigned(self.step_ns(frame, last))),
+            false => frame.pts_ns,
         }
     }
 
+    /// How long a frame lasts that begins at `frame`, as far as one can know.
     fn step_ns(&self, frame: &Frame, last: i64) -> u64 {
         match frame.duration_ns {
             Some(duration) => duration,
             None if self.default_duration_ns > 0 => self.default_duration_ns,
+            None if self.reordered && self.shortest_ns > 0 => self.shortest_ns,
             None => frame.pts_ns.abs_diff(last),
+        }
+    }
+
+    fn saw_step(&mut self, step_ns: u64) {
+        if step_ns > 0 && (self.shortest_ns == 0 || step_ns < self.shortest_ns) {
+            self.shortest_ns = step_ns;
         }
     }
 
@@ -118,7 +139,7 @@ impl PartCutter {
         let independent = lead.is_some_and(|frame| frame.keyframe);
         let (start_ns, last_ns) = shown.or(frames.first().map(|frame| (frame.pts_ns, frame.pts_ns)))?;
         let end_ns = next_start_ns.unwrap_or(last_ns.saturating_add_unsigned(self.default_duration_ns));
-        let timing = Timing { offset_ns: 0, next_start_ns, decode_floor_ns: self.floor_ns };
+        let timing = Timing { next_start_ns, decode_floor_ns: self.floor_ns, ..Timing::default() };
         self.floor_ns = self.floor_ns.max(Some(last_ns));
         Some(Part { frames, independent, start_ns, duration_ns: end_ns.max(start_ns).abs_diff(start_ns), timing })
     }

@@ -1,5 +1,7 @@
-//! Nanoseconds to ticks of a track, and back. Both round to the nearest, so that ticks that became nanoseconds become the
-//! same ticks again (a tick is far longer than a nanosecond). Pure.
+//! Nanoseconds to ticks of a track, and back.
+//!
+//! Both round to the nearest, so that ticks that became nanoseconds become the same ticks again, at any rate of pictures
+//! or samples (a tick must be longer than a nanosecond). Pure.
 
 use crate::codecs::AacConfig;
 use crate::{Codec, Kind, Track};

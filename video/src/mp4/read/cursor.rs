@@ -1,4 +1,6 @@
-//! Numbers and boxes out of bytes; an end too early is an error. Pure.
+//! Numbers and boxes out of bytes.
+//!
+//! An end too early is an error that names what it cut. Nothing is copied, and what a box means is not known here. Pure.
 
 use super::ReadError;
 

@@ -1,4 +1,6 @@
-//! Reads a `moov`: the tracks, and what their fragments leave out. Pure.
+//! Reads a `moov`: the tracks, and what their fragments leave out.
+//!
+//! A track of a codec that is not played here is kept as `Codec::Other("mp4:....")`, so that the others can be. Pure.
 
 use super::cursor::{Cursor, boxes, find};
 use super::{Defaults, Init, ReadError, TrackTiming};

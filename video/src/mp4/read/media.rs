@@ -1,4 +1,6 @@
-//! Reads media segments: one `moof` with its `mdat` or several become one fragment; other boxes are skipped. Pure.
+//! Reads media segments: one `moof` with its `mdat`, or several, become one fragment.
+//!
+//! Other boxes (`styp`, `sidx`, `emsg`, `prft`, also a `moov`) are skipped. It does not cut at keyframes. Pure.
 
 use super::cursor::{Cursor, boxes};
 use super::{Defaults, Init, ReadError};
@@ -55,7 +57,8 @@ struct Run {
 
 impl Segment<'_> {
     fn moof(&mut self, moof: &[u8], start: usize) -> Result<(), ReadError> {
-        // Without default-base-is-moof the first traf counts from the moof, each other from the end of the one before.
+        // Without default-base-is-moof the first traf counts from the moof, each other from the end of the one
+        // before.
         let mut data_end = start;
         for found in boxes(moof) {
             let found = found?;
@@ -160,8 +163,8 @@ fn tfdt(body: &[u8]) -> Result<u64, ReadError> {
     if version == 1 { cursor.u64() } else { cursor.u32().map(u64::from) }
 }
 
-/// A track's samples as frames, with decode times. MP4 has durations between decode times; a frame's own lasts until the next
-/// one is shown, and that of the last is the last sample's.
+/// A track's samples as frames, with decode times. MP4 has durations between decode times; a frame's own lasts until
+/// the next one is shown, and that of the last is the last sample's.
 fn frames((index, samples): (usize, Vec<Sample>)) -> Vec<(i64, Frame)> {
     let mut shown: Vec<i64> = samples.iter().map(|sample| sample.pts_ns).collect();
     shown.sort_unstable();

@@ -1,8 +1,8 @@
 //! Reads fragmented MP4 that a device sends: an init segment, and media segments.
 //!
 //! Lengths and counts are checked against what is there before anything is kept; a segment has at most
-//! [`super::SAMPLES_MAX`] frames and [`FRAGMENT_BYTES_MAX`](crate::media::FRAGMENT_BYTES_MAX) bytes. Edit lists are not applied:
-//! times are those of `tfdt` and `trun`. Frames are slices of what was given, not copies. Pure.
+//! [`super::SAMPLES_MAX`] frames and [`FRAGMENT_BYTES_MAX`](crate::media::FRAGMENT_BYTES_MAX) bytes. Edit lists are
+//! not applied: times are those of `tfdt` and `trun`. Frames are slices of what was given, not copies. Pure.
 
 mod cursor;
 mod init;
