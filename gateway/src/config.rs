@@ -258,6 +258,7 @@ impl Config {
         problems.extend(self.mqtt.check(&self.routes, &self.allows, &known));
         problems.extend(self.api.check());
         problems.extend(self.console.check());
+        problems.extend(self.video.check());
         self.check_addresses(&mut problems);
         problems.extend(SinkConfig::check_all(&self.sinks));
         for (at, sink) in self.sinks.iter().enumerate() {

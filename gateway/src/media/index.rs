@@ -28,6 +28,7 @@ pub struct Entry {
     pub bytes: u32,
     pub head_id: u64,
     pub parts: u8,
+    pub delay_ms: u16,
     /// It does not continue the one before it.
     pub discontinuity: bool,
 }
@@ -87,6 +88,7 @@ impl Index {
             bytes: media.bytes,
             head_id: media.head_id,
             parts: media.parts,
+            delay_ms: media.delay_ms,
             discontinuity: media.discontinuity,
         };
         match (media.part, self.open.take()) {
@@ -221,7 +223,7 @@ mod tests {
 
     fn record(number: u64, part: u8, parts: u8, start_ms: i64) -> Record {
         let media = Media {
-            part, parts, discontinuity: false, start_ms, duration_ms: 1000, bytes: 10, head_bytes: 5, head_id: 1,
+            part, parts, discontinuity: false, start_ms, duration_ms: 1000, bytes: 10, head_bytes: 5, head_id: 1, delay_ms: 0,
         };
         Record {
             number,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use headwater_video::fragment::{FragmentError, Fragmenter, Limits};
 use headwater_video::matroska::{self, Event, Fault, ParseError, Parser};
 use headwater_video::media::MS;
-use headwater_video::{Fragment, Frame, Tracks};
+use headwater_video::{Fragment, Frame, Tracks, mp4};
 use std::sync::Arc;
 
 /// A clock anchored to ours may be wrong by this much before it is anchored anew, in milliseconds: a camera that loses a
@@ -101,6 +101,15 @@ impl Intake {
     }
 }
 
+/// What fragments of the same tracks have in common.
+#[derive(Clone)]
+struct Head {
+    tracks: Arc<Tracks>,
+    bytes: Bytes,
+    id: u64,
+    delay_ms: u16,
+}
+
 /// From events to fragments with times that mean something. RTSP and chunks come in here, without a container.
 pub struct Cutter {
     fragmenter: Fragmenter,
@@ -110,7 +119,7 @@ pub struct Cutter {
     has_begun: bool,
     /// Nothing is known of what came before: another connection, another producer.
     is_first: bool,
-    head: Option<(Arc<Tracks>, Bytes, u64)>,
+    head: Option<Head>,
 }
 
 impl Cutter {
@@ -175,7 +184,7 @@ impl Cutter {
             }
         }
         let offset_ms = self.offset(end_ms, now_ms);
-        let (head, head_id) = self.head_of(&fragment.tracks);
+        let Head { bytes: head, id: head_id, delay_ms, .. } = self.head_of(&fragment);
         let mut bytes = Vec::with_capacity(head.len() + fragment.bytes() + 64 * fragment.frames.len() + 256);
         bytes.extend_from_slice(&head);
         bytes.extend_from_slice(&matroska::cluster(&fragment, offset_ms.saturating_mul(MS)));
@@ -188,19 +197,25 @@ impl Cutter {
             bytes: bytes.len() as u32,
             head_bytes: head.len() as u32,
             head_id,
+            delay_ms,
         };
         steps.push(Step::Done(Box::new(Ready { media, bytes: bytes.into(), tags: fragment.tags, timecode_ms })));
     }
 
-    fn head_of(&mut self, tracks: &Arc<Tracks>) -> (Bytes, u64) {
-        match &self.head {
-            Some((known, head, id)) if Arc::ptr_eq(known, tracks) => (head.clone(), *id),
-            _ => {
-                let head = Bytes::from(matroska::head(tracks));
-                let id = head_id(&head);
-                self.head = Some((tracks.clone(), head.clone(), id));
-                (head, id)
-            }
+    fn head_of(&mut self, fragment: &Fragment) -> Head {
+        let tracks = &fragment.tracks;
+        if let Some(known) = self.head.as_ref().filter(|known| Arc::ptr_eq(&known.tracks, tracks)) {
+            return known.clone();
         }
+        let bytes = Bytes::from(matroska::head(tracks));
+        let delay_ms = u16::try_from(mp4::reorder_ns(fragment).div_ceil(MS as u64)).unwrap_or(u16::MAX);
+        let head = Head { tracks: tracks.clone(), id: head_id(&bytes), bytes, delay_ms };
+        self.head = Some(head.clone());
+        head
+    }
+
+    /// Decode delay of the tracks, once a fragment of them was whole, in milliseconds.
+    pub fn delay_ms(&self) -> Option<u16> {
+        self.head.as_ref().filter(|head| Arc::ptr_eq(&head.tracks, self.fragmenter.tracks())).map(|head| head.delay_ms)
     }
 }

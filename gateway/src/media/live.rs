@@ -4,6 +4,7 @@
 //! frames at the same times. One producer at a time has the preview, the one that came last. Memory is bounded; a fragment
 //! that outgrows its bound has no further parts.
 
+use super::play::TIME_BASE_NS;
 use crate::record::Number;
 use bytes::Bytes;
 use headwater_video::media::MS;
@@ -35,6 +36,7 @@ struct State {
     cutter: Option<PartCutter>,
     /// Frames of the fragment being built that the cutter has.
     fed: usize,
+    delay_ms: u16,
 }
 
 /// A fragment's parts as far as they are known.
@@ -85,14 +87,14 @@ impl Live {
     }
 
     /// The frames of the fragment that is being built; those known already are passed over.
-    pub fn feed(&self, producer: u64, tracks: &Arc<Tracks>, frames: &[Frame], offset_ms: i64) {
+    pub fn feed(&self, producer: u64, tracks: &Arc<Tracks>, frames: &[Frame], offset_ms: i64, delay_ms: u16) {
         let mut state = self.lock();
         if state.producer != producer || frames.len() <= state.fed {
             return;
         }
         if state.fed == 0 {
             let start_ms = (frames[0].pts_ns / MS).saturating_add(offset_ms);
-            state.begin(tracks, start_ms);
+            state.begin(tracks, start_ms, delay_ms);
         }
         let new: Vec<Frame> = frames[state.fed..].to_vec();
         state.fed = frames.len();
@@ -168,19 +170,21 @@ impl Live {
 }
 
 impl State {
-    fn begin(&mut self, tracks: &Arc<Tracks>, start_ms: i64) {
+    fn begin(&mut self, tracks: &Arc<Tracks>, start_ms: i64, delay_ms: u16) {
         while self.fragments.len() >= FRAGMENTS_MAX {
             self.fragments.pop_front();
         }
         let preview = Preview { tracks: tracks.clone(), start_ms, number: None, whole: false, parts: Vec::new() };
         self.fragments.push_back(preview);
+        self.delay_ms = delay_ms;
         self.cutter = Some(PartCutter::new(tracks, PART_MS * MS as u64));
     }
 
     fn add(&mut self, part: mp4::Part, offset_ms: i64) -> bool {
         let held: usize = self.fragments.iter().flat_map(|preview| &preview.parts).map(|part| part.bytes.len()).sum();
         let Some(preview) = self.fragments.back_mut() else { return false };
-        let timing = Timing { offset_ns: offset_ms.saturating_mul(MS), ..part.timing };
+        let offset_ns = offset_ms.saturating_mul(MS).saturating_add(TIME_BASE_NS);
+        let timing = Timing { offset_ns, decode_delay_ns: u64::from(self.delay_ms) * MS as u64, ..part.timing };
         // What MP4 does not carry has no preview.
         let Ok(bytes) = mp4::part(&preview.tracks, &part.frames, preview.parts.len() as u32, timing) else { return false };
         if held + bytes.len() > BYTES_MAX {

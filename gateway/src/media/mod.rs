@@ -18,6 +18,7 @@ mod intake;
 mod keep;
 mod live;
 mod op;
+mod play;
 mod producer;
 mod shape;
 mod stream;

@@ -126,8 +126,11 @@ impl Producer {
                 }
             }
         }
-        let (tracks, frames, offset_ms) = cutter.building(now_ms);
-        live.feed(self.preview, tracks, frames, offset_ms);
+        // Before a fragment of these tracks was whole nobody knows how its parts are timed: see `Cutter::delay_ms`.
+        if let Some(delay_ms) = cutter.delay_ms() {
+            let (tracks, frames, offset_ms) = cutter.building(now_ms);
+            live.feed(self.preview, tracks, frames, offset_ms, delay_ms);
+        }
         Ok(())
     }
 

@@ -6,8 +6,10 @@ use super::keep::Keeper;
 use super::live::Live;
 use crate::log::{Log, Stream};
 use serde::{Deserialize, Serialize};
+use headwater_video::Tracks;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use tokio::sync::Mutex;
 
 /// Most tags of a stream.
@@ -46,8 +48,15 @@ pub fn settings_key(name: &str) -> Vec<u8> {
     format!("s/{name}").into_bytes()
 }
 
+/// Sets of tracks remembered of a stream: a camera has one, or two when it was set anew.
+const HEADS_MAX: usize = 8;
+
 pub struct Camera {
     log: Log,
+    /// Tracks by the id of their head, the newest last.
+    heads: std::sync::Mutex<Vec<(u64, Arc<Tracks>)>>,
+    /// The longest target duration a live playlist has said, in seconds: it may never become less.
+    target_s: AtomicU64,
     pub archive: Archive,
     pub live: Live,
     turn: Arc<Mutex<()>>,
@@ -55,7 +64,9 @@ pub struct Camera {
 
 impl Camera {
     pub fn new(log: Log, stream: Arc<Stream>) -> Camera {
-        Camera { archive: Archive::new(log.clone(), stream), live: Live::default(), turn: Arc::default(), log }
+        let archive = Archive::new(log.clone(), stream);
+        let (heads, target_s) = (std::sync::Mutex::default(), AtomicU64::new(0));
+        Camera { archive, live: Live::default(), turn: Arc::default(), log, heads, target_s }
     }
 
     pub fn name(&self) -> &str {
@@ -64,6 +75,26 @@ impl Camera {
 
     pub fn stream(&self) -> &Arc<Stream> {
         &self.archive.stream
+    }
+
+    /// Tracks that were seen under a head's id.
+    pub fn head(&self, id: u64) -> Option<Arc<Tracks>> {
+        let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        heads.iter().find(|(known, _)| *known == id).map(|(_, tracks)| tracks.clone())
+    }
+
+    pub fn learn(&self, id: u64, tracks: Arc<Tracks>) {
+        let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        heads.retain(|(known, _)| *known != id);
+        if heads.len() == HEADS_MAX {
+            heads.remove(0);
+        }
+        heads.push((id, tracks));
+    }
+
+    /// The target duration of live playlists, given that of now.
+    pub fn target_s(&self, now: u64) -> u64 {
+        self.target_s.fetch_max(now, Ordering::Relaxed).max(now)
     }
 
     pub fn keeper(&self) -> Keeper {

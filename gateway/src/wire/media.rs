@@ -5,7 +5,7 @@
 //! fragments be listed, searched by time and evicted without reading a byte of them.
 //!
 //! ```text
-//! version u8 = 1 | flags u8 | part u8 | parts u8 | start i64 ms | duration u32 ms | bytes u32 | head bytes u32 | head id u64
+//! version u8 = 1 | flags u8 | part u8 | parts u8 | start i64 ms | duration u32 ms | bytes u32 | head bytes u32 | head id u64 | delay u16 ms
 //! ```
 //! Big-endian. All parts of a fragment carry the same but for `part`, which counts from 0.
 
@@ -17,7 +17,7 @@ pub const PART_BYTES_MAX: usize = 8 << 20;
 
 const VERSION: u8 = 1;
 const DISCONTINUITY: u8 = 1;
-const ENCODED_BYTES: usize = 32;
+const ENCODED_BYTES: usize = 34;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Media {
@@ -34,6 +34,8 @@ pub struct Media {
     pub head_bytes: u32,
     /// The same for two fragments that one decoder can play one after the other: see [`head_id`].
     pub head_id: u64,
+    /// By so much pictures are decoded before they are shown, in milliseconds: 0 without B-frames.
+    pub delay_ms: u16,
 }
 
 /// Names a head by what stands in it.
@@ -55,6 +57,7 @@ impl Media {
         bytes.extend(self.bytes.to_be_bytes());
         bytes.extend(self.head_bytes.to_be_bytes());
         bytes.extend(self.head_id.to_be_bytes());
+        bytes.extend(self.delay_ms.to_be_bytes());
         Header::new(HeaderId::Media, bytes)
     }
 
@@ -71,6 +74,7 @@ impl Media {
             bytes: u32_at(16),
             head_bytes: u32_at(20),
             head_id: u64_at(24),
+            delay_ms: u16::from_be_bytes([bytes[32], bytes[33]]),
         };
         (bytes[0] == VERSION && media.part < media.parts && media.head_bytes <= media.bytes).then_some(media)
     }
@@ -85,10 +89,10 @@ mod tests {
         #[test]
         fn a_header_reads_back_what_it_wrote(
             (part, more, start_ms, duration_ms) in (0u8..7, 1u8..7, any::<i64>(), any::<u32>()),
-            (bytes, head_id, discontinuity) in (1000u32.., any::<u64>(), any::<bool>()),
+            (bytes, head_id, discontinuity, delay_ms) in (1000u32.., any::<u64>(), any::<bool>(), any::<u16>()),
         ) {
             let media = Media {
-                part, parts: part + more, discontinuity, start_ms, duration_ms, bytes, head_bytes: 999, head_id,
+                part, parts: part + more, discontinuity, start_ms, duration_ms, bytes, head_bytes: 999, head_id, delay_ms,
             };
             prop_assert_eq!(Media::decode(&media.header().value), Some(media));
         }
