@@ -1,0 +1,268 @@
+// The player page in headless Chromium against a gateway that has a stream with pictures in it.
+//
+//     node player.mjs http://127.0.0.1:8080 STREAM [--token TOKEN] [--recorded-only] [--screenshot FILE]
+//
+// STREAM is live, in a format that Chromium plays (H.264), and has at least 20 seconds recorded; --recorded-only leaves out live.
+// With a token it signs in through the form first. Prints one line of JSON with what it saw; exits 1 at the first check that
+// fails. Needs puppeteer-core, and Chromium where CHROMIUM or /usr/bin/chromium says.
+import assert from "node:assert/strict";
+import fs from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { parseArgs } from "node:util";
+import puppeteer from "puppeteer-core";
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { token: { type: "string" }, "recorded-only": { type: "boolean" }, screenshot: { type: "string" } },
+});
+const [base = "http://127.0.0.1:8080", stream = "cam-1"] = positionals;
+const BOUND_MS = 20_000;
+/** The moment shown after a jump may be this far from the one asked for. */
+const JUMP_MS_MAX = 2000;
+/** A jump goes so far back from the newest picture, or to the middle of what there is when that is less. */
+const JUMP_BACK_MS = 30_000;
+
+const saw = { base, stream };
+const complaints = [];
+const folder = await fs.mkdtemp(path.join(os.tmpdir(), "headwater-player-"));
+let browser = null;
+let step = "start";
+try {
+  browser = await puppeteer.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    headless: true,
+    userDataDir: path.join(folder, "profile"),
+    args: ["--no-sandbox", "--disable-dev-shm-usage", "--autoplay-policy=no-user-gesture-required"],
+  });
+  const page = await browser.newPage();
+  page.setDefaultTimeout(BOUND_MS);
+  await page.setViewport({ width: 1280, height: 800 });
+  if (values.token) await check("sign in", () => signIn(page));
+  await listen(page);
+  await check("load", () => load(page));
+  await check("list", () => listed(page));
+  if (!values["recorded-only"]) await check("live", () => live(page));
+  await check("timeline", () => timeline(page));
+  await check("jump", () => jump(page));
+  await check("clip", () => clip(page));
+  if (values.screenshot) await page.screenshot({ path: values.screenshot });
+  await check("unknown stream", () => unknown(page));
+  await check("quiet", async () => assert.deepEqual(complaints, [], "errors in the console or against the policy"));
+  console.log(JSON.stringify({ ok: true, ...saw }));
+} catch (error) {
+  console.log(JSON.stringify({ ok: false, step, error: error.message, complaints, ...saw }));
+  process.exitCode = 1;
+} finally {
+  await browser?.close();
+  await fs.rm(folder, { recursive: true, force: true });
+}
+
+async function check(name, act) {
+  step = name;
+  const began = Date.now();
+  await act();
+  (saw.took_ms ??= {})[name] = Date.now() - began;
+}
+
+/**
+ * Everything the browser has to complain about, violations of the policy included. A gateway without a decoder may refuse the
+ * small picture at the pointer, once.
+ */
+async function listen(page) {
+  const isPreview = (text) => /\b501\b.*\/image\.jpg/.test(text);
+  const complain = (text) => isPreview(text) || complaints.push(text);
+  page.on("console", (line) => ["error", "warn"].includes(line.type()) && complain(`${line.text()} ${line.location().url ?? ""}`));
+  page.on("pageerror", (error) => complain(error.message));
+  page.on("response", (response) => response.status() >= 400 && complain(`${response.status()} ${response.url()}`));
+  await page.exposeFunction("violated", (what) => complain(`policy: ${what}`));
+  await page.evaluateOnNewDocument(() => {
+    document.addEventListener("securitypolicyviolation", (event) => window.violated(`${event.violatedDirective} ${event.blockedURI}`));
+  });
+}
+
+async function signIn(page) {
+  await page.goto(`${base}/video`);
+  const field = await page.waitForSelector("#token", { visible: true });
+  await field.type("not the token at all");
+  await page.click("#sign-in button");
+  await page.waitForFunction(() => document.querySelector("#sign-in .problem").textContent.includes("not the token"));
+  await field.evaluate((input) => (input.value = ""));
+  await field.type(values.token);
+  await page.click("#sign-in button");
+  await page.waitForSelector("#app", { visible: true });
+}
+
+async function load(page) {
+  await page.goto("about:blank");
+  const answer = await page.goto(`${base}/video#${encodeURIComponent(stream)}`, { waitUntil: "load" });
+  assert.equal(answer.status(), 200);
+  const policy = answer.headers()["content-security-policy"] ?? "";
+  for (const rule of ["default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'"]) {
+    assert.ok(policy.includes(rule), `the policy lacks ${rule}: ${policy}`);
+  }
+  assert.ok(!policy.includes("unsafe"), policy);
+}
+
+async function listed(page) {
+  await page.waitForSelector("#streams button");
+  saw.streams = await page.$$eval("#streams .name", (names) => names.map((name) => name.textContent));
+  assert.ok(saw.streams.includes(stream), `${stream} is not among ${saw.streams}`);
+  assert.equal(await page.$eval('#streams [aria-current="true"] .name', (name) => name.textContent), stream);
+}
+
+/** What is on the screen, once it plays. */
+async function playing(page) {
+  await page.waitForFunction(() => {
+    const video = document.querySelector("#video");
+    return video.readyState >= 3 && video.videoWidth > 0 && !video.paused && !video.seeking;
+  });
+  return state(page);
+}
+
+function state(page) {
+  return page.evaluate(() => {
+    const video = document.querySelector("#video");
+    const shown = Date.parse(document.querySelector("#time").dateTime);
+    return { position: video.currentTime, width: video.videoWidth, height: video.videoHeight, ready: video.readyState, shown };
+  });
+}
+
+/** Position and moment shown both go on. */
+async function goesOn(page, before) {
+  await page.waitForFunction((from) => document.querySelector("#video").currentTime > from + 1.5, {}, before.position);
+  const after = await state(page);
+  assert.ok(after.ready >= 3, `readyState ${after.ready}`);
+  assert.ok(after.shown > before.shown, "the moment shown stands still");
+  return after;
+}
+
+async function live(page) {
+  const after = await goesOn(page, await playing(page));
+  await page.waitForFunction(() => /\d s$/.test(document.querySelector("#latency").textContent));
+  saw.latency_s = Number.parseFloat(await page.$eval("#latency", (latency) => latency.textContent));
+  Object.assign(saw, { width: after.width, height: after.height });
+  assert.equal(await page.$eval("#live", (button) => button.getAttribute("aria-pressed")), "true");
+}
+
+async function timeline(page) {
+  const about = await facts(page);
+  saw.ranges = about.ranges.length;
+  assert.ok(saw.ranges >= 1, "no recorded range");
+  assert.ok(about.ranges.every(([start, end], index) => start < end && (index === 0 || about.ranges[index - 1][1] <= start)));
+  // The bars are there: some pixel in the middle of the canvas has their colour.
+  await page.waitForFunction(() => {
+    const canvas = document.querySelector("#timeline canvas");
+    const paper = canvas.getContext("2d");
+    paper.fillStyle = getComputedStyle(canvas).getPropertyValue("--recorded").trim();
+    const rgb = paper.fillStyle.match(/\w\w/g).map((two) => Number.parseInt(two, 16));
+    const row = paper.getImageData(0, Math.round(canvas.height * 0.42), canvas.width, 1).data;
+    for (let at = 0; at < row.length; at += 4) if (rgb.every((value, k) => Math.abs(value - row[at + k]) < 4)) return true;
+    return false;
+  });
+  // Zooming out and in again by the buttons.
+  await page.click('#spans [data-span="86400000"]');
+  await page.waitForSelector('#spans [data-span="86400000"][aria-pressed="true"]');
+  await page.click('#spans [data-span="600000"]');
+  await page.waitForSelector('#spans [data-span="600000"][aria-pressed="true"]');
+}
+
+/** What the gateway says about the stream, asked as the page asks. */
+function facts(page) {
+  return page.evaluate(async (name) => {
+    const { streams } = await (await fetch("/video/streams")).json();
+    const about = streams.find((stream) => stream.name === name);
+    const answer = await fetch(`/video/${encodeURIComponent(name)}/timeline?from=${about.oldest_ms}&to=${about.newest_ms + 1}`);
+    return { ...about, ...(await answer.json()) };
+  }, stream);
+}
+
+async function jump(page) {
+  const { ranges, newest_ms } = await facts(page);
+  const [start, end] = ranges.at(-1);
+  const target = Math.round(Math.max(start + (end - start) / 2, newest_ms - JUMP_BACK_MS) / 1000) * 1000;
+  await page.$eval("#jump-to", (input, ms) => {
+    const local = new Date(ms - new Date(ms).getTimezoneOffset() * 60_000);
+    input.value = local.toISOString().slice(0, 19);
+  }, target);
+  const asked = Date.now();
+  await page.click("#jump button");
+  await page.waitForFunction(() => document.querySelector("#live").getAttribute("aria-pressed") === "false");
+  const before = await playing(page);
+  saw.jump_off_ms = before.shown - target;
+  saw.jump_took_ms = Date.now() - asked;
+  const played = Math.max(0, Date.now() - asked);
+  assert.ok(saw.jump_off_ms > -JUMP_MS_MAX && saw.jump_off_ms < JUMP_MS_MAX + played, `${saw.jump_off_ms} ms off`);
+  assert.ok(before.width > 0);
+  await goesOn(page, before);
+  await pauseHolds(page);
+  await clickJumps(page, end);
+}
+
+async function pauseHolds(page) {
+  await page.click("#play");
+  await page.waitForFunction(() => document.querySelector("#video").paused);
+  await sleep(500); // the time shown is set a few times a second
+  const held = await state(page);
+  await sleep(700);
+  assert.equal((await state(page)).shown, held.shown, "a pause stands still");
+  await page.click("#play");
+  await goesOn(page, await playing(page));
+}
+
+/** A click on the timeline, a little left of the head, plays from there. */
+async function clickJumps(page, end) {
+  const before = await state(page);
+  const place = await (await page.$("#timeline")).boundingBox();
+  await page.mouse.click(place.x + place.width * 0.5, place.y + place.height * 0.4);
+  await page.waitForFunction((was) => Date.parse(document.querySelector("#time").dateTime) !== was, {}, before.shown);
+  const after = await playing(page);
+  assert.ok(after.shown <= end + 60_000, "a click on the timeline leads nowhere");
+}
+
+async function clip(page) {
+  await page.click("#cut");
+  await page.waitForSelector("#download", { visible: true });
+  const { ranges } = await facts(page);
+  const [start, end] = ranges.at(-1);
+  const from = Math.max(start, end - 12_000);
+  await page.evaluate(([from, to]) => {
+    const text = (ms) => new Date(ms - new Date(ms).getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
+    for (const [id, ms] of [["clip-from", from], ["clip-to", to]]) {
+      const input = document.getElementById(id);
+      input.value = text(ms);
+      input.dispatchEvent(new Event("change", { bubbles: true }));
+    }
+  }, [from, from + 6000]);
+  const downloads = path.join(folder, "downloads");
+  const session = await browser.target().createCDPSession();
+  await session.send("Browser.setDownloadBehavior", { behavior: "allow", downloadPath: downloads, eventsEnabled: true });
+  const done = new Promise((resolve, reject) => {
+    const late = setTimeout(() => reject(new Error("no download was finished")), BOUND_MS);
+    session.on("Browser.downloadProgress", ({ state }) => {
+      if (state === "completed") resolve(clearTimeout(late));
+      if (state === "canceled") reject(new Error("the download was cancelled"));
+    });
+  });
+  await page.click("#download");
+  await done;
+  const [name] = await fs.readdir(downloads);
+  const bytes = await fs.readFile(path.join(downloads, name));
+  saw.clip = { name, bytes: bytes.length };
+  assert.equal(bytes.toString("latin1", 4, 8), "ftyp", "the clip is no MP4");
+  assert.ok(bytes.includes("moof") || bytes.includes("moov"));
+}
+
+async function unknown(page) {
+  const name = "there-is-no-such-stream";
+  await page.goto(`${base}/video#${name}`);
+  await page.reload();
+  await page.waitForFunction((name) => document.querySelector("#message").innerText.includes(name), {}, name);
+  saw.unknown = await page.$eval("#message p", (sentence) => sentence.textContent);
+  const headers = values.token ? { authorization: `Bearer ${values.token}` } : {};
+  const answer = await fetch(`${base}/video/${name}/timeline?from=0&to=1`, { headers });
+  assert.equal(answer.status, 404);
+  assert.match(answer.headers.get("content-type"), /^text\/plain/);
+  assert.ok((await answer.text()).includes(" "), "the refusal is a sentence");
+}
