@@ -14,7 +14,7 @@ use crate::config::{Config, DEFAULT_STREAM};
 use crate::console::{self, Console};
 use crate::http::Guest;
 use crate::log::{CreateError, Log, StreamSettings};
-use crate::media::{AwsDoor, Media};
+use crate::media::{AwsDoor, ConsoleDoor, Media};
 use crate::metrics::{CardLife, Metrics};
 use crate::mqtt::Mqtt;
 use crate::record::StreamName;
@@ -146,21 +146,20 @@ impl Daemon {
             .await
             .context("the uplink could not be started")?;
         let devices = console::Devices::default();
+        let account = (config.api.region.clone(), config.api.account.clone());
+        let media = Media::start(&config.video, log.clone(), clock.clone(), metrics.clone(), account);
         let console = match config.console.listen {
             Listen::At(_) => {
                 let card = CardLife::watch(&config.data.dir, clock.clone());
                 let board = uplink.board();
                 let sinks = Box::new(move || serde_json::json!(board.status()));
-                Some(
-                    Console::start(&config.console, log.clone(), metrics.clone(), card, sinks, devices.clone(), seen)
-                        .await?,
-                )
+                let guest = Some(Arc::new(ConsoleDoor(media.clone())) as Arc<dyn Guest>);
+                let (log, metrics, devices) = (log.clone(), metrics.clone(), devices.clone());
+                Some(Console::start(&config.console, log, metrics, card, sinks, devices, seen, guest).await?)
             }
             Listen::Off => None,
         };
         log.begin_aging();
-        let account = (config.api.region.clone(), config.api.account.clone());
-        let media = Media::start(&config.video, log.clone(), clock.clone(), metrics.clone(), account);
         let api = match config.api.listen {
             Listen::At(_) => {
                 let guest = Some(Arc::new(AwsDoor(media.clone())) as Arc<dyn Guest>);

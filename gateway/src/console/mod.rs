@@ -1,11 +1,13 @@
-//! The console, first part: what an operator's tools ask for over plain HTTP.
+//! The console: what an operator's tools ask for over plain HTTP, and the pages for people, of which video is the first.
 //!
 //! `/metrics` for Prometheus, `/healthz` (the process answers), `/readyz` (it is started and the log commits) and
 //! `/status`, a page of JSON about streams, shards and sinks, read the log and change nothing; `/devices` is the way down to
-//! devices. Web pages and the live feed come later and stand beside `pages`.
+//! devices. The pages are files (`assets`) that ask for the rest; what video they show is a guest's (`http::Guest`).
 
+mod assets;
 mod config;
 mod devices;
+mod sign_in;
 mod pages;
 #[cfg(test)]
 mod tests;
@@ -15,7 +17,7 @@ pub use config::ConsoleConfig;
 pub use devices::{Answer, DeviceDoor, Devices};
 pub use token::TokenError;
 
-use crate::http::{Body, Handler, Server};
+use crate::http::{Body, Budget, BodyLimits, Guest, Handler, Input, Server, Wants, read_body};
 use crate::log::Log;
 use crate::metrics::{CardLife, Metrics};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
@@ -33,6 +35,9 @@ use tokio::sync::{Mutex, Semaphore, watch};
 const PAGES_AT_ONCE: usize = 2;
 /// Requests to devices under way; most of their time they wait for an answer.
 const TO_DEVICES_AT_ONCE: usize = 32;
+/// Bodies of the guest's and the sign-in's requests in memory, in bytes, and how long one may take to come.
+const BODIES_BYTES: u64 = 1 << 20;
+const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// Gives what `/status` shows as `sinks`: a list of what each has to say of each stream.
 pub type SinksStatus = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
@@ -62,12 +67,15 @@ impl Console {
         sinks: SinksStatus,
         devices: Devices,
         ready: watch::Receiver<bool>,
+        guest: Option<Arc<dyn Guest>>,
     ) -> Result<Console, ConsoleStartError> {
         let token = config.token_file.as_deref().map(Token::load).transpose()?;
         let (pages, scrape) = (Semaphore::new(PAGES_AT_ONCE), Mutex::default());
         let for_this_box = token.is_none() && !config.insecure_no_token;
         let to_devices = Semaphore::new(TO_DEVICES_AT_ONCE);
-        let desk = Desk { log, metrics, card, sinks, devices, ready, token, for_this_box, pages, to_devices, scrape };
+        let bodies = Budget::new(BODIES_BYTES);
+        let desk =
+            Desk { log, metrics, card, sinks, devices, ready, token, for_this_box, pages, to_devices, scrape, guest, bodies };
         let desk = Arc::new(desk);
         let listen = config.listen.address().ok_or(ConsoleStartError::Off)?;
         let server = Server::start(listen, config.limits(), desk).await;
@@ -98,6 +106,10 @@ struct Desk {
     to_devices: Semaphore,
     /// Some figures are set when they are asked for: one at a time.
     scrape: Mutex<()>,
+    /// Answers what is below `/video/`.
+    guest: Option<Arc<dyn Guest>>,
+    /// Bodies of the guest's and the sign-in's requests.
+    bodies: Budget,
 }
 
 impl Handler for Desk {
@@ -110,17 +122,25 @@ impl Handler for Desk {
     }
 
     async fn handle(&self, _: &(), request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path();
+        if let Some(answer) = self.for_everybody(path).then(|| assets::answer(path, request.headers())).flatten() {
+            return answer;
+        }
+        let wants = self.guest.as_ref().and_then(|guest| guest.wants(request.method(), path));
+        if let (Some(guest), Some(wants)) = (&self.guest, wants) {
+            return self.visit(&**guest, wants, request).await;
+        }
+        if path == "/login" {
+            return self.sign_in(request).await;
+        }
         let is_devices = devices::is_device_path(request.uri().path());
         let page = match is_devices {
             true => self.device_page(request).await,
             false => self.page(&request).await,
         };
-        let mut response = Response::new(page.body.into());
-        *response.status_mut() = page.status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        match page.status {
+        let mut response = respond(page);
+        let (status, headers) = (response.status(), response.headers_mut());
+        match status {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
@@ -134,7 +154,36 @@ impl Handler for Desk {
     }
 }
 
+fn respond(page: Page) -> Response<Body> {
+    let mut response = Response::new(page.body.into());
+    *response.status_mut() = page.status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
 impl Desk {
+    /// A page of the web whose name points here gets not even the files.
+    fn for_everybody(&self, path: &str) -> bool {
+        path == "/video" || path.starts_with("/assets/")
+    }
+
+    async fn visit(&self, guest: &dyn Guest, wants: Wants, request: Request<Incoming>) -> Response<Body> {
+        if let Some(refused) = self.turn_away(&request) {
+            return respond(refused);
+        }
+        let (head, body) = request.into_parts();
+        let bytes_max = match wants {
+            Wants::Whole(bytes) => bytes,
+            Wants::Stream | Wants::Open => 0,
+        };
+        let limits = BodyLimits { bytes_max, within: BODY_WITHIN, cost: 1 };
+        match read_body(body, limits, &self.bodies).await {
+            Ok((body, _charge)) => guest.answer(head, Input::Whole(body)).await,
+            Err(error) => respond(Page::text(StatusCode::BAD_REQUEST, format!("{error}\n"))),
+        }
+    }
+
     async fn page(&self, request: &Request<Incoming>) -> Page {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Page::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
@@ -158,7 +207,7 @@ impl Desk {
                 pages::metrics(&self.log, &self.metrics, &self.card)
             }
             "/status" => pages::status(&self.log, (self.sinks)(), *self.ready.borrow() && self.log.trouble().is_none()),
-            _ => Page::text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz, /status and /devices\n"),
+            _ => Page::text(StatusCode::NOT_FOUND, "there are /video, /metrics, /healthz, /readyz, /status and /devices\n"),
         }
     }
 

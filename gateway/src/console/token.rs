@@ -1,12 +1,13 @@
 //! The one token of the console. Kept as its hash, so that comparing takes the same time for every guess.
 
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, COOKIE};
 use ring::digest;
 use std::path::{Path, PathBuf};
 
 /// Shortest token, in bytes: what is shorter can be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
+const COOKIE_NAME: &[u8] = b"headwater_token";
 
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
@@ -31,10 +32,22 @@ impl Token {
         good.then(|| Token(hash(text.as_bytes())))
     }
 
-    /// Whether the request carries the token.
+    /// Whether the request carries the token: as a bearer, or as the cookie that a browser has from signing in.
     pub fn is_in(&self, headers: &HeaderMap) -> bool {
-        let sent = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-        sent.is_some_and(|sent| hash(sent) == self.0)
+        let bearer = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        let cookies = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+        let cookie = cookies.filter_map(|pair| pair.trim_ascii().strip_prefix(COOKIE_NAME)).find_map(|rest| rest.strip_prefix(b"="));
+        bearer.or(cookie).is_some_and(|sent| self.is(sent))
+    }
+
+    pub fn is(&self, sent: &[u8]) -> bool {
+        hash(sent) == self.0
+    }
+
+    /// What a browser is told to keep: for this console's pages alone, and no script can read it.
+    pub fn cookie(sent: &str) -> String {
+        let name = String::from_utf8_lossy(COOKIE_NAME);
+        format!("{name}={sent}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000")
     }
 }
 
@@ -61,5 +74,10 @@ mod tests {
         assert!(!with("0123456789abcdef"));
         assert!(!token.is_in(&HeaderMap::new()));
         assert!(Token::new("short").is_none());
+        let mut headers = HeaderMap::new();
+        headers.insert(COOKIE, http::HeaderValue::from_static("a=b; headwater_token=0123456789abcdef"));
+        assert!(token.is_in(&headers));
+        headers.insert(COOKIE, http::HeaderValue::from_static("headwater_token=0123456789abcdee"));
+        assert!(!token.is_in(&headers));
     }
 }

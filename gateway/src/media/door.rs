@@ -5,7 +5,11 @@ use super::op::{self, BODY_BYTES_MAX, Call, PUT_MEDIA_PATH};
 use super::shape::{Kind, Refusal};
 use crate::http::{Answering, Body, Guest, Input, Wants};
 use http::{Method, Response, request};
+use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
+
+/// How long a player waits for a place.
+const READER_WAIT: Duration = Duration::from_secs(3);
 
 /// Video as a guest of the AWS port.
 pub struct AwsDoor(pub Media);
@@ -54,6 +58,13 @@ impl Media {
     pub(super) fn producer_place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         let place = self.inner.producers.clone().try_acquire_owned();
         place.map_err(|_| Refusal::new(Kind::ConnectionLimitExceeded, "Too many producers: see video.max_producers"))
+    }
+
+    /// The same for one who would rather wait a moment.
+    pub(super) async fn reader_place_soon(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let place = tokio::time::timeout(READER_WAIT, self.inner.readers.clone().acquire_owned()).await;
+        let refused = || Refusal::new(Kind::ConnectionLimitExceeded, "Too many readers: see video.max_readers");
+        place.map_err(|_| refused())?.map_err(|_| refused())
     }
 
     pub(super) fn reader_place(&self) -> Result<OwnedSemaphorePermit, Refusal> {

@@ -11,13 +11,17 @@
 
 mod ack;
 mod archive;
+mod clip;
 mod config;
 mod door;
 mod index;
 mod intake;
 mod keep;
 mod live;
+mod marks;
 mod op;
+mod pages;
+mod pictures;
 mod play;
 mod producer;
 mod shape;
@@ -25,12 +29,14 @@ mod stream;
 
 pub use config::VideoConfig;
 pub use door::AwsDoor;
+pub use pages::ConsoleDoor;
 
 use crate::clock::Clock;
 use crate::log::{Batch, CreateError, DeleteError, Log, OnFull, StreamKind, StreamSettings, Table};
 use crate::metrics::Metrics;
 use crate::record::StreamName;
 use crate::units::Span;
+use pictures::Decoder;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -55,6 +61,7 @@ struct Inner {
     readers: Arc<Semaphore>,
     /// Changing what the control plane knows: one at a time.
     changing: tokio::sync::Mutex<()>,
+    decoder: Decoder,
     stop: watch::Sender<bool>,
 }
 
@@ -86,6 +93,7 @@ impl Media {
             producers: Arc::new(Semaphore::new(config.max_producers as usize)),
             readers: Arc::new(Semaphore::new(config.max_readers as usize)),
             changing: tokio::sync::Mutex::default(),
+            decoder: Decoder::find(),
             stop: watch::channel(false).0,
         };
         Media { inner: Arc::new(inner) }

@@ -5,7 +5,7 @@
 
 use super::ack::Ack;
 use super::intake::{Cutter, Intake, Ready, Step, dropped_id, error_id};
-use super::keep::{KeepError, Keeper};
+use super::keep::KeepError;
 use super::stream::Camera;
 use crate::clock::Clock;
 use crate::log::Ticket;

@@ -26,6 +26,8 @@ pub enum Kind {
     ConnectionLimitExceeded,
     NotAuthorized,
     UnknownOperation,
+    /// Ours: the box cannot decode this.
+    NoDecoder,
     Internal,
 }
 
@@ -46,6 +48,7 @@ impl Kind {
             Kind::ConnectionLimitExceeded => ("ConnectionLimitExceededException", StatusCode::BAD_REQUEST),
             Kind::NotAuthorized => ("NotAuthorizedException", StatusCode::UNAUTHORIZED),
             Kind::UnknownOperation => ("UnknownOperationException", StatusCode::NOT_FOUND),
+            Kind::NoDecoder => ("UnsupportedStreamMediaTypeException", StatusCode::NOT_IMPLEMENTED),
             Kind::Internal => ("InternalFailure", StatusCode::INTERNAL_SERVER_ERROR),
         }
     }

@@ -1,0 +1,80 @@
+//! A range of a stream as one MP4 file, made while it is sent: no more than a fragment of it is ever in memory.
+
+use super::Media;
+use super::index::Entry;
+use super::shape::{Kind, Refusal};
+use super::stream::Camera;
+use crate::http::{Body, Stream};
+use headwater_video::media::MS;
+use headwater_video::mp4::Clip;
+use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use http::{HeaderValue, Response};
+use std::io;
+use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// A file for download; only its head if that is all that is asked for.
+pub async fn respond(media: &Media, camera: Arc<Camera>, range: (i64, i64), head_only: bool) -> Result<Response<Body>, Refusal> {
+    let entries: Vec<Entry> = camera.archive.index().await?.showing(range.0, range.1).map(|(_, entry)| *entry).collect();
+    let name = format!("{}-{}.mp4", camera.name(), entries.first().map_or(0, |first| first.start_ms));
+    let body = if head_only {
+        check(&camera, &entries).await?;
+        Body::from("")
+    } else {
+        start(media, camera, entries).await?
+    };
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("video/mp4"));
+    // A stream's name has letters, digits and a few signs that a quoted string may have.
+    if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename=\"{name}\"")) {
+        response.headers_mut().insert(CONTENT_DISPOSITION, value);
+    }
+    Ok(response)
+}
+
+/// Whether the fragments make one file.
+async fn check(camera: &Camera, entries: &[Entry]) -> Result<(), Refusal> {
+    let first = entries.first().ok_or_else(|| Refusal::new(Kind::NotFound, "Nothing is recorded of that time"))?;
+    if let Some(other) = entries.iter().find(|entry| entry.head_id != first.head_id) {
+        let says = format!(
+            "The camera's settings changed at {} ms: ask for what was before and what came after apart",
+            other.start_ms
+        );
+        return Err(Refusal::invalid(says));
+    }
+    camera.init_segment(first.head_id).await.map(drop)
+}
+
+/// A body that has all of the fragments, in order.
+pub async fn start(media: &Media, camera: Arc<Camera>, entries: Vec<Entry>) -> Result<Body, Refusal> {
+    check(&camera, &entries).await?;
+    let place = media.reader_place_soon().await?;
+    let tracks = camera.tracks(entries.first().map_or(0, |entry| entry.head_id)).await?;
+    let (clip, head) = Clip::begin(&tracks)?;
+    let (stream, body) = Body::stream();
+    tokio::spawn(send(camera, entries, clip, head, stream, place));
+    Ok(body)
+}
+
+async fn send(camera: Arc<Camera>, entries: Vec<Entry>, mut clip: Clip, head: Vec<u8>, to: Stream, _place: OwnedSemaphorePermit) {
+    if to.send(head).await.is_err() {
+        return;
+    }
+    for (at, entry) in entries.iter().enumerate() {
+        let next = entries.get(at + 1).filter(|next| !next.discontinuity).map(|next| next.start_ms.saturating_mul(MS));
+        let part = async {
+            let stored = camera.archive.read(entry).await.map_err(|error| error.to_string())?;
+            let fragment = stored.fragment().map_err(|error| error.to_string())?;
+            clip.push(&fragment, next).map_err(|error| error.to_string())
+        };
+        match part.await {
+            Ok(bytes) => {
+                if to.send(bytes).await.is_err() {
+                    return;
+                }
+            }
+            // Half a clip must not look like a whole one.
+            Err(error) => return to.break_off(io::Error::other(error)).await,
+        }
+    }
+}
