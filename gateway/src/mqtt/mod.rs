@@ -37,7 +37,7 @@ mod users_file;
 pub use auth::{UsersError, hash_password};
 pub use bus::{LiveMessage, Tap};
 pub use config::{AllowConfig, MqttConfig, RouteConfig, TlsConfig};
-pub use devices::{DeviceStatus, Devices, KeptNumber, NoAnswer, NotKept, Setting};
+pub use devices::{DeviceStatus, Devices, KeptNumber, NoAnswer, NotKept, Setting, TooLarge};
 pub use firmware::NoFirmware;
 pub use inlet::NUMBER_PROPERTY;
 pub use tls::TlsError;
