@@ -89,6 +89,7 @@ metrics! {
     mqtt_connects: Counter = Counter::default(), "mqtt_connects", PLAIN, "MQTT connections accepted since start";
     mqtt_subscriptions: Gauge = Gauge::default(), "mqtt_subscriptions", PLAIN, "MQTT subscriptions held now";
     mqtt_delivered: Counter = Counter::default(), "mqtt_delivered", PLAIN, "Messages sent to MQTT subscribers";
+    mqtt_wills: Counter = Counter::default(), "mqtt_wills", PLAIN, "Last wills published for MQTT clients that went without a goodbye";
     device_lost: Counter = Counter::default(), "device_lost_records", PLAIN, "Records that devices have numbered and lost before they sent them";
     rejects: Family<ReasonLabel, Counter> = Family::default(), "rejects", PLAIN, "Input refused, by part and reason";
     api_requests: Family<OperationLabel, Counter> = Family::default(), "api_requests", PLAIN, "AWS API requests answered";
