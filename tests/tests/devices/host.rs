@@ -33,7 +33,7 @@ type Sensor = Recorder<CriticalSectionRawMutex, BATCH>;
 type Driver<'a> = Device<'a, CriticalSectionRawMutex, RamFlash<'a, PAGE>, Tcp, BATCH>;
 
 /// The firmware's own code: it says what it hears, and answers commands.
-struct App(mpsc::Sender<String>);
+struct App(mpsc::SyncSender<String>);
 
 impl Downlink for App {
     fn config(&mut self, config: &[u8]) {
@@ -95,7 +95,7 @@ fn what_an_operator_sends_reaches_the_firmwares_code_and_its_answer_comes_back()
     let put = |what: &str, body: &str| gateway.http_send(&format!("PUT /devices/{ID}/{what}"), &[], body.as_bytes());
     // Left for it before it ever came.
     assert_eq!(put("config", "period=5").0, 200);
-    let (heard, hears) = mpsc::channel();
+    let (heard, hears) = mpsc::sync_channel(16);
     let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
     std::thread::scope(|scope| {
         let mqtt = gateway.mqtt;
