@@ -89,6 +89,7 @@ metrics! {
     mqtt_connects: Counter = Counter::default(), "mqtt_connects", PLAIN, "MQTT connections accepted since start";
     mqtt_subscriptions: Gauge = Gauge::default(), "mqtt_subscriptions", PLAIN, "MQTT subscriptions held now";
     mqtt_delivered: Counter = Counter::default(), "mqtt_delivered", PLAIN, "Messages sent to MQTT subscribers";
+    mqtt_wills: Counter = Counter::default(), "mqtt_wills", PLAIN, "Last wills published for MQTT clients that went without a goodbye";
     device_lost: Counter = Counter::default(), "device_lost_records", PLAIN, "Records that devices have numbered and lost before they sent them";
     rejects: Family<ReasonLabel, Counter> = Family::default(), "rejects", PLAIN, "Input refused, by part and reason";
     api_requests: Family<OperationLabel, Counter> = Family::default(), "api_requests", PLAIN, "AWS API requests answered";
@@ -98,6 +99,9 @@ metrics! {
     commits: Counter = Counter::default(), "commits", PLAIN, "Groups committed to the journal";
     commit_latency: Histogram = latency(), "commit_latency", SECONDS, "Write and sync of one group";
     commit_errors: Counter = Counter::default(), "commit_errors", PLAIN, "Groups that could not be committed";
+    producer_marks: Gauge = Gauge::default(), "producer_marks", PLAIN, "Numbers of producers remembered, one for each shard they write to, so that nothing is stored twice; 65,536 at most";
+    producer_marks_forgotten: Counter = Counter::default(), "producer_marks_forgotten", PLAIN, "Numbers of producers forgotten to make room for others: what those producers send again is stored again";
+    producer_numbers_forgotten: Counter = Counter::default(), "producer_numbers_forgotten", PLAIN, "Devices whose last number was forgotten to make room for others: they are not told it when they connect";
     folds: Counter = Counter::default(), "folds", PLAIN, "Folds of the journal into segments";
     fold_errors: Counter = Counter::default(), "fold_errors", PLAIN, "Folds that failed and are tried again";
     journal_written: Counter = Counter::default(), "journal_written", BYTES, "Bytes written to the journal";

@@ -13,7 +13,7 @@ impl Door {
         self.0.keep(id, setting, payload).await.map_err(|refused| {
             let status = match refused {
                 NotKept::Id => StatusCode::BAD_REQUEST,
-                NotKept::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+                NotKept::TooLong | NotKept::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
                 NotKept::TooMany => StatusCode::INSUFFICIENT_STORAGE,
                 NotKept::Log(_) => StatusCode::SERVICE_UNAVAILABLE,
             };
@@ -52,7 +52,7 @@ impl DeviceDoor for Door {
             self.0.command(id, command, within).await.map_err(|refused| {
                 let status = match refused {
                     NoAnswer::NotConnected => StatusCode::NOT_FOUND,
-                    NoAnswer::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+                    NoAnswer::TooLong | NoAnswer::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
                     NoAnswer::Busy => StatusCode::TOO_MANY_REQUESTS,
                     NoAnswer::Late => StatusCode::GATEWAY_TIMEOUT,
                 };

@@ -441,6 +441,12 @@ impl Door {
         self.lock().producers.folded(forgotten);
     }
 
+    /// How many marks are remembered, and how many had to make room for others since this was asked last.
+    pub fn marks(&self) -> (usize, u64) {
+        let producers = &mut self.lock().producers;
+        (producers.len(), producers.take_evicted())
+    }
+
     pub fn forget_stream(&self, stream: u32) {
         self.lock().producers.forget_stream(stream);
     }

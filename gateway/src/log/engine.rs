@@ -9,7 +9,7 @@ use super::frame::{Control, Encoder, Link, Section};
 use super::group::{Group, Numbered};
 use super::journal::Journal;
 use super::mutation::{Mutation, is_on};
-use super::producer::Kept;
+use super::producer::{self, Kept};
 use super::rebuild;
 use super::schema::Table;
 use super::segment::{SegmentError, Verified};
@@ -83,6 +83,7 @@ pub struct Engine {
     pub cursors: Cursors,
     /// What is durable of each producer.
     pub kept: Mutex<Kept>,
+    forgetting: Mutex<producer::Burst>,
     pub state_db: Mutex<Option<StateDb>>,
     pub folding: Mutex<super::fold::Folding>,
     pub retaining: Mutex<super::retain::Retaining>,
@@ -146,7 +147,11 @@ impl Engine {
             Ok(bytes) => {
                 self.metrics.commit_latency.observe(now_s() - began);
                 self.metrics.journal_written.inc_by(bytes);
+                let is_numbered = group.parts.iter().any(|part| !part.run.producers.is_empty());
                 self.publish(&mut group);
+                if is_numbered {
+                    self.tell_forgotten(now_s());
+                }
                 self.commits.fetch_add(1, Ordering::Relaxed);
                 self.metrics.commits.inc();
                 self.set_trouble("commit", None);
@@ -218,6 +223,24 @@ impl Engine {
             self.door.ledger_is_written();
         }
         lock(&self.committed).push_back(committed);
+    }
+
+    /// Producers that had to make room for others: what one of them sends again would be stored again (promise P3).
+    fn tell_forgotten(&self, now_s: f64) {
+        let (held, marks) = self.door.marks();
+        let numbers = lock(&self.kept).take_evicted();
+        self.metrics.producer_marks.set(held as i64);
+        self.metrics.producer_marks_forgotten.inc_by(marks);
+        self.metrics.producer_numbers_forgotten.inc_by(numbers);
+        if marks > 0
+            && let Some(marks) = lock(&self.forgetting).note(marks, now_s)
+        {
+            tracing::warn!(
+                marks,
+                remembered = producer::PRODUCERS_MAX,
+                "the numbers of producers that were silent longest are forgotten: what they send again would be stored again"
+            );
+        }
     }
 
     fn note_reserves(&self, control: &[Control]) {
@@ -449,6 +472,7 @@ impl Engine {
             window_bytes: AtomicUsize::new(parts.window_bytes),
             cursors: parts.cursors,
             kept: Mutex::new(parts.kept),
+            forgetting: Mutex::default(),
             state_db: Mutex::new(parts.state_db),
             folding: Mutex::default(),
             retaining: Mutex::default(),

@@ -4,7 +4,8 @@
 //! become durable in different groups: a mark over all of them would call the lower numbers of the later shard stored.
 //! A mark moves when its record gets a number, under the door's lock, and is durable because the record is: recovery and
 //! fold read the marks off the records themselves. The table is bounded; the mark that was silent longest goes first, and
-//! its row with the next fold: what is on disk is bounded too, and a start has nobody to choose from.
+//! its row with the next fold: what is on disk is bounded too, and a start has nobody to choose from. A mark that goes is
+//! counted: what its producer sends again would be stored again, and nothing else would tell.
 
 use super::encode;
 use super::frame::Control;
@@ -37,6 +38,8 @@ pub struct Producers {
     used: u64,
     /// Marks that went since the last fold, and may have a row on disk.
     forgotten: Vec<(Place, u128)>,
+    /// Marks that had to make room for others and were not told of yet.
+    evicted: u64,
 }
 
 impl Producers {
@@ -118,8 +121,15 @@ impl Producers {
 
     fn evict(&mut self) {
         let oldest = silent_longest(self.marks.values());
+        let before = self.marks.len();
         let gone = self.marks.extract_if(|_, mark| mark.used <= oldest);
         self.forgotten.extend(gone.map(|(of, _)| of));
+        self.evicted += (before - self.marks.len()) as u64;
+    }
+
+    /// How many marks had to make room for others since this was asked last.
+    pub fn take_evicted(&mut self) -> u64 {
+        std::mem::take(&mut self.evicted)
     }
 }
 
@@ -139,6 +149,8 @@ fn silent_longest<'a>(marks: impl Iterator<Item = &'a Mark>) -> u64 {
 pub struct Kept {
     numbers: HashMap<u128, Mark>,
     used: u64,
+    /// Producers that had to make room for others and were not told of yet.
+    evicted: u64,
 }
 
 impl Kept {
@@ -159,7 +171,9 @@ impl Kept {
         self.used += 1;
         if self.numbers.len() >= PRODUCERS_MAX && !self.numbers.contains_key(&producer.id) {
             let oldest = silent_longest(self.numbers.values());
+            let before = self.numbers.len();
             self.numbers.retain(|_, mark| mark.used > oldest);
+            self.evicted += (before - self.numbers.len()) as u64;
         }
         let Producer { id, epoch, sequence } = *producer;
         let mark = self.numbers.entry(id).or_insert(Mark { epoch, sequence, used: 0 });
@@ -167,8 +181,35 @@ impl Kept {
         *mark = Mark { epoch, sequence: highest, used: self.used };
     }
 
+    /// How many producers had to make room for others since this was asked last.
+    pub fn take_evicted(&mut self) -> u64 {
+        std::mem::take(&mut self.evicted)
+    }
+
     pub fn get(&self, id: u128) -> Option<(u32, u64)> {
         self.numbers.get(&id).map(|mark| (mark.epoch, mark.sequence))
+    }
+}
+
+/// When to log that producers are forgotten: once a burst.
+#[derive(Debug, Default)]
+pub struct Burst {
+    logged_s: Option<f64>,
+    kept_back: u64,
+}
+
+/// A burst ends when this long nothing was logged of it, in seconds.
+const QUIET_S: f64 = 10.0;
+
+impl Burst {
+    /// How many a line should tell of, if it is time for one.
+    pub fn note(&mut self, count: u64, now_s: f64) -> Option<u64> {
+        self.kept_back += count;
+        if self.logged_s.is_some_and(|logged| now_s - logged < QUIET_S) {
+            return None;
+        }
+        self.logged_s = Some(now_s);
+        Some(std::mem::take(&mut self.kept_back))
     }
 }
 
@@ -320,6 +361,32 @@ mod tests {
         assert!(producers.len() <= PRODUCERS_MAX);
         let last = Producer { id: PRODUCERS_MAX as u128, epoch: 1, sequence: 1 };
         assert!(matches!(producers.admit((1, 0), &last), Admission::Duplicate));
+    }
+
+    #[test]
+    fn whoever_makes_room_for_others_is_counted_once() {
+        let (mut producers, mut kept) = (Producers::default(), Kept::default());
+        let of = |id| Producer { id, epoch: 1, sequence: 1 };
+        for id in 0..PRODUCERS_MAX as u128 {
+            producers.admit((1, 0), &of(id));
+            kept.note(&of(id));
+        }
+        assert_eq!((producers.take_evicted(), kept.take_evicted()), (0, 0));
+        producers.admit((1, 0), &of(PRODUCERS_MAX as u128));
+        kept.note(&of(PRODUCERS_MAX as u128));
+        let left = (PRODUCERS_MAX + 1 - producers.len()) as u64;
+        assert!(left > 0);
+        assert_eq!((producers.take_evicted(), kept.take_evicted()), (left, left));
+        assert_eq!((producers.take_evicted(), kept.take_evicted()), (0, 0));
+        producers.forget_stream(1);
+        assert_eq!(producers.take_evicted(), 0, "a deleted stream's marks make room for nobody");
+    }
+
+    #[test]
+    fn a_burst_of_the_forgotten_is_one_line() {
+        let mut burst = Burst::default();
+        let told = [(8, 0.0), (8, 1.0), (8, 9.9), (8, 10.0), (8, 10.1)].map(|(count, now_s)| burst.note(count, now_s));
+        assert_eq!(told, [Some(8), None, None, Some(24), None]);
     }
 
     #[test]

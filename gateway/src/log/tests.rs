@@ -502,6 +502,32 @@ fn numbers_of_more_producers_than_are_remembered_and_of_deleted_streams_do_not_f
     drop((lasting, gone));
 }
 
+// An eighth of the marks went without a word: what such a device sent again was stored twice, and nobody could see why.
+#[test]
+fn p5_numbers_that_are_forgotten_to_make_room_are_counted() {
+    let bench = Bench::roomy();
+    let log = bench.open();
+    let stream = log.create_stream(&name("s"), StreamSettings { shards: 1, ..Default::default() }).unwrap();
+    let store = |ids: std::ops::Range<u128>| {
+        let mut batch = Batch::new();
+        for id in ids {
+            let producer = Some(Producer { id, epoch: 1, sequence: 1 });
+            batch.push(&stream, &NewRecord { key: b"k", producer, ..Default::default() }).unwrap();
+        }
+        log.appender().commit_blocking(&mut batch).unwrap()
+    };
+    let metrics = &log.inner.engine.metrics;
+    let told = || (metrics.producer_marks_forgotten.get(), metrics.producer_numbers_forgotten.get());
+    let max = producer::PRODUCERS_MAX as u128;
+    store(0..max);
+    assert_eq!((told(), metrics.producer_marks.get()), ((0, 0), max as i64));
+    store(max..max + 1);
+    let (marks, numbers) = told();
+    assert!(marks > 0 && numbers > 0);
+    assert_eq!(metrics.producer_marks.get(), max as i64 + 1 - marks as i64);
+    assert!(matches!(store(0..1)[..], [Placement::Stored { .. }]), "this is what the count warns of");
+}
+
 #[test]
 fn a_start_on_a_journal_that_waits_for_a_fold_acknowledges_first() {
     let sim = SimDisk::new(1);

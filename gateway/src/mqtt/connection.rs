@@ -17,6 +17,7 @@ use super::inlet::Inlet;
 use super::memory::{Burden, Holding, LIGHT_BYTES, Wanting};
 use super::session::{Kept, Session};
 use super::shared::Shared;
+use super::wills;
 use crate::log::{Appender, Placement, Table};
 use serving::End;
 use std::net::IpAddr;
@@ -40,7 +41,7 @@ const WANTED_BYTES_PER_MS: u64 = 256;
 /// An append that waits longer than this says that the log is behind.
 const BEHIND_AFTER: Duration = Duration::from_millis(20);
 /// How long a connection that is gone holds its client id for what it has handed to the log.
-const COMMIT_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const COMMIT_WITHIN: Duration = Duration::from_secs(30);
 
 /// Serves one connection from its first byte to its end. `identity`: what a verified client certificate said.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
@@ -67,7 +68,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
     let (reader, writer) = tokio::io::split(stream);
     let mut connection = Connection::new(shared.clone(), reader, writer, input, welcome, serial);
     let end = connection.run(&mut stopping).await;
-    connection.leave(end).await;
+    connection.leave(end, stopping).await;
     shared.metrics.mqtt_connections.dec();
 }
 
@@ -82,9 +83,11 @@ struct Connection<S> {
     inlet: Inlet,
     acks: Acks,
     appender: Appender,
+    serial: u64,
     sources: Sources,
     seat: super::registry::Seat,
     disk: OnDisk,
+    will_room: wills::Room,
     /// When the packet at the front of the input began to come in.
     partial_since_ms: Option<u64>,
     /// When the client last took something, or there was nothing to take.
@@ -137,7 +140,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         welcome: Welcome,
         serial: u64,
     ) -> Self {
-        let Welcome { accepted, who, seat, kept, session_present, keeps, on_disk, owner } = welcome;
+        let Welcome { accepted, who, seat, kept, session_present, keeps, on_disk, owner, will_room } = welcome;
         let now_ms = shared.now_ms();
         let session = Session::new(&accepted, &shared.limits, &kept, now_ms);
         let mut output = Output::default();
@@ -153,8 +156,10 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             client_packet_bytes_max: accepted.client_packet_bytes_max,
             inlet: Inlet::new(who, serial),
             acks: Acks::default(),
+            serial,
             sources: Sources::new(serial),
             seat,
+            will_room,
             disk: OnDisk { wanted: keeps, present: on_disk, changed: false, owner },
             partial_since_ms: None,
             took_ms: now_ms,
@@ -254,7 +259,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
 
     /// The client id stays taken until what was handed to the log is committed: then the next connection of this client
     /// cannot overtake it.
-    async fn leave(mut self, end: End) {
+    async fn leave(mut self, end: End, stopping: watch::Receiver<bool>) {
         self.shared.metrics.mqtt_subscriptions.dec_by(self.session.subscriptions.len() as i64);
         self.sources.stop();
         // It may be long until the log has taken the last of it.
@@ -271,6 +276,12 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         {
             let released = self.acks.release(Some(last), &mut self.output.bytes);
             self.shared.bus.send(released.live);
+        }
+        // It is the gateway that goes, and not the client, which comes back to the next start.
+        let stops = self.closing.is_some_and(|closing| closing.reason == Some(Reason::ServerShuttingDown));
+        if let Some(due) = self.session.end().filter(|_| !stops) {
+            let who = self.inlet.who().clone();
+            wills::left(&self.shared, who, self.serial, due, self.will_room.take(), stopping).await;
         }
         drop(self.seat);
     }

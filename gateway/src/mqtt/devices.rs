@@ -5,6 +5,10 @@
 //! told whenever it comes lies in `Table::Retained` under its topic. Everything goes at QoS 0 over a connection that is
 //! either whole or gone, and what is kept is said again with each greeting.
 
+mod fit;
+
+pub use fit::{Takes, TooLarge};
+
 use super::bus::LiveMessage;
 use super::codec::{PropertyId, Publish, Reason, Value};
 use super::firmware::{Firmware, NoFirmware, Offered};
@@ -69,6 +73,8 @@ pub enum NotKept {
     #[error("{KEPT_MAX} messages are kept for devices already: an empty one removes what is kept")]
     TooMany,
     #[error(transparent)]
+    TooLarge(TooLarge),
+    #[error(transparent)]
     Log(#[from] AppendError),
 }
 
@@ -81,6 +87,8 @@ pub enum NoAnswer {
     TooLong,
     #[error("{WAITING_MAX} commands wait for the device already")]
     Busy,
+    #[error(transparent)]
+    TooLarge(TooLarge),
     #[error("no answer in time")]
     Late,
 }
@@ -93,6 +101,10 @@ pub struct DeviceStatus {
     /// Milliseconds since 1970, as this box believes.
     pub last_heard_ms: u64,
     pub kept: Option<KeptNumber>,
+    /// The largest packet it takes, if it has said so.
+    pub packet_bytes_max: Option<usize>,
+    /// Bytes of the packets of what is kept for it that it does not take, by what it is.
+    pub too_large: BTreeMap<&'static str, usize>,
     /// What is offered to it.
     pub firmware: Option<Offered>,
     /// What it last said of its firmware, since this gateway's start.
@@ -137,6 +149,17 @@ struct Device {
     firmware_status: Option<String>,
     firmware_sent_bytes: u64,
     losses: Option<Losses>,
+    /// As it said when it came last.
+    takes: Option<Takes>,
+    /// What is kept for it and was found not to fit it.
+    too_large: BTreeMap<&'static str, usize>,
+}
+
+/// What a client hears when it has subscribed.
+pub struct Greeting {
+    pub messages: Vec<LiveMessage>,
+    /// How many messages are kept for it that are larger than it takes.
+    pub left_out: usize,
 }
 
 /// A connection's end of its device's topics.
@@ -211,7 +234,7 @@ impl Devices {
     }
 
     /// A client has subscribed to its own topics. From now on what is sent to it comes through the link.
-    pub fn link(&self, client_id: &str, connection: u64) -> Link {
+    pub fn link(&self, client_id: &str, connection: u64, takes: Takes) -> Link {
         let mut devices = self.lock();
         if devices.len() >= DEVICES_MAX && !devices.contains_key(client_id) {
             forget_some(&mut devices);
@@ -220,6 +243,7 @@ impl Devices {
         let device = devices.entry(client_id.to_owned()).or_default();
         device.link = Some((connection, sender));
         device.asked.clear();
+        device.takes = Some(takes);
         let heard_ms = device.heard_ms.clone();
         drop(devices);
         let link = Link { devices: self.clone(), client_id: client_id.to_owned(), connection, heard_ms, messages };
@@ -227,14 +251,18 @@ impl Devices {
         link
     }
 
-    /// What a client hears when it has subscribed: the greeting, and what is kept for it.
-    pub fn greeting(&self, client_id: &str) -> Vec<LiveMessage> {
-        let kept = Setting::ALL.into_iter().filter_map(|setting| {
-            let topic = topic_of(client_id, setting.name())?;
-            let value = self.inner.log.state(Table::Retained, topic.as_bytes())?;
-            Some(message(topic, kept_message(&value)?, Vec::new()))
-        });
-        let mut messages: Vec<LiveMessage> = kept.collect();
+    /// What a client hears when it has subscribed: the greeting, and what is kept for it, as far as it takes that.
+    pub fn greeting(&self, client_id: &str) -> Greeting {
+        let (mut messages, mut left_out) = (Vec::new(), 0);
+        for setting in Setting::ALL {
+            let Some(topic) = topic_of(client_id, setting.name()) else { continue };
+            let value = self.inner.log.state(Table::Retained, topic.as_bytes());
+            let kept = value.and_then(|value| kept_message(&value)).map(|kept| message(topic, kept, Vec::new()));
+            match self.note_size(client_id, setting, kept.as_ref()) {
+                Err(TooLarge { .. }) => left_out += 1,
+                Ok(()) => messages.extend(kept),
+            }
+        }
         if let Some(offer) = self.inner.firmware.get().and_then(|firmware| firmware.offer(client_id)) {
             let topic = topic_of(client_id, OFFER_TOPIC).unwrap_or_default();
             messages.push(message(topic, offer, Vec::new()));
@@ -248,7 +276,25 @@ impl Devices {
         };
         let hello_topic = topic_of(client_id, "hello").unwrap_or_default();
         messages.insert(0, message(hello_topic, Bytes::copy_from_slice(&hello.to_bytes()), Vec::new()));
-        messages
+        Greeting { messages, left_out }
+    }
+
+    /// Remembers whether the device takes what is kept for it, if anything is. That it does not is logged when it is new.
+    fn note_size(&self, client_id: &str, setting: Setting, kept: Option<&LiveMessage>) -> Result<(), TooLarge> {
+        let mut devices = self.lock();
+        let Some(device) = devices.get_mut(client_id) else { return Ok(()) };
+        let fits = device.takes.zip(kept).map_or(Ok(()), |(takes, kept)| takes.fits(kept));
+        match fits {
+            Ok(()) => _ = device.too_large.remove(setting.name()),
+            Err(too_large) => {
+                let before = device.too_large.insert(setting.name(), too_large.bytes);
+                if before != Some(too_large.bytes) {
+                    let what = setting.name();
+                    tracing::warn!(client = ?client_id, what, "what is kept for a device is not sent to it: {too_large}");
+                }
+            }
+        }
+        fits
     }
 
     /// A device speaks to the gateway itself.
@@ -383,7 +429,9 @@ impl Devices {
         if device.asked.len() >= WAITING_MAX {
             return Err(NoAnswer::Busy);
         }
-        sender.try_send(message(topic, command, headers)).map_err(|error| match error {
+        let command = message(topic, command, headers);
+        device.takes.map_or(Ok(()), |takes| takes.fits(&command)).map_err(NoAnswer::TooLarge)?;
+        sender.try_send(command).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => NoAnswer::Busy,
             mpsc::error::TrySendError::Closed(_) => NoAnswer::NotConnected,
         })?;
@@ -393,15 +441,19 @@ impl Devices {
     }
 
     /// Keeps a message for a device, durably, and sends it if the device is there; an empty one is kept no more. A device
-    /// that does not take what it is sent hears it with its next greeting.
+    /// that does not take what it is sent hears it with its next greeting. One that is there and would never take it keeps
+    /// what it has; what a device that is away takes, it says when it comes.
     pub async fn keep(&self, client_id: &str, setting: Setting, payload: Bytes) -> Result<(), NotKept> {
         let topic = topic_of(client_id, setting.name()).ok_or(NotKept::Id)?;
         if payload.len() > DOWN_BYTES_MAX {
             return Err(NotKept::TooLong);
         }
         let _one = self.inner.keeping.lock().await;
+        let down = message(topic.clone(), payload.clone(), Vec::new());
+        let here = self.lock().get(client_id).filter(|device| device.link.is_some()).and_then(|device| device.takes);
+        here.map_or(Ok(()), |takes| takes.fits(&down)).map_err(NotKept::TooLarge)?;
         let log = &self.inner.log;
-        let key = Bytes::from(topic.clone());
+        let key = Bytes::from(topic);
         let is_new = !payload.is_empty() && log.state(Table::Retained, &key).is_none();
         if is_new && log.state_scan(Table::Retained, TOPIC_ROOT.as_bytes()).len() >= KEPT_MAX {
             return Err(NotKept::TooMany);
@@ -410,8 +462,10 @@ impl Devices {
         let mut batch = Batch::new();
         batch.put_state(Table::Retained, key, value);
         log.appender().commit(&mut batch).await?;
+        // For one that is away as it said when it came last: the list shows it before it comes.
+        let _ = self.note_size(client_id, setting, Some(&down));
         if let Some((_, sender)) = self.lock().get(client_id).and_then(|device| device.link.as_ref()) {
-            let _ = sender.try_send(message(topic, payload, Vec::new()));
+            let _ = sender.try_send(down);
         }
         Ok(())
     }
@@ -430,6 +484,8 @@ impl Devices {
                 connected: device.link.is_some(),
                 last_heard_ms: heard(device),
                 kept: None,
+                packet_bytes_max: device.takes.map(|takes| takes.packet_bytes_max).filter(|bytes| *bytes < usize::MAX),
+                too_large: device.too_large.clone(),
                 firmware: None,
                 firmware_status: device.firmware_status.clone(),
                 firmware_sent_bytes: device.firmware_sent_bytes,

@@ -7,6 +7,7 @@ use super::memory::Memory;
 use super::registry::Seat;
 use super::session::{Accepted, accept};
 use super::shared::Shared;
+use super::{inlet, wills};
 use crate::log::Table;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub struct Welcome {
     /// Whether there is an entry of this client in `Table::Sessions`.
     pub on_disk: bool,
     pub owner: u64,
+    /// For a will that needs some.
+    pub will_room: wills::Room,
 }
 
 /// Why a connection was not let in. `None`: it left by itself, or has no claim to an answer.
@@ -112,13 +115,23 @@ async fn greet<S: AsyncRead + Unpin>(
     let accepted = accept(&connect, &shared.limits, fresh_id)
         .map_err(|reason| Refusal::told(connect.version, reason, "CONNECT asks for what is not offered"))?;
     let identity = authenticate(&connect, shared, identity).await?;
+    let who = Who { identity, client_id: accepted.client_id.clone() };
+    let will_room = judge_will(&accepted, &who, shared)
+        .map_err(|reason| Refusal::told(connect.version, reason, "its last will would not be taken"))?;
     let seat = shared
         .registry
-        .sit(&accepted.client_id, identity.as_deref(), serial, shared.connect_within)
+        .sit(&accepted.client_id, who.identity.as_deref(), serial, shared.connect_within)
         .await
         .map_err(|reason| Refusal::told(connect.version, reason, "the client id is in use"))?;
-    let who = Who { identity, client_id: accepted.client_id.clone() };
-    resume(shared, accepted, who, seat).await
+    shared.wills.client_is_back(&who, accepted.clean).await;
+    resume(shared, accepted, who, seat, will_room).await
+}
+
+/// A will that could not be published is refused while there is somebody to tell (3.2.2.2: 0x87, 0x90).
+fn judge_will(accepted: &Accepted, who: &Who, shared: &Shared) -> Result<wills::Room, Reason> {
+    let Some(will) = &accepted.will else { return Ok(None) };
+    inlet::may_publish(&will.topic, who, shared.around())?;
+    shared.wills.room(will).map_err(|()| Reason::QuotaExceeded)
 }
 
 /// Body and end of the first packet, once it is whole.
@@ -169,7 +182,13 @@ async fn authenticate(
 }
 
 /// Takes up what an earlier session left, or clears it away [MQTT-3.1.2-4], [MQTT-3.1.2-5].
-async fn resume(shared: &Shared, accepted: Accepted, who: Who, seat: Seat) -> Result<Welcome, Refusal> {
+async fn resume(
+    shared: &Shared,
+    accepted: Accepted,
+    who: Who,
+    seat: Seat,
+    will_room: wills::Room,
+) -> Result<Welcome, Refusal> {
     let owner = xxhash_rust::xxh3::xxh3_64(who.identity.as_deref().unwrap_or("").as_bytes());
     let key = accepted.client_id.as_bytes();
     let found = shared.kept(&accepted.client_id);
@@ -189,5 +208,5 @@ async fn resume(shared: &Shared, accepted: Accepted, who: Who, seat: Seat) -> Re
     let session_present = kept.as_ref().is_some_and(|kept| !kept.subscribed);
     let kept = kept.map_or(Vec::new(), |kept| kept.ids);
     let keeps = accepted.is_persistent() && !foreign;
-    Ok(Welcome { accepted, who, seat, kept, session_present, keeps, on_disk, owner })
+    Ok(Welcome { accepted, who, seat, kept, session_present, keeps, on_disk, owner, will_room })
 }

@@ -13,6 +13,7 @@ use super::codec::{PacketId, Properties, PropertyId, Publish, Qos, Reason, Value
 use super::devices::{Devices, is_own_way_up, is_reserved};
 use super::lane::Lane;
 use super::route::{Routes, Target};
+use super::shared::Shared;
 use crate::log::{Batch, Log, PushError, Stream};
 use crate::record::{self, HashKey, Header, HeaderId, NewRecord, PARTITION_KEY_BYTES_MAX, Producer, Record};
 use bytes::Bytes;
@@ -199,6 +200,15 @@ impl Inlet {
     /// Records that the device numbered and never sent, as far as this turn has shown.
     pub fn take_lost(&mut self) -> u64 {
         std::mem::take(&mut self.lost)
+    }
+
+    /// Takes a message in, unless it is one that gives way while the log is behind.
+    #[inline]
+    pub fn take_unless_behind(&mut self, publish: &Publish<'_>, shared: &Shared) -> Result<Taken, Refusal> {
+        if publish.qos == Qos::AtMostOnce && shared.is_behind() {
+            return Err(Refusal { reason: Reason::ServerBusy, label: "qos0_overload" });
+        }
+        self.take(publish, shared.around())
     }
 
     /// Takes a message into the batch, or says why not.
@@ -414,6 +424,16 @@ pub fn producer_of(client_id: &str) -> u128 {
 /// Under which number the parts of a client's blobs are known to the log.
 pub fn blob_producer_of(client_id: &str) -> u128 {
     xxh3_128(&[client_id.as_bytes(), b"\0blob"].concat())
+}
+
+/// Whether a client's message to the topic would be taken, as far as that can be said before it is there.
+pub fn may_publish(topic_name: &str, who: &Who, around: Around<'_>) -> Result<(), Reason> {
+    match judge(topic_name, &Bytes::copy_from_slice(topic_name.as_bytes()), who, around) {
+        Verdict::Refuse(reason) => Err(reason),
+        // To the gateway itself only who is there can speak.
+        Verdict::Answer => Err(Reason::TopicNameInvalid),
+        Verdict::Store { .. } | Verdict::Live => Ok(()),
+    }
 }
 
 fn judge(name: &str, bytes: &Bytes, who: &Who, around: Around<'_>) -> Verdict {

@@ -33,11 +33,12 @@ mod tests;
 mod tls;
 mod topic;
 mod users_file;
+mod wills;
 
 pub use auth::{UsersError, hash_password};
 pub use bus::{LiveMessage, Tap};
 pub use config::{AllowConfig, MqttConfig, RouteConfig, TlsConfig};
-pub use devices::{DeviceStatus, Devices, KeptNumber, NoAnswer, NotKept, Setting};
+pub use devices::{DeviceStatus, Devices, KeptNumber, NoAnswer, NotKept, Setting, TooLarge};
 pub use firmware::NoFirmware;
 pub use inlet::NUMBER_PROPERTY;
 pub use tls::TlsError;
@@ -159,7 +160,10 @@ impl Mqtt {
     /// cut off with the runtime; it was not acknowledged.
     pub async fn stop(self, bound: Duration) {
         self.stopping.send_replace(true);
-        let all_gone = self.room.empty(self.connections_max);
+        let all_gone = async {
+            let _nobody = self.room.empty(self.connections_max).await;
+            self.shared.wills.empty().await;
+        };
         if tokio::time::timeout(bound, all_gone).await.is_err() {
             tracing::warn!("some MQTT connections were still open at the end of the time to stop");
         }

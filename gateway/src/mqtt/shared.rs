@@ -12,6 +12,7 @@ use super::memory::Memory;
 use super::registry::Registry;
 use super::route::Routes;
 use super::session::{Kept, Limits, kept};
+use super::wills::Wills;
 use crate::clock::Clock;
 use crate::log::{AppendError, Batch, Log, Table};
 use crate::metrics::Metrics;
@@ -33,6 +34,7 @@ pub struct Shared {
     pub bus: Bus,
     pub memory: Arc<Memory>,
     pub devices: Devices,
+    pub wills: Wills,
     /// Connections that wait for the log right now: while there are any, QoS 0 gives way.
     pub behind: AtomicUsize,
     /// Clients whose QoS 2 identifiers are on disk.
@@ -65,6 +67,7 @@ impl Shared {
         Shared {
             kept_clients: AtomicUsize::new(0),
             devices: Devices::new(log.clone(), clock.clone()),
+            wills: Wills::default(),
             log,
             clock,
             bus: Bus::new(metrics.clone(), memory.clone()),

@@ -6,6 +6,7 @@
 mod board;
 mod contract;
 mod fleet;
+mod host;
 mod ota;
 mod picture;
 mod readings;

@@ -109,7 +109,8 @@ impl Reason {
                 Some(3)
             }
             Reason::BadUserNameOrPassword => Some(4),
-            Reason::NotAuthorized => Some(5),
+            // The topic of a will that no route takes: the nearest that 3.1.1 has.
+            Reason::NotAuthorized | Reason::TopicNameInvalid => Some(5),
             _ => None,
         }
     }

@@ -95,6 +95,16 @@ impl<'a> Properties<'a> {
     }
 
     /// Takes length and properties off the front of a reader and checks them all.
+    /// The bytes of the list, to be kept.
+    pub(in crate::mqtt) fn raw(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// A list that was kept: its bytes have been checked before.
+    pub(in crate::mqtt) fn again(raw: &'a [u8]) -> Self {
+        Properties(raw)
+    }
+
     pub(super) fn take(reader: &mut Reader<'a>, place: Place) -> Result<Self, DecodeError> {
         let length = reader.varint()?;
         let raw = reader.take(length as usize)?;

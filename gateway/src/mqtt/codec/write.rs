@@ -170,6 +170,18 @@ pub fn publish_head(
 
 const REMAINING_BYTES_MAX: usize = 268_435_455;
 
+/// How long a PUBLISH at QoS 0 would be, in bytes.
+pub fn publish_bytes(version: Version, message: &Message<'_>) -> usize {
+    let mut properties = Vec::new();
+    let mut list = 0;
+    if version == Version::V5 {
+        message_properties(&mut properties, message);
+        list = varint_bytes(properties.len()) + properties.len();
+    }
+    let remaining = 2 + message.topic.len() + list + message.payload.len();
+    1 + varint_bytes(remaining) + remaining
+}
+
 fn message_properties(list: &mut Vec<u8>, message: &Message<'_>) {
     for header in message.headers {
         let value = &header.value[..];

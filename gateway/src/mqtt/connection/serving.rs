@@ -7,7 +7,7 @@ use super::{
 };
 use crate::log::{AppendError, Placement, Ticket};
 use crate::mqtt::acks::{Answer, Held};
-use crate::mqtt::codec::{Frame, Publish, Qos, Reason, Version, decode, frame, frame_bytes, write};
+use crate::mqtt::codec::{Frame, Qos, Reason, Version, decode, frame, frame_bytes, write};
 use crate::mqtt::devices::{is_reserved, owns};
 use crate::mqtt::inlet::{Refusal, Taken};
 use crate::mqtt::session::{Action, Reply, Violation};
@@ -173,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let action = self.session.handle(decode(version, at.first, body)?, now_ms)?;
         match action {
             Action::Store(publish) => {
-                let stored = store(&mut self.inlet, &self.shared, &publish);
+                let stored = self.inlet.take_unless_behind(&publish, &self.shared);
                 if let Ok(Taken::Later | Taken::NoRoom(_)) = stored {
                     if let Ok(Taken::NoRoom(kib)) = stored {
                         let unpacked = self.shared.memory.unpacked.clone();
@@ -518,19 +518,6 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
         None
     }
-}
-
-/// Takes a message in, or says why it is refused.
-#[inline]
-fn store(
-    inlet: &mut crate::mqtt::inlet::Inlet,
-    shared: &crate::mqtt::shared::Shared,
-    publish: &Publish<'_>,
-) -> Result<Taken, Refusal> {
-    if publish.qos == Qos::AtMostOnce && shared.is_behind() {
-        return Err(Refusal { reason: Reason::ServerBusy, label: "qos0_overload" });
-    }
-    inlet.take(publish, shared.around())
 }
 
 fn send(out: &mut Vec<u8>, version: Version, reply: Reply) {

@@ -4,7 +4,7 @@ use super::{Connection, OUTPUT_HIGH_BYTES};
 use crate::mqtt::bus::{LiveMessage, Tap};
 use crate::mqtt::codec::write::{self, Message};
 use crate::mqtt::codec::{PacketId, Qos};
-use crate::mqtt::devices::{Link, is_reserved};
+use crate::mqtt::devices::{Link, Takes, is_reserved};
 use crate::mqtt::memory::LIGHT_BYTES;
 use crate::mqtt::session::Subscriptions;
 use crate::mqtt::session::subscriptions::Delivery;
@@ -35,10 +35,10 @@ impl Sources {
     }
 
     /// The client has subscribed to its own topics.
-    pub fn link(&mut self, client_id: &str, shared: &Shared) {
+    pub fn link(&mut self, client_id: &str, takes: Takes, shared: &Shared) {
         // The one before goes first, or it would take this one with it.
         self.link = None;
-        self.link = Some(shared.devices.link(client_id, self.serial));
+        self.link = Some(shared.devices.link(client_id, self.serial, takes));
     }
 
     /// The client has sent something.
@@ -157,8 +157,13 @@ impl<S> Connection<S> {
     /// The client has subscribed to its own topics: it is greeted behind the SUBACK.
     pub(super) fn greet_device(&mut self) {
         let client_id = &self.inlet.who().client_id;
-        self.sources.link(client_id, &self.shared);
-        for message in self.shared.devices.greeting(client_id) {
+        let takes = Takes { version: self.session.version(), packet_bytes_max: self.client_packet_bytes_max };
+        self.sources.link(client_id, takes, &self.shared);
+        let greeting = self.shared.devices.greeting(client_id);
+        for _ in 0..greeting.left_out {
+            self.shared.metrics.reject("mqtt", "device_too_small");
+        }
+        for message in greeting.messages {
             self.deliver_live(&message);
         }
     }

@@ -1,5 +1,6 @@
 //! CONNECT judged: what the client asked for, what it gets, and what it is told (pure).
 
+use super::will::Will;
 use crate::mqtt::codec::write::ConnackProperties;
 use crate::mqtt::codec::{Connect, PropertyId, Reason, Version};
 
@@ -38,6 +39,7 @@ pub struct Accepted {
     session_expiry_differs: bool,
     pub client_receive_maximum: u16,
     pub client_packet_bytes_max: usize,
+    pub will: Option<Will>,
 }
 
 /// Judges a CONNECT; `fresh_id` makes a client id for one that has none.
@@ -46,9 +48,14 @@ pub fn accept(connect: &Connect<'_>, limits: &Limits, fresh_id: impl FnOnce() ->
     if connect.properties.text(PropertyId::AuthenticationMethod).is_some() {
         return Err(Reason::BadAuthenticationMethod);
     }
-    // [MQTT-3.2.2-13] Retain Available is 0. In 3.1.1 there is no way to say so and the flag is ignored with the will.
+    // [MQTT-3.2.2-13] Retain Available is 0. In 3.1.1 there is no way to say so, and the will is one that is not retained.
     if connect.version == Version::V5 && connect.will.is_some_and(|will| will.retain) {
         return Err(Reason::RetainNotSupported);
+    }
+    // An envelope's numbers belong to a device that lives.
+    let content = connect.will.and_then(|will| will.properties.text(PropertyId::ContentType));
+    if content == Some(headwater_wire::CONTENT_TYPE) {
+        return Err(Reason::PayloadFormatInvalid);
     }
     let assigned = connect.client_id.is_empty();
     // [MQTT-3.1.3-8] of 3.1.1: no id wants a clean session.
@@ -74,6 +81,7 @@ pub fn accept(connect: &Connect<'_>, limits: &Limits, fresh_id: impl FnOnce() ->
         session_expiry_differs: session_expiry_s != wanted_expiry_s,
         client_receive_maximum: window,
         client_packet_bytes_max: number(PropertyId::MaximumPacketSize).map_or(usize::MAX, |n| n as usize),
+        will: connect.will.as_ref().map(Will::of),
     })
 }
 

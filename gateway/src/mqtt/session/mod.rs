@@ -1,8 +1,8 @@
 //! One client's session as a pure state machine: `handle(packet, now) -> action`.
 //!
 //! No sockets, no runtime, no log: it says what must happen and the connection does it. Here live packet identifiers in
-//! both directions, QoS 2, receive maximum, keep-alive and subscriptions. What is not offered yet (retained messages,
-//! wills, persistent subscriptions, shared subscriptions) is refused or told in [`accept`], and gets a state of its own
+//! both directions, QoS 2, receive maximum, keep-alive, subscriptions and the last will. What is not offered yet (retained
+//! messages, persistent subscriptions, shared subscriptions) is refused or told in [`accept`], and gets a state of its own
 //! beside these.
 //! On the way of a record: `connection` -> **session** -> `inlet` -> log; and back: log -> `tail` -> **session** -> client.
 
@@ -11,12 +11,16 @@ pub mod inbound;
 pub mod kept;
 pub mod outbound;
 pub mod subscriptions;
+pub mod will;
 
 pub use accept::{Accepted, Limits, accept};
 pub use kept::Kept;
 pub use subscriptions::Subscriptions;
+pub use will::{Due, Will};
 
-use super::codec::{DecodeError, Packet, PacketId, Publish, Reason, Subscribe, Unsubscribe, Version};
+use super::codec::{
+    DecodeError, Packet, PacketId, Properties, PropertyId, Publish, Reason, Subscribe, Unsubscribe, Version,
+};
 use inbound::{Inbound, Seen};
 use outbound::Outbound;
 
@@ -78,6 +82,8 @@ pub struct Session {
     version: Version,
     keep_alive_ms: Option<u64>,
     last_packet_ms: u64,
+    session_expiry_s: u32,
+    will: Option<Will>,
     pub inbound: Inbound,
     pub outbound: Outbound,
     pub subscriptions: Subscriptions,
@@ -90,6 +96,8 @@ impl Session {
             version: accepted.version,
             keep_alive_ms: accepted.keep_alive_ms(),
             last_packet_ms: now_ms,
+            session_expiry_s: accepted.session_expiry_s,
+            will: accepted.will.clone(),
             inbound: Inbound::new(accepted.version, limits.receive_maximum, kept),
             outbound: Outbound::new(accepted.client_receive_maximum),
             subscriptions: Subscriptions::new(limits.subscriptions_max),
@@ -132,7 +140,7 @@ impl Session {
             Packet::Subscribe(subscribe) => Ok(Action::Subscribe(subscribe)),
             Packet::Unsubscribe(unsubscribe) => Ok(Action::Unsubscribe(unsubscribe)),
             Packet::PingReq => Ok(Action::Send(Reply::Pong)),
-            Packet::Disconnect { .. } => Ok(Action::Goodbye),
+            Packet::Disconnect { reason, properties } => self.goodbye(reason, properties),
             // [MQTT-3.1.0-2]
             Packet::Connect(_) => Err(Violation::new(Reason::ProtocolError, "a second CONNECT")),
             // [MQTT-4.12.0-6]: no authentication method was agreed on.
@@ -157,6 +165,30 @@ impl Session {
             Seen::New => Ok(Action::Store(publish)),
             Seen::Before => Ok(Action::StoredBefore(id)),
         }
+    }
+
+    fn goodbye<'a>(&mut self, reason: u8, properties: Properties<'_>) -> Result<Action<'a>, Violation> {
+        if let Some(wanted) = properties.number(PropertyId::SessionExpiry) {
+            // 3.14.2.2.2: a session that was to end with the connection cannot be made to last.
+            if wanted > 0 && self.session_expiry_s == 0 {
+                return Err(Violation::new(
+                    Reason::ProtocolError,
+                    "a session expiry in DISCONNECT and none in CONNECT",
+                ));
+            }
+            // Never longer than was granted.
+            self.session_expiry_s = self.session_expiry_s.min(wanted);
+        }
+        // [MQTT-3.14.4-3]; 0x04 and all others leave the will to be published.
+        if reason == Reason::Success as u8 {
+            self.will = None;
+        }
+        Ok(Action::Goodbye)
+    }
+
+    /// The connection is over: the will that is left of it.
+    pub fn end(&mut self) -> Option<Due> {
+        Some(self.will.take()?.due(self.session_expiry_s))
     }
 
     fn not_found(&self) -> Reason {

@@ -1,7 +1,7 @@
 //! Traces of one session.
 
 use super::*;
-use crate::mqtt::codec::{Answer, Connect, Properties, Qos, Version, decode, frame};
+use crate::mqtt::codec::{Answer, Connect, Properties, Qos, Version, Will, decode, frame};
 
 fn id(n: u16) -> PacketId {
     PacketId::new(n).unwrap()
@@ -295,4 +295,79 @@ fn no_conversation_panics_or_outgrows_its_bounds() {
         }
     }
     assert!(actions > 2_000 && violations > 200, "{actions} actions, {violations} violations");
+}
+
+/// A client that has left a will with this delay, in a session that lasts so long.
+fn with_will(version: Version, delay_s: u32, session_expiry_s: u32) -> Session {
+    let delay = [&[0x18][..], &delay_s.to_be_bytes()].concat();
+    let expiry = [&[0x11][..], &session_expiry_s.to_be_bytes()].concat();
+    let (will_properties, properties) = match version {
+        Version::V4 => (Properties::NONE, Properties::NONE),
+        Version::V5 => (Properties::again(&delay), Properties::again(&expiry)),
+    };
+    let will =
+        Will { qos: Qos::AtLeastOnce, retain: false, properties: will_properties, topic: "gone", payload: b"bye" };
+    let asks = Connect { will: Some(will), properties, ..connect(version) };
+    let accepted = accept(&asks, &LIMITS, String::new).unwrap();
+    Session::new(&accepted, &LIMITS, &[], 0)
+}
+
+fn disconnect(reason: u8, properties: &[u8]) -> Packet<'_> {
+    Packet::Disconnect { reason, properties: Properties::again(properties) }
+}
+
+// The gateway took wills and published none.
+#[test]
+fn a_will_is_due_unless_the_client_says_goodbye() {
+    for version in [Version::V4, Version::V5] {
+        let due = with_will(version, 0, 0).end().expect("a will, as nothing was said");
+        let told = due.will.publish();
+        assert_eq!((told.topic, told.payload, told.qos, told.id), ("gone", &b"bye"[..], Qos::AtLeastOnce, None));
+        assert_eq!(due.delay_s, 0);
+
+        let mut s = with_will(version, 0, 0);
+        assert_eq!(s.handle(disconnect(0, &[]), 1), Ok(Action::Goodbye));
+        assert_eq!(s.end(), None);
+    }
+    for reason in [0x04, 0x80, 0x93] {
+        let mut s = with_will(Version::V5, 0, 0);
+        assert_eq!(s.handle(disconnect(reason, &[]), 1), Ok(Action::Goodbye));
+        assert!(s.end().is_some(), "{reason}: [MQTT-3.14.4-3] names reason 0 alone");
+        assert_eq!(s.end(), None, "once");
+    }
+    let mut s = with_will(Version::V5, 0, 0);
+    assert!(s.handle(Packet::Auth { reason: 0, properties: Properties::NONE }, 1).is_err());
+    assert!(s.end().is_some(), "a protocol error");
+}
+
+#[test]
+fn a_will_waits_for_its_delay_or_the_end_of_the_session_whichever_is_first() {
+    let delay = |asked, session| with_will(Version::V5, asked, session).end().map(|due| due.delay_s);
+    assert_eq!(delay(60, 600), Some(60));
+    assert_eq!(delay(60, 10), Some(10));
+    assert_eq!(delay(60, 0), Some(0));
+    assert_eq!(delay(u32::MAX, u32::MAX), Some(LIMITS.session_expiry_max_s), "bounded by what a session may last");
+    // The last word on the session counts, and it cannot be made longer than it was to be.
+    let expiry = |seconds: u32| [&[0x11][..], &seconds.to_be_bytes()].concat();
+    for (said, expected) in [(5, 5), (700, 60)] {
+        let mut s = with_will(Version::V5, 60, 600);
+        assert_eq!(s.handle(disconnect(0x04, &expiry(said)), 1), Ok(Action::Goodbye));
+        assert_eq!(s.end().map(|due| due.delay_s), Some(expected));
+    }
+    let mut s = with_will(Version::V5, 60, 0);
+    assert_eq!(s.handle(disconnect(0, &expiry(9)), 1).unwrap_err().reason, Reason::ProtocolError);
+    assert!(s.end().is_some(), "that was no goodbye");
+}
+
+#[test]
+fn a_will_that_is_retained_or_an_envelope_is_refused() {
+    let asks = |version, retain, properties| {
+        let will = Will { qos: Qos::AtMostOnce, retain, properties, topic: "gone", payload: b"" };
+        accept(&Connect { will: Some(will), ..connect(version) }, &LIMITS, String::new).map(|accepted| accepted.will)
+    };
+    assert_eq!(asks(Version::V5, true, Properties::NONE), Err(Reason::RetainNotSupported));
+    assert!(asks(Version::V4, true, Properties::NONE).unwrap().is_some(), "3.1.1 cannot be told: it is not retained");
+    let content_type = headwater_wire::CONTENT_TYPE;
+    let envelope = [&[0x03, 0, content_type.len() as u8][..], content_type.as_bytes()].concat();
+    assert_eq!(asks(Version::V5, false, Properties::again(&envelope)), Err(Reason::PayloadFormatInvalid));
 }

@@ -197,3 +197,74 @@ async fn p5_what_a_device_tells_of_its_losses_is_shown() {
     assert_eq!(devices.list()[0].losses.as_ref().map(|told| told["dropped_oldest"]), Some(7));
     assert_eq!(gateway.payloads("default").len(), 0);
 }
+
+/// Takes packets of so many bytes.
+async fn small(gateway: &Gateway, id: &str, packet_bytes_max: u32) -> (Client, Hello) {
+    let mut client = gateway.client().await;
+    let properties = [&[0x27][..], &packet_bytes_max.to_be_bytes()].concat();
+    client.send(&connect_with(5, true, id, &properties)).await;
+    assert_eq!(client.packet().await[0], 0x20);
+    client.send(&subscribe(5, 9, &format!("$headwater/d/{id}/#"), 1)).await;
+    client.expect(&[0x90, 4, 0, 9, 0, 1]).await;
+    let hello = client.packet().await;
+    (client, Hello::read(&payload_of(&hello, &format!("$headwater/d/{id}/hello"))).unwrap())
+}
+
+// A configuration larger than the device's Maximum Packet Size was taken with 200 and left out in silence; a command that
+// was ended as one that the device did not answer in time.
+#[tokio::test]
+async fn what_a_connected_device_cannot_take_is_refused_and_what_it_has_is_kept() {
+    use crate::mqtt::{NoAnswer, NotKept, Setting};
+    let gateway = Gateway::start().await;
+    let devices = gateway.mqtt.as_ref().unwrap().devices();
+    let (mut client, _) = small(&gateway, "d1", 512).await;
+    assert_eq!(devices.list()[0].packet_bytes_max, Some(512));
+    devices.keep("d1", Setting::Config, "period=5".into()).await.unwrap();
+    assert_eq!(payload_of(&client.packet().await, "$headwater/d/d1/config"), b"period=5");
+    let long = || bytes::Bytes::from(vec![b'x'; 600]);
+    let refused = devices.keep("d1", Setting::Config, long()).await.unwrap_err();
+    let NotKept::TooLarge(too_large) = refused else { panic!("{refused}") };
+    assert!(refused.to_string().contains("at most 512 bytes"), "{refused}");
+    let refused = devices.command("d1", long(), SOON).await.unwrap_err();
+    assert!(matches!(refused, NoAnswer::TooLarge(told) if told.takes == 512), "{refused}");
+    client.expect_silence().await;
+    // As long as it was told that it may be.
+    let fits = bytes::Bytes::from(vec![b'y'; too_large.payload_max]);
+    devices.keep("d1", Setting::Config, fits.clone()).await.unwrap();
+    let packet = client.packet().await;
+    assert!(packet.ends_with(&fits) && (510..=512).contains(&packet.len()), "{}", packet.len());
+    assert!(devices.list()[0].too_large.is_empty());
+    assert_eq!(small(&gateway, "d1", 512).await.1.waiting, 1);
+}
+
+#[tokio::test]
+async fn p5_what_is_kept_for_a_device_that_comes_and_cannot_take_it_is_told() {
+    use crate::mqtt::Setting;
+    let gateway = Gateway::start().await;
+    let devices = gateway.mqtt.as_ref().unwrap().devices();
+    devices.keep("d1", Setting::Config, vec![b'x'; 600].into()).await.unwrap();
+    devices.keep("d1", Setting::Log, "debug".into()).await.unwrap();
+    let (mut client, hello) = small(&gateway, "d1", 512).await;
+    assert_eq!(hello.waiting, 1, "what will not come is not announced");
+    assert_eq!(payload_of(&client.packet().await, "$headwater/d/d1/log"), b"debug");
+    assert_eq!(gateway.rejects("device_too_small"), 1);
+    let told = devices.list().remove(0);
+    assert_eq!(told.too_large.into_iter().collect::<Vec<_>>(), [("config", 600 + 2 + 22 + 1 + 3)]);
+    assert_eq!(told.packet_bytes_max, Some(512));
+    // A larger one is the same device with more room: it gets what was kept all the time.
+    let (mut client, hello) = small(&gateway, "d1", 4_096).await;
+    assert_eq!(hello.waiting, 2);
+    assert!(client.packet().await.ends_with(&[b'x'; 600]));
+    assert!(devices.list()[0].too_large.is_empty());
+    // Away again, it is known what it takes; an empty one takes the mark away.
+    drop(small(&gateway, "d1", 512).await);
+    let gone = async {
+        while devices.list()[0].connected {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(SOON, gone).await.unwrap();
+    assert!(devices.list()[0].too_large.contains_key("config"));
+    devices.keep("d1", Setting::Config, "".into()).await.unwrap();
+    assert!(devices.list()[0].too_large.is_empty());
+}

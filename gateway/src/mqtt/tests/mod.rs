@@ -9,5 +9,6 @@ mod harness;
 mod memory;
 mod protocol;
 mod subscribers;
+mod wills;
 mod with_rumqttc;
 mod with_tls;
