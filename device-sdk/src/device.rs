@@ -89,8 +89,7 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
         Ok(device)
     }
 
-    /// Runs for ever. Whoever drops it while it runs, and then calls it or [`Device::flush`] again, finds that it goes on;
-    /// only a batch that was on its way into flash in that moment may be stored twice.
+    /// Runs for ever. Whoever drops it while it runs, and then calls it or [`Device::flush`] again, finds that it goes on.
     pub async fn run(&mut self, app: &mut impl Downlink) {
         self.serve(app, Until::Ever).await;
     }

@@ -112,6 +112,14 @@ impl Loaded {
     }
 }
 
+/// A frame of which nobody knows whether it is there.
+#[derive(Clone, Copy, Debug)]
+struct Torn {
+    at: u32,
+    first: u64,
+    count: u16,
+}
+
 /// A place between two frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cursor {
@@ -149,6 +157,8 @@ pub struct Outbox<F> {
     unmarked_bytes: u64,
     /// Numbers of frames that the flash did not write: they are missing, and no record is.
     given_up: u64,
+    /// The frame that was being written when the flash failed, or whoever waited for it went away.
+    torn: Option<Torn>,
     counters: Counters,
     seed: u64,
     /// The number of the next record when the outbox was opened.
@@ -227,6 +237,14 @@ impl<F: NorFlash> Outbox<F> {
         if length > self.body_max() || length > usize::from(u16::MAX) || count == 0 {
             return Err(Error::TooLong);
         }
+        let body = buffer.get(HEAD_ROOM..HEAD_ROOM + length).ok_or(Error::TooLong)?;
+        let content = Content::Records { kind, count };
+        if let Some(torn) = self.torn
+            && let Some(there) = apart!(self.settle(torn))
+            && there.sum == FrameHead::new(self.newest.number, torn.first, there.alone, content, body).sum
+        {
+            return Ok(Some(torn.first));
+        }
         let mark = Self::padded(FRAME_HEAD_BYTES + MARK_BYTES);
         if self.write_at as usize + frame + mark > Self::PAGE || self.newest.epoch != self.epoch {
             match self.open_page().await {
@@ -238,9 +256,8 @@ impl<F: NorFlash> Outbox<F> {
             }
         }
         let first = self.next;
-        let body = buffer.get(HEAD_ROOM..HEAD_ROOM + length).ok_or(Error::TooLong)?;
         let alone = self.head.number == first;
-        let head = FrameHead::new(self.newest.number, first, alone, Content::Records { kind, count }, body);
+        let head = FrameHead::new(self.newest.number, first, alone, content, body);
         let start = HEAD_ROOM - FRAME_HEAD_BYTES;
         let bytes = buffer.get_mut(start..start + frame).ok_or(Error::TooLong)?;
         if let Some(padding) = bytes.get_mut(FRAME_HEAD_BYTES + length..) {
@@ -251,22 +268,40 @@ impl<F: NorFlash> Outbox<F> {
         }
         // The numbers are given before the flash is asked: it may say no to what it has done.
         self.next = self.next.wrapping_add(u64::from(count));
-        let at = self.write_at;
+        let torn = Torn { at: self.write_at, first, count };
+        self.torn = Some(torn);
+        self.given_up += u64::from(count);
         let written = apart!(self.program(bytes));
-        if written.is_err() && !matches!(self.look(self.newest.number, at, first).await, Seen::Frame(..)) {
-            // The record is not lost: whoever made it still has it. What is missing is its number.
-            if alone {
-                self.head = self.end();
-                self.sent = self.head;
-            } else {
-                self.given_up += u64::from(count);
-            }
+        if written.is_err() && apart!(self.settle(torn)).is_none() {
             return written.map(|()| None);
         }
+        self.written(count);
         if alone {
             (self.marked, self.unmarked_bytes) = (first, 0);
         }
         Ok(Some(first))
+    }
+
+    /// Looks whether the frame is there after all. If not, no record is lost: whoever made it still has it, and only its numbers
+    /// are missing.
+    async fn settle(&mut self, torn: Torn) -> Option<FrameHead> {
+        if let Seen::Frame(head, _) = self.look(self.newest.number, torn.at, torn.first).await {
+            self.written(torn.count);
+            return Some(head);
+        }
+        self.torn = None;
+        if self.head.number == torn.first {
+            self.head = self.end();
+            self.sent = self.head;
+            self.given_up = 0;
+        }
+        None
+    }
+
+    fn written(&mut self, count: u16) {
+        if self.torn.take().is_some() {
+            self.given_up = self.given_up.saturating_sub(u64::from(count));
+        }
     }
 
     /// So many numbers are missing: records of damaged frames, but for numbers that no record has.

@@ -67,6 +67,7 @@ impl<F: NorFlash> Outbox<F> {
             marked: 0,
             unmarked_bytes: 0,
             given_up: 0,
+            torn: None,
             counters: Default::default(),
             seed,
             opened: 1,
