@@ -28,9 +28,12 @@ use mount::Seen;
 /// a multiple of 8 in it, because some drivers copy what is not aligned.
 pub const HEAD_ROOM: usize = 24 + FRAME_HEAD_BYTES;
 
-/// One byte in so many may go into marks: with more than that a record of 86 bytes on words of 32 would cost one and a
-/// half times its length.
-const MARK_SHARE: u64 = 256;
+/// Before sleep a mark is due when so many times its length was programmed since the last one: once if the page stays below
+/// [`WEAR_MAX`] with it, and else, as records are short for their words, at last.
+const MARK_SHARE: (u32, u32) = (16, 256);
+/// Bytes programmed for each byte of bodies, in fortieths: of records of 64 bytes and more, which have a byte or two of length
+/// in front of them, it is less than one and a half.
+const WEAR_MAX: u32 = 59;
 
 /// The longest word that flash may want to be programmed in.
 pub const WORD_BYTES_MAX: usize = 64;
@@ -153,8 +156,9 @@ pub struct Outbox<F> {
     sent: Cursor,
     /// What the last mark or page says of the head.
     marked: u64,
-    /// Programmed since then.
-    unmarked_bytes: u64,
+    /// Where that stands in the newest page, and how many bytes of bodies that page has.
+    marked_at: u32,
+    bodies: u32,
     /// Numbers of frames that the flash did not write: they are missing, and no record is.
     given_up: u64,
     /// The frame that was being written when the flash failed, or whoever waited for it went away.
@@ -276,8 +280,9 @@ impl<F: NorFlash> Outbox<F> {
             return written.map(|()| None);
         }
         self.written(count);
+        self.bodies += length as u32;
         if alone {
-            (self.marked, self.unmarked_bytes) = (first, 0);
+            (self.marked, self.marked_at) = (first, self.write_at);
         }
         Ok(Some(first))
     }
@@ -325,7 +330,6 @@ impl<F: NorFlash> Outbox<F> {
         self.flash.write(at, bytes).await?;
         self.write_at = write_at + bytes.len() as u32;
         self.counters.programmed_bytes += bytes.len() as u64;
-        self.unmarked_bytes += bytes.len() as u64;
         Ok(())
     }
 
@@ -424,15 +428,15 @@ impl<F: NorFlash> Outbox<F> {
         self.release(through.min(end.wrapping_sub(1))).await
     }
 
-    /// Before sleep. `greeted` says that a hello will tell again what was released. Then nothing is written if all is, as the
-    /// next frame says so; and else only now and then, so that wear stays what it is, and a full ring that has no gateway
-    /// for long does not count too many records as lost that were not.
+    /// Before sleep. `greeted` says that a hello will tell again what was released. Then it is written down only now and then,
+    /// so that wear stays what it is, and a device that finds no gateway when it wakes, or a full ring, does not take too
+    /// many records for undelivered that were not.
     pub(crate) async fn rest(&mut self, greeted: bool) -> Result<(), Error<F::Error>> {
-        let mark = Self::padded(FRAME_HEAD_BYTES + MARK_BYTES) as u64;
-        if greeted && (self.is_empty() || self.unmarked_bytes < MARK_SHARE * mark) {
-            return Ok(());
-        }
-        self.mark().await
+        let mark = Self::padded(FRAME_HEAD_BYTES + MARK_BYTES) as u32;
+        let unmarked = self.write_at.saturating_sub(self.marked_at);
+        let fits = (self.write_at + mark).saturating_mul(40) <= self.bodies.saturating_mul(WEAR_MAX);
+        let is_due = unmarked >= mark * if fits { MARK_SHARE.0 } else { MARK_SHARE.1 };
+        if is_due || !greeted { self.mark().await } else { Ok(()) }
     }
 
     /// Writes down what was released, so that a reset does not ask for it again: before the first frame of another epoch is
@@ -455,7 +459,7 @@ impl<F: NorFlash> Outbox<F> {
             place.copy_from_slice(&body);
         }
         apart!(self.program(bytes.get(..frame).unwrap_or_default()))?;
-        (self.marked, self.unmarked_bytes) = (self.head.number, 0);
+        (self.marked, self.marked_at) = (self.head.number, self.write_at);
         Ok(())
     }
 
@@ -480,7 +484,7 @@ impl<F: NorFlash> Outbox<F> {
         self.counters.erases += 1;
         self.write_at = 0;
         apart!(self.program(bytes.get(..length).unwrap_or_default()))?;
-        (self.marked, self.unmarked_bytes) = (head.head, 0);
+        (self.marked, self.marked_at, self.bodies) = (head.head, self.write_at, 0);
         if self.head.number == self.next {
             self.head = self.end();
         }

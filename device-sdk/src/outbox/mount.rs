@@ -65,7 +65,8 @@ impl<F: NorFlash> Outbox<F> {
             head: nowhere,
             sent: nowhere,
             marked: 0,
-            unmarked_bytes: 0,
+            marked_at: 0,
+            bodies: 0,
             given_up: 0,
             torn: None,
             counters: Default::default(),
@@ -129,19 +130,20 @@ impl<F: NorFlash> Outbox<F> {
         let (mut clean, mut head) = (true, page.head);
         let mut at = Self::padded(PAGE_HEAD_BYTES) as u32;
         self.next = page.first;
+        self.marked_at = at;
         loop {
             match self.look(page.number, at, self.next).await {
                 Seen::Frame(frame, first) => {
                     let length = usize::from(frame.length);
-                    if frame.content == Content::Mark {
-                        head = head.max(first);
-                    } else {
-                        if frame.alone {
-                            head = head.max(first);
-                        }
-                        self.next = first.wrapping_add(u64::from(frame.count()));
-                    }
                     at += Self::padded(FRAME_HEAD_BYTES + length) as u32;
+                    if frame.alone || frame.content == Content::Mark {
+                        head = head.max(first);
+                        self.marked_at = at;
+                    }
+                    if frame.content != Content::Mark {
+                        self.next = first.wrapping_add(u64::from(frame.count()));
+                        self.bodies += u32::from(frame.length);
+                    }
                 }
                 Seen::Blank => break,
                 Seen::Damage => {

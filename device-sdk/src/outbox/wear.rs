@@ -17,6 +17,8 @@ enum Life {
     Connected,
     /// [`Device::flush`](crate::Device::flush): all is delivered before each sleep.
     Asleep,
+    /// The same, out of a sleep that comes back through a reset.
+    AsleepWithAReset,
     /// The same with a gateway that is always late with the last frame.
     AsleepWithARest,
     /// The same with a broker, which greets nobody.
@@ -28,14 +30,21 @@ enum Life {
 fn wear<const W: usize, const P: usize>(life: Life, records: u16, length: usize) -> (f64, u64) {
     const PAGES: usize = 2;
     let flash = FlashSim::<W, P>::new(PAGES);
-    let opened = Outbox::open(flash, 0..(PAGES * P) as u32, WhenFull::Refuse, 1);
-    let mut outbox = block_on(opened).unwrap();
-    let (made, mut payload) = (outbox.flash().erased[0], 0);
+    let range = 0..(PAGES * P) as u32;
+    let mut outbox = block_on(Outbox::open(flash, range.clone(), WhenFull::Refuse, 1)).unwrap();
+    let (made, mut payload, mut programmed, mut unsure) = (outbox.flash().erased[0], 0, 0, 0);
     let mut buffer = [0; HEAD_ROOM + 2 * KIB + WORD_BYTES_MAX];
     let body = usize::from(records) * (length + if length < 128 { 1 } else { 2 });
     loop {
         if outbox.flash().erased.iter().all(|erases| erases - made >= 1) && payload > 20_000 {
             break;
+        }
+        if life == Life::AsleepWithAReset {
+            programmed += outbox.counters().programmed_bytes;
+            let flash = outbox.flash().after_reset();
+            outbox = block_on(Outbox::open(flash, range.clone(), WhenFull::Refuse, 1)).unwrap();
+            // Until the hello comes it does not know that these were delivered.
+            unsure = unsure.max(outbox.len() * length as u64);
         }
         let first = block_on(outbox.append(Kind::Plain, records, &mut buffer, body)).unwrap().unwrap();
         payload += usize::from(records) * length;
@@ -45,7 +54,10 @@ fn wear<const W: usize, const P: usize>(life: Life, records: u16, length: usize)
             block_on(outbox.rest(life != Life::AsleepAtABroker)).unwrap();
         }
     }
-    let programmed = outbox.counters().programmed_bytes;
+    programmed += outbox.counters().programmed_bytes;
+    // So much programmed flash may hold what was delivered and does not say so, until the hello does.
+    let most = 2 * MARK_SHARE.1 as usize * Outbox::<FlashSim<W, P>>::padded(FRAME_HEAD_BYTES + MARK_BYTES);
+    assert!(unsure as usize <= most, "{life:?}, {length} bytes on words of {W}: {unsure} bytes");
     let flash = outbox.flash();
     assert_eq!(flash.programmed, programmed, "counted as it was");
     let spread = flash.erased.iter().max().unwrap() - flash.erased.iter().min().unwrap();
@@ -67,19 +79,26 @@ fn worst<const W: usize, const P: usize>(life: Life, lengths: impl Iterator<Item
 #[test]
 fn wear_is_under_one_and_a_half_for_every_length_on_every_word_also_with_a_sleep_behind_each_record() {
     let mut told = Vec::<String>::new();
+    let mut tell = |life: Life, word: usize, (ratio, length): (f64, usize)| {
+        told.push(format!("{life:?}, words of {word}: {ratio:.4} at the worst, with records of {length} bytes"));
+        assert!(ratio < BOUND, "{told:#?}");
+    };
+    // Pages are the smallest that there are with such words, or smaller: their heads count the more.
     for life in [Life::Connected, Life::Asleep, Life::AsleepWithARest] {
-        for (word, (ratio, length)) in [
-            // Pages are the smallest that there are with such words, or smaller: their heads count the more.
-            (1, worst::<1, { 4 * KIB }>(life, 64..=512)),
-            (4, worst::<4, { 4 * KIB }>(life, 64..=512)),
-            (8, worst::<8, { 2 * KIB }>(life, 64..=512)),
-            (16, worst::<16, { 8 * KIB }>(life, 64..=512)),
-            (32, worst::<32, { 16 * KIB }>(life, 65..=512)),
-        ] {
-            told.push(format!("{life:?}, words of {word}: {ratio:.4} at the worst, with records of {length} bytes"));
-            assert!(ratio < BOUND, "{told:#?}");
-        }
+        tell(life, 1, worst::<1, { 4 * KIB }>(life, 64..=512));
+        tell(life, 4, worst::<4, { 4 * KIB }>(life, 64..=512));
+        tell(life, 8, worst::<8, { 2 * KIB }>(life, 64..=512));
+        tell(life, 16, worst::<16, { 8 * KIB }>(life, 64..=512));
+        tell(life, 32, worst::<32, { 16 * KIB }>(life, 65..=512));
     }
+    // Each start reads the newest page: that takes its time, so not every length, but the worst of those above.
+    let life = Life::AsleepWithAReset;
+    let lengths = || [66, 70, 86, 118].into_iter().chain((65..=512).step_by(9));
+    tell(life, 1, worst::<1, { 2 * KIB }>(life, lengths()));
+    tell(life, 4, worst::<4, { 2 * KIB }>(life, lengths()));
+    tell(life, 8, worst::<8, { 2 * KIB }>(life, lengths()));
+    tell(life, 16, worst::<16, { 4 * KIB }>(life, lengths()));
+    tell(life, 32, worst::<32, { 16 * KIB }>(life, lengths()));
     println!("{}", told.join("\n"));
 }
 
@@ -93,7 +112,7 @@ fn a_record_of_64_bytes_alone_on_words_of_32_takes_the_least_that_can_be_and_two
         let (two, _) = wear::<32, { 128 * KIB }>(life, 2, 64);
         println!("{life:?}, 64 bytes on words of 32: {alone:.4} alone in a frame, {two:.4} two a frame");
         assert!(alone >= least && alone < least * bound, "{life:?}: {alone}");
-        assert!(two < 1.27, "{life:?}: {two}");
+        assert!(two < 1.32, "{life:?}: {two}");
     }
 }
 

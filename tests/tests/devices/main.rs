@@ -6,6 +6,7 @@
 mod board;
 mod contract;
 mod fleet;
+mod lives;
 mod ota;
 mod picture;
 mod readings;
