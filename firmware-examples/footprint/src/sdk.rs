@@ -4,11 +4,11 @@ use embassy_futures::join::join;
 use embassy_net::tcp::TcpSocket;
 use embassy_sync::blocking_mutex::raw::CriticalSectionRawMutex;
 use embassy_time::{Duration, Instant, Ticker};
+#[cfg(feature = "sdk-blobs")]
+use headwater_device::Blob;
 use headwater_device::outbox::{Outbox, WhenFull};
 #[cfg(feature = "sdk")]
 use headwater_device::{Column, ColumnType};
-#[cfg(feature = "sdk-blobs")]
-use headwater_device::Blob;
 use headwater_device::{Config, Device, Downlink, Recorder, Transport, memory_bytes};
 use static_cell::StaticCell;
 
