@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_millis(3_500);
 /// others beside it had 31 and 42; what comes on top of another fault proves something as well, but something else.
 const AT_WORK_MIN: (usize, usize) = (5, 4);
 /// What is left when the records are made: connecting, and sending what has gathered.
-const REST_BOUND: Duration = Duration::from_secs(120);
+const REST_BOUND: Duration = Duration::from_secs(240);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Act {
