@@ -37,6 +37,8 @@ pub struct Ready {
     pub tags: Vec<(String, String)>,
     /// The producer's own name for it: its first time, in milliseconds, as it came.
     pub timecode_ms: i64,
+    /// For the preview: the last of them may have come together with the fragment's end.
+    pub frames: Vec<Frame>,
 }
 
 #[derive(Clone, Debug)]
@@ -199,7 +201,8 @@ impl Cutter {
             head_id,
             delay_ms,
         };
-        steps.push(Step::Done(Box::new(Ready { media, bytes: bytes.into(), tags: fragment.tags, timecode_ms })));
+        let Fragment { tags, frames, .. } = fragment;
+        steps.push(Step::Done(Box::new(Ready { media, bytes: bytes.into(), tags, timecode_ms, frames })));
     }
 
     fn head_of(&mut self, fragment: &Fragment) -> Head {

@@ -119,8 +119,10 @@ impl Producer {
                     tracing::warn!(stream = %self.camera.name(), %error, "a fragment was dropped");
                     self.tell(Ack::Error { timecode_ms, id, code });
                 }
-                Step::Done(ready) => {
-                    live.end(self.preview, ready.media.start_ms.saturating_sub(ready.timecode_ms));
+                Step::Done(mut ready) => {
+                    let frames = std::mem::take(&mut ready.frames);
+                    live.end(self.preview, &frames, ready.media.start_ms.saturating_sub(ready.timecode_ms));
+                    drop(frames);
                     let taken = self.ready.send(*ready).await;
                     taken.map_err(|_| ProducerError::Keep("the log does not take them".into()))?;
                 }
