@@ -29,11 +29,20 @@ pub struct Entry {
     pub delay_ms: u16,
     /// It does not continue the one before it.
     pub discontinuity: bool,
+    /// Discontinuities up to this fragment, itself included: what a live playlist says of those that have left it. Never
+    /// fewer after a restart, since counting begins at the number of the first that is kept.
+    pub breaks: u32,
 }
 
 impl Entry {
     pub fn end_ms(&self) -> i64 {
         self.start_ms.saturating_add(i64::from(self.duration_ms))
+    }
+
+    /// Whether `next` goes on where this one ends, as far as their times and tracks say.
+    pub fn joins(&self, next: &Entry) -> bool {
+        let hole = next.start_ms.saturating_sub(self.end_ms());
+        next.head_id == self.head_id && (-OVERLAP_MS..=HOLE_MS).contains(&hole)
     }
 
     /// Number of the record behind it.
@@ -73,12 +82,14 @@ pub struct Index {
     cut: bool,
     /// Ordinal of the first entry.
     first: u64,
+    /// Of the newest that was entered.
+    breaks: u32,
     open: Option<Open>,
 }
 
 impl Index {
     pub fn new(entries_max: usize) -> Index {
-        Index { entries: VecDeque::new(), entries_max: entries_max.max(1), cut: false, first: 0, open: None }
+        Index { entries: VecDeque::new(), entries_max: entries_max.max(1), cut: false, first: 0, breaks: 0, open: None }
     }
 
     /// How many it may hold from now on.
@@ -109,6 +120,7 @@ impl Index {
             parts: media.parts,
             delay_ms: media.delay_ms,
             discontinuity: media.discontinuity,
+            breaks: 0,
         };
         match (media.part, self.open.take()) {
             (0, _) if media.parts == 1 => self.push(entry),
@@ -125,13 +137,17 @@ impl Index {
 
     fn push(&mut self, mut entry: Entry) {
         match self.entries.back() {
-            None if self.first == 0 => self.first = entry.number,
-            None => {}
+            None if self.first == 0 => {
+                self.first = entry.number;
+                entry.breaks = entry.number as u32;
+            }
+            None => entry.breaks = self.breaks.wrapping_add(1),
             Some(last) => {
-                let hole = entry.start_ms.saturating_sub(last.end_ms());
-                entry.discontinuity |= entry.head_id != last.head_id || !(-OVERLAP_MS..=HOLE_MS).contains(&hole);
+                entry.discontinuity |= !last.joins(&entry);
+                entry.breaks = last.breaks.wrapping_add(u32::from(entry.discontinuity));
             }
         }
+        self.breaks = entry.breaks;
         self.entries.push_back(entry);
         if self.entries.len() > self.entries_max {
             self.cut = true;
@@ -193,6 +209,11 @@ impl Index {
     /// Ordinal of the first fragment behind a record.
     pub fn behind(&self, number: Number) -> u64 {
         self.first + self.entries.partition_point(|entry| entry.number <= number) as u64
+    }
+
+    /// Fragments that begin within a range of time, in the order they came: a producer's clock may go anywhere.
+    pub fn within(&self, by: By, from_ms: i64, to_ms: i64) -> impl Iterator<Item = (u64, &Entry)> {
+        self.all().filter(move |(_, entry)| (from_ms..=to_ms).contains(&by.ms(entry)))
     }
 
     /// The first fragment at or behind a time.
@@ -285,6 +306,8 @@ mod tests {
         let index = index(&[(1, 0, 1, 0), (2, 0, 1, 1200), (3, 0, 1, 9_000), (4, 0, 1, 5_000)]);
         let breaks: Vec<_> = index.all().map(|(_, entry)| entry.discontinuity).collect();
         assert_eq!(breaks, [false, false, true, true]);
+        let counted: Vec<_> = index.all().map(|(_, entry)| entry.breaks).collect();
+        assert_eq!(counted, [1, 1, 2, 3]);
         assert_eq!(ranges(index.all().map(|(_, entry)| entry), 10), [(0, 2_200), (5_000, 6_000), (9_000, 10_000)]);
         assert_eq!(ranges(index.all().map(|(_, entry)| entry), 1), [(0, 10_000)], "the smallest holes are closed first");
         assert_eq!(index.first_at(By::Producer, 8_000).unwrap().1.number, 3);

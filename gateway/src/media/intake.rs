@@ -39,6 +39,8 @@ pub struct Ready {
     pub thin: Option<Box<Ready>>,
     /// The producer's own name for it: its first time, in milliseconds, as it came.
     pub timecode_ms: i64,
+    /// For the preview: the last of them may have come together with the fragment's end.
+    pub frames: Vec<Frame>,
 }
 
 #[derive(Clone, Debug)]
@@ -242,7 +244,8 @@ impl Cutter {
             head_id,
             delay_ms,
         };
-        Ready { media, bytes: bytes.into(), tags: fragment.tags, thin: None, timecode_ms }
+        let Fragment { tags, frames, .. } = fragment;
+        Ready { media, bytes: bytes.into(), tags, thin: None, timecode_ms, frames }
     }
 
     fn head_of(&mut self, fragment: &Fragment) -> Head {

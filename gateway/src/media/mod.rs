@@ -18,12 +18,15 @@ mod index;
 mod intake;
 mod keep;
 mod live;
+mod manifest;
 mod marks;
 mod op;
 mod pages;
 mod pictures;
 mod play;
 mod producer;
+mod session;
+mod sessions;
 mod shape;
 mod stream;
 #[cfg(test)]
@@ -225,6 +228,10 @@ impl Media {
         blocking(move || log.delete_stream(&stream)).await??;
         let mut batch = Batch::new();
         batch.put_state(Table::Media, settings_key(name), None);
+        // A stream of the same name begins without the marks of this one.
+        for (key, _) in self.inner.log.state_scan(Table::Media, marks::prefix(name).as_bytes()) {
+            batch.put_state(Table::Media, key, None);
+        }
         self.commit(&mut batch).await
     }
 

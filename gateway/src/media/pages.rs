@@ -7,7 +7,7 @@
 use super::Media;
 use super::archive::Select;
 use super::clip;
-use super::index;
+use super::index::{self, By};
 use super::marks::NewMark;
 use super::pictures::{Format, Wanted};
 use super::play::{self, LIVE_FRAGMENTS, Links, Shape};
@@ -59,14 +59,14 @@ impl Guest for ConsoleDoor {
 }
 
 /// What stands behind the question mark.
-struct Query<'a>(&'a str);
+pub struct Query<'a>(pub &'a str);
 
 impl Query<'_> {
-    fn text(&self, name: &str) -> Option<&str> {
+    pub fn text(&self, name: &str) -> Option<&str> {
         self.0.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
     }
 
-    fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Refusal> {
+    pub fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Refusal> {
         let wrong = || Refusal::invalid(format!("{name} is a number, as in ?{name}=1767225600000"));
         self.text(name).map(|text| text.parse().map_err(|_| wrong())).transpose()
     }
@@ -138,7 +138,7 @@ impl Media {
         if query.text("ll") == Some("0") {
             let entries = play::newest(&*camera.archive.index().await?, LIVE_FRAGMENTS);
             let target_s = camera.target_s(play::longest_s(&entries));
-            let shape = Shape { kind: hls::Kind::Live, ended: false, breaks: true, dates: true };
+            let shape = Shape { kind: hls::Kind::Live, ended: false, breaks: true, dates: Some(By::Producer) };
             return Ok(text(PLAYLIST, play::playlist(&entries, shape, Links::Plain, target_s)));
         }
         let wanted: Option<u64> = query.number("_HLS_msn")?;
@@ -288,7 +288,7 @@ async fn recorded(camera: &Camera, query: &Query<'_>) -> Result<Response<Body>, 
     if entries.is_empty() {
         return Err(Refusal::new(Kind::NotFound, "Nothing is recorded of that time"));
     }
-    let shape = Shape { kind: hls::Kind::Vod, ended: true, breaks: true, dates: true };
+    let shape = Shape { kind: hls::Kind::Vod, ended: true, breaks: true, dates: Some(By::Producer) };
     Ok(text(PLAYLIST, play::playlist(&entries, shape, Links::Plain, 1)))
 }
 

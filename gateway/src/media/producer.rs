@@ -126,8 +126,10 @@ impl Producer {
                     tracing::warn!(stream = %self.camera.name(), %error, "a fragment was dropped");
                     self.tell(Ack::Error { timecode_ms, id, code });
                 }
-                Step::Done(ready) => {
-                    live.end(self.preview, ready.media.start_ms.saturating_sub(ready.timecode_ms));
+                Step::Done(mut ready) => {
+                    let frames = std::mem::take(&mut ready.frames);
+                    live.end(self.preview, &frames, ready.media.start_ms.saturating_sub(ready.timecode_ms));
+                    drop(frames);
                     let charge = std::mem::take(&mut self.charge);
                     let taken = self.ready.send((*ready, charge)).await;
                     taken.map_err(|_| ProducerError::Keep("the log does not take them".into()))?;
