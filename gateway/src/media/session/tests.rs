@@ -31,7 +31,7 @@ fn session(mode: Mode, clock: &Clock) -> Session {
 
 /// Fragments of a second each that begin at these times.
 fn index(starts_ms: &[i64]) -> Index {
-    let mut index = Index::default();
+    let mut index = Index::new(1_000);
     for (at, start_ms) in starts_ms.iter().enumerate() {
         let media = Media {
             part: 0,
