@@ -6,7 +6,7 @@
 //! holds both clocks: within one boot its age is judged by the clock that never jumps.
 
 use super::index::{By, Entry, Index};
-use crate::clock::{Clock, Now};
+use crate::clock::Now;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
@@ -70,9 +70,8 @@ pub struct Issued {
 }
 
 impl Issued {
-    pub fn now(clock: &Clock) -> Issued {
-        let Now { wall_ms, mono_ms, .. } = clock.now();
-        Issued { wall_ms, mono_ms, boot: clock.boot_id() as u64 }
+    pub fn new(now: Now, boot_id: u128) -> Issued {
+        Issued { wall_ms: now.wall_ms, mono_ms: now.mono_ms, boot: boot_id as u64 }
     }
 
     /// Milliseconds from `self` to `now`.

@@ -15,7 +15,8 @@ use crate::http::Body;
 use crate::log::{Batch, Table};
 use headwater_video::hls;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL,
+    CONTENT_TYPE,
 };
 use http::{HeaderValue, Method, Response, StatusCode, request};
 use ring::hmac;
@@ -82,9 +83,11 @@ impl Media {
     }
 
     async fn show(&self, (protocol, page): (Protocol, Page), query: &Query<'_>) -> Result<Response<Body>, Refusal> {
-        let token = query.text("SessionToken").ok_or_else(|| denied("a SessionToken is required: ask for a new URL"))?;
-        let key = self.session_key_if_any()?.ok_or_else(|| denied(&super::session::SessionError::Foreign.to_string()))?;
-        let now = Issued::now(&self.inner.clock);
+        let token =
+            query.text("SessionToken").ok_or_else(|| denied("a SessionToken is required: ask for a new URL"))?;
+        let key =
+            self.session_key_if_any()?.ok_or_else(|| denied(&super::session::SessionError::Foreign.to_string()))?;
+        let now = self.issued();
         let session = Session::open(&key, token, &now).map_err(|error| denied(&error.to_string()))?;
         if session.protocol != protocol {
             return Err(denied("the SessionToken is of another kind of session"));
@@ -117,7 +120,8 @@ impl Media {
             }
             Page::Init => {
                 let head = query.text("Head").and_then(|id| u64::from_str_radix(id, 16).ok());
-                let head = head.ok_or_else(|| Refusal::invalid("Head names the init segment, as the playlist has it"))?;
+                let head =
+                    head.ok_or_else(|| Refusal::invalid("Head names the init segment, as the playlist has it"))?;
                 Ok(media(match query.number("Track")? {
                     Some(track) => camera.track_init(head, track).await?,
                     None => camera.init_segment(head).await?,
@@ -128,6 +132,10 @@ impl Media {
                 Ok(media(fragment(&camera, &session, query).await?))
             }
         }
+    }
+
+    pub(super) fn issued(&self) -> Issued {
+        Issued::new(self.inner.clock.now(), self.inner.clock.boot_id())
     }
 
     /// The key of sessions, made by whoever needs it first.
@@ -181,7 +189,10 @@ async fn fragment(camera: &Camera, session: &Session, query: &Query<'_>) -> Resu
             Protocol::Hls => query.number("FragmentNumber")?.and_then(|number| index.by_number(number)).copied(),
             Protocol::Dash => {
                 let start = query.number("Time")?.and_then(manifest::start_ms);
-                let mut fits = index.all().map(|(_, entry)| entry).filter(|entry| Some(entry.start_ms) == start && session.covers(entry));
+                let mut fits = index
+                    .all()
+                    .map(|(_, entry)| entry)
+                    .filter(|entry| Some(entry.start_ms) == start && session.covers(entry));
                 // Of what a producer sent again a recorded session has the first, a live one the last.
                 if session.mode == Mode::Live { fits.next_back() } else { fits.next() }.copied()
             }

@@ -60,7 +60,9 @@ mod tests {
     /// The table of docs/video.md.
     fn table() -> String {
         let mut rows: Vec<(&str, &str, &str, &str)> = Vec::new();
-        rows.extend(OPERATIONS.iter().map(|operation| (operation.service, operation.name, "yes", note(operation.name))));
+        rows.extend(
+            OPERATIONS.iter().map(|operation| (operation.service, operation.name, "yes", note(operation.name))),
+        );
         rows.extend(REFUSED.iter().map(|(name, _, why)| ("kinesisvideo", *name, "no", *why)));
         rows.sort_unstable_by_key(|(service, name, ..)| (*service != "kinesisvideo", *service, *name));
         let mut text = String::from("| client | operation | answered | |\n|---|---|---|---|\n");

@@ -97,7 +97,9 @@ async fn image(call: &Call<'_>, camera: &Camera, by: By, at_ms: i64, wanted: Wan
     };
     let within_ms = at_ms.saturating_sub(by.ms(&entry));
     match call.media.inner.decoder.picture(&entry, &stored, entry.start_ms.saturating_add(within_ms), wanted).await {
-        Ok(picture) => Ok(Image { time_stamp: Moment(at_ms), error: None, image_content: Some(STANDARD.encode(picture)) }),
+        Ok(picture) => {
+            Ok(Image { time_stamp: Moment(at_ms), error: None, image_content: Some(STANDARD.encode(picture)) })
+        }
         // Without a decoder there is no picture at all, and somebody has to hear what to install.
         Err(refusal) if refusal.kind == Kind::NoDecoder => Err(refusal),
         Err(refusal) => {
@@ -143,7 +145,8 @@ impl Request {
         for (key, value) in &self.format_config {
             let right = format == Format::Jpeg && key == "JPEGQuality";
             let value = value.parse().ok().filter(|quality| right && (1..=100).contains(quality));
-            quality = value.ok_or_else(|| Refusal::invalid("FormatConfig has JPEGQuality, 1 to 100, and is for JPEG"))?;
+            quality =
+                value.ok_or_else(|| Refusal::invalid("FormatConfig has JPEGQuality, 1 to 100, and is for JPEG"))?;
         }
         let fits = |pixels: Option<u32>, most: u32| pixels.is_none_or(|pixels| (1..=most).contains(&pixels));
         if !fits(self.width_pixels, WIDTH_MAX) || !fits(self.height_pixels, HEIGHT_MAX) {
@@ -164,7 +167,9 @@ mod tests {
     use super::*;
 
     fn request(more: &str) -> Request {
-        let body = format!(r#"{{"StreamName":"c","ImageSelectorType":"PRODUCER_TIMESTAMP","StartTimestamp":10,"EndTimestamp":20{more}}}"#);
+        let body = format!(
+            r#"{{"StreamName":"c","ImageSelectorType":"PRODUCER_TIMESTAMP","StartTimestamp":10,"EndTimestamp":20{more}}}"#
+        );
         read(body.as_bytes()).unwrap()
     }
 
@@ -183,7 +188,8 @@ mod tests {
         ] {
             assert_eq!(request(wrong).wanted().unwrap_err().kind, Kind::InvalidArgument, "{wrong}");
         }
-        for wrong in [r#","SamplingInterval":199"#, r#","MaxResults":101"#, r#","MaxResults":0"#, r#","NextToken":"x""#] {
+        for wrong in [r#","SamplingInterval":199"#, r#","MaxResults":101"#, r#","MaxResults":0"#, r#","NextToken":"x""#]
+        {
             let wrong = format!(r#","Format":"JPEG"{wrong}"#);
             assert_eq!(request(&wrong).pace().unwrap_err().kind, Kind::InvalidArgument, "{wrong}");
         }
