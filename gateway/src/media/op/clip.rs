@@ -3,6 +3,7 @@
 use super::Call;
 use super::sessions::{check_retention, clip_range};
 use crate::http::Body;
+use crate::media::archive::Select;
 use crate::media::clip;
 use crate::media::index::{By, Entry};
 use crate::media::shape::{FragmentSelector, Kind, Refusal, StreamRef, read};
@@ -29,10 +30,10 @@ pub async fn get_clip(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
     let (by, from, to) = clip_range(&request.clip_fragment_selector, now_ms)?;
     check_retention(call, &camera)?;
     let mut entries: Vec<Entry> = Vec::new();
-    for (_, entry) in camera.archive.index().await?.within(by, from, to) {
+    for (_, entry) in camera.archive.select(Select { by, from_ms: from, to_ms: to, showing: false }).await? {
         // What a producer sent again is there once.
         if by == By::Server || entries.last().is_none_or(|last| entry.start_ms > last.start_ms) {
-            entries.push(*entry);
+            entries.push(entry);
         }
     }
     if entries.is_empty() {
