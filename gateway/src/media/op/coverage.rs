@@ -3,8 +3,6 @@
 //! A path of an operation that is not offered is ours all the same: whoever asks hears why, by AWS's name for it.
 
 use crate::media::shape::{Kind, Refusal};
-#[cfg(test)]
-use std::fmt::Write;
 
 const WEBRTC: &str = "WebRTC signaling is another service, for two peers and not for what is kept";
 const EDGE: &str = "configures AWS's own edge agent; this is the edge";

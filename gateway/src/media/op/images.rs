@@ -6,7 +6,7 @@
 use super::Call;
 use super::sessions::check_retention;
 use crate::http::Body;
-use crate::media::archive::FragmentError;
+use crate::media::archive::{FragmentError, Select};
 use crate::media::index::{By, Entry};
 use crate::media::pictures::{Format, Wanted};
 use crate::media::shape::{Kind, Moment, Refusal, SelectorType, StreamRef, answer, read};
@@ -30,6 +30,8 @@ const RANGE_MS_MAX: i64 = 300_000;
 /// Time between two pictures, in milliseconds, unless the request says; and the least.
 const INTERVAL_MS: i64 = 3_000;
 const INTERVAL_MS_MIN: i64 = 200;
+/// No fragment is longer, in milliseconds: a picture is in one that begins so long before, at the earliest.
+const LONGEST_MS: i64 = 20_000;
 const WIDTH_MAX: u32 = 3840;
 const HEIGHT_MAX: u32 = 2160;
 const QUALITY: u8 = 80;
@@ -70,10 +72,12 @@ pub async fn get_images(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
     check_retention(call, &camera)?;
     let _place = call.media.reader_place_soon().await?;
     let by = By::from(request.image_selector_type);
+    let what = Select { by, from_ms: at_ms.saturating_sub(LONGEST_MS), to_ms: end_ms, showing: false };
+    let entries = camera.archive.select(what).await?;
     let began = Instant::now();
     let (mut images, mut bytes) = (Vec::new(), 0);
     while at_ms <= end_ms && images.len() < most && bytes < PAGE_BYTES && began.elapsed() < PAGE_WITHIN {
-        let image = image(call, &camera, by, at_ms, wanted).await?;
+        let image = image(call, &camera, &entries, by, at_ms, wanted).await?;
         bytes += image.image_content.as_ref().map_or(0, String::len);
         images.push(image);
         at_ms = at_ms.saturating_add(step_ms);
@@ -85,9 +89,16 @@ pub async fn get_images(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
     answer(&said)
 }
 
-async fn image(call: &Call<'_>, camera: &Camera, by: By, at_ms: i64, wanted: Wanted) -> Result<Image, Refusal> {
+async fn image(
+    call: &Call<'_>,
+    camera: &Camera,
+    entries: &[(u64, Entry)],
+    by: By,
+    at_ms: i64,
+    wanted: Wanted,
+) -> Result<Image, Refusal> {
     let shows = |entry: &Entry| (0..i64::from(entry.duration_ms.max(1))).contains(&at_ms.saturating_sub(by.ms(entry)));
-    let found = camera.archive.index().await?.all().rev().map(|(_, entry)| *entry).find(shows);
+    let found = entries.iter().rev().map(|(_, entry)| *entry).find(shows);
     let failed = |error| Image { time_stamp: Moment(at_ms), error: Some(error), image_content: None };
     let Some(entry) = found else { return Ok(failed("NO_MEDIA")) };
     let stored = match camera.archive.read(&entry).await {

@@ -90,13 +90,10 @@ async fn url(call: &Call<'_>, protocol: Protocol, page: &str) -> Result<String, 
     let camera = call.media.camera(request.stream.name()?)?;
     let mut session = request.session(protocol, &camera, call.media.issued())?;
     check_retention(call, &camera)?;
-    let head = {
-        let index = camera.archive.index().await?;
-        session.from = session.from.max(first_of_live(&session, &index)?);
-        let shown = session.shown(&index, &session.issued);
-        let none = || Refusal::new(Kind::NotFound, "There is no fragment of the requested time");
-        shown.entries.first().map(|(_, entry)| entry.head_id).ok_or_else(none)?
-    };
+    session.from = session.from.max(first_of_live(&session, &*camera.archive.index().await?)?);
+    let shown = crate::media::sessions::shown(&camera, &session, &session.issued).await?;
+    let none = || Refusal::new(Kind::NotFound, "There is no fragment of the requested time");
+    let head = shown.entries.first().map(|(_, entry)| entry.head_id).ok_or_else(none)?;
     let tracks = camera.tracks(head).await?;
     codecs::names(&tracks).map_err(headwater_video::mp4::Mp4Error::from)?;
     let token = session.seal(&call.media.session_key().await?);
