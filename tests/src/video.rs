@@ -41,8 +41,20 @@ pub fn sample(dir: &Path, name: &str, seconds: u32, size: &str, video: &[&str], 
 }
 
 /// H.264 with a keyframe a second and no B-frames, small.
-pub const PLAIN: [&str; 12] =
-    ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "25", "-keyint_min", "25", "-threads", "1"];
+pub const PLAIN: [&str; 12] = [
+    "-c:v",
+    "libx264",
+    "-preset",
+    "ultrafast",
+    "-tune",
+    "zerolatency",
+    "-g",
+    "25",
+    "-keyint_min",
+    "25",
+    "-threads",
+    "1",
+];
 
 /// MD5 of each picture that a decoder shows. Whatever the decoder complains of fails the test.
 pub fn pictures(input: &str, more: &[&str]) -> Vec<String> {

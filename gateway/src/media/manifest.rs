@@ -98,7 +98,10 @@ pub async fn manifest(
         let Some(first) = run.entries.first() else { continue };
         let tracks: Arc<Tracks> = camera.tracks(first.head_id).await?;
         let written = carried(&tracks).map(|(track, codec)| Written {
-            init: format!("getMP4InitFragment.mp4?Head={:016x}&Track={}&SessionToken={token}", first.head_id, track.number),
+            init: format!(
+                "getMP4InitFragment.mp4?Head={:016x}&Track={}&SessionToken={token}",
+                first.head_id, track.number
+            ),
             media: format!("getMP4MediaFragment.mp4?Time=$Time$&Track={}&SessionToken={token}", track.number),
             codec,
             size: tracks.video().filter(|video| video.number == track.number).map(|video| (video.width, video.height)),
@@ -136,11 +139,18 @@ fn head(session: &Session, shown: &Shown, now_ms: u64) -> Mpd {
     Mpd { kind, min_buffer_ns: ns(longest_ms) }
 }
 
-fn adaptation_set<'a>(run: &'a Run, set: &'a Written, bandwidth: u64) -> AdaptationSet<'a, String, impl Iterator<Item = Segment> + use<'a>> {
+fn adaptation_set<'a>(
+    run: &'a Run,
+    set: &'a Written,
+    bandwidth: u64,
+) -> AdaptationSet<'a, String, impl Iterator<Item = Segment> + use<'a>> {
     let segments = run.entries.iter().enumerate().map(|(at, entry)| {
         let next = run.entries.get(at + 1).map(|next| next.start_ms);
         let end_ms = next.filter(|next| *next > entry.start_ms).unwrap_or(entry.end_ms());
-        Segment { start_ns: media_ns(entry.start_ms), duration_ns: media_ns(end_ms).saturating_sub(media_ns(entry.start_ms)) }
+        Segment {
+            start_ns: media_ns(entry.start_ms),
+            duration_ns: media_ns(end_ms).saturating_sub(media_ns(entry.start_ms)),
+        }
     });
     AdaptationSet {
         media_start_ns: media_ns(run.media_ms),

@@ -7,7 +7,7 @@
 //! ```
 //! A fragment is a record of a stream with one shard: retention, the gap ledger, cursors and sinks are the log's, and there is
 //! no second store. Containers are `headwater-video`'s matter. Requests come as a guest of the AWS port and of the console
-//! (`http::Guest`), whose hosts have judged who may ask. Pure parts: `index`, `intake`, `ack`.
+//! (`http::Guest`), whose hosts have judged who may ask. Pure parts: `index`, `intake`, `ack`, `session`.
 
 mod ack;
 mod archive;

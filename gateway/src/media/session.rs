@@ -6,7 +6,7 @@
 //! holds both clocks: within one boot its age is judged by the clock that never jumps.
 
 use super::index::{By, Entry, Index};
-use crate::clock::{Clock, Now};
+use crate::clock::Now;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
@@ -70,9 +70,8 @@ pub struct Issued {
 }
 
 impl Issued {
-    pub fn now(clock: &Clock) -> Issued {
-        let Now { wall_ms, mono_ms, .. } = clock.now();
-        Issued { wall_ms, mono_ms, boot: clock.boot_id() as u64 }
+    pub fn new(now: Now, boot_id: u128) -> Issued {
+        Issued { wall_ms: now.wall_ms, mono_ms: now.mono_ms, boot: boot_id as u64 }
     }
 
     /// Milliseconds from `self` to `now`.
@@ -164,22 +163,30 @@ impl Session {
         }
     }
 
-    /// What a player may have now, each with its place in the session's list.
-    pub fn shown(&self, index: &Index, now: &Issued) -> Shown {
-        let most = usize::from(self.fragments_max).max(1);
-        let mut shown = match self.mode {
-            Mode::Live => {
-                let mut entries: Vec<_> = index.all().rev().take(most).map(|(at, entry)| (at, *entry)).collect();
-                entries.reverse();
-                Shown { entries, ended: false, begun_ms: 0 }
-            }
-            Mode::OnDemand => {
-                let mut entries = self.all(index);
-                entries.truncate(most);
-                Shown { entries, ended: true, begun_ms: 0 }
-            }
-            Mode::Replay => self.replay(index, now, most),
+    /// What a player of a live session may have now, each with its place in the session's list.
+    pub fn live(&self, index: &Index) -> Shown {
+        let mut entries: Vec<_> = index.all().rev().take(self.most()).map(|(at, entry)| (at, *entry)).collect();
+        entries.reverse();
+        self.broken(Shown { entries, ended: false, begun_ms: 0 })
+    }
+
+    /// The same of a recorded one, or of a replay, made of all fragments of its range.
+    pub fn recorded(&self, of_range: impl IntoIterator<Item = (u64, Entry)>, now: &Issued) -> Shown {
+        let mut entries = self.once(of_range);
+        let shown = if self.mode == Mode::Replay {
+            self.replay(entries, now)
+        } else {
+            entries.truncate(self.most());
+            Shown { entries, ended: true, begun_ms: 0 }
         };
+        self.broken(shown)
+    }
+
+    fn most(&self) -> usize {
+        usize::from(self.fragments_max).max(1)
+    }
+
+    fn broken(&self, mut shown: Shown) -> Shown {
         if self.breaks == Breaks::Always {
             for (at, entry) in &mut shown.entries {
                 entry.discontinuity = true;
@@ -189,12 +196,11 @@ impl Session {
         shown
     }
 
-    /// All fragments of the range. Those of a producer that sent the same time again are there once, as they came first.
-    fn all(&self, index: &Index) -> Vec<(u64, Entry)> {
+    /// Those of a producer that sent the same time again are there once, as they came first.
+    fn once(&self, of_range: impl IntoIterator<Item = (u64, Entry)>) -> Vec<(u64, Entry)> {
         let mut entries: Vec<(u64, Entry)> = Vec::new();
         let mut skipped = 0;
-        for (at, entry) in index.within(self.by, self.from, self.to) {
-            let mut entry = *entry;
+        for (at, mut entry) in of_range {
             if let Some((_, last)) = entries.last() {
                 if self.by == By::Producer && entry.start_ms <= last.start_ms {
                     skipped += 1;
@@ -209,9 +215,8 @@ impl Session {
     }
 
     /// A fragment more whenever as much time has passed as it lasts.
-    fn replay(&self, index: &Index, now: &Issued, most: usize) -> Shown {
-        let mut entries = self.all(index);
-        let all = entries.len();
+    fn replay(&self, mut entries: Vec<(u64, Entry)>, now: &Issued) -> Shown {
+        let (all, most) = (entries.len(), self.most());
         let mut left_ms = self.issued.age_ms(now);
         let first = REPLAY_FIRST.min(most);
         let mut count = first.min(all);

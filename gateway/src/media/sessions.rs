@@ -4,18 +4,20 @@
 //! fragments of their session's range and nothing else of the gateway.
 
 use super::Media;
-use super::index::Entry;
+use super::archive::Select;
+use super::index::By;
 use super::manifest;
 use super::pages::Query;
 use super::play::{self, Links, Shape};
-use super::session::{Breaks, Issued, Mode, Protocol, Session};
+use super::session::{Breaks, Issued, Mode, Protocol, Session, Shown};
 use super::shape::{Kind, Refusal};
 use super::stream::Camera;
 use crate::http::Body;
 use crate::log::{Batch, Table};
 use headwater_video::hls;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL,
+    CONTENT_TYPE,
 };
 use http::{HeaderValue, Method, Response, StatusCode, request};
 use ring::hmac;
@@ -82,9 +84,11 @@ impl Media {
     }
 
     async fn show(&self, (protocol, page): (Protocol, Page), query: &Query<'_>) -> Result<Response<Body>, Refusal> {
-        let token = query.text("SessionToken").ok_or_else(|| denied("a SessionToken is required: ask for a new URL"))?;
-        let key = self.session_key_if_any()?.ok_or_else(|| denied(&super::session::SessionError::Foreign.to_string()))?;
-        let now = Issued::now(&self.inner.clock);
+        let token =
+            query.text("SessionToken").ok_or_else(|| denied("a SessionToken is required: ask for a new URL"))?;
+        let key =
+            self.session_key_if_any()?.ok_or_else(|| denied(&super::session::SessionError::Foreign.to_string()))?;
+        let now = self.issued();
         let session = Session::open(&key, token, &now).map_err(|error| denied(&error.to_string()))?;
         if session.protocol != protocol {
             return Err(denied("the SessionToken is of another kind of session"));
@@ -95,7 +99,7 @@ impl Media {
         }
         match page {
             Page::Master => {
-                let entries = session.shown(&*camera.archive.index().await?, &now).entries;
+                let entries = shown(&camera, &session, &now).await?.entries;
                 let (_, last) = entries.last().ok_or_else(nothing)?;
                 let tracks = camera.tracks(last.head_id).await?;
                 let link = format!("getHLSMediaPlaylist.m3u8?SessionToken={token}");
@@ -103,12 +107,8 @@ impl Media {
             }
             Page::Playlist => Ok(text(PLAYLIST, playlist(&camera, &session, token, &now).await?)),
             Page::Manifest => {
-                let (shown, runs) = {
-                    let index = camera.archive.index().await?;
-                    let shown = session.shown(&index, &now);
-                    let runs = manifest::runs(&session, &shown, &index);
-                    (shown, runs)
-                };
+                let shown = shown(&camera, &session, &now).await?;
+                let runs = manifest::runs(&session, &shown, &*camera.archive.index().await?);
                 if runs.is_empty() {
                     return Err(nothing());
                 }
@@ -117,7 +117,8 @@ impl Media {
             }
             Page::Init => {
                 let head = query.text("Head").and_then(|id| u64::from_str_radix(id, 16).ok());
-                let head = head.ok_or_else(|| Refusal::invalid("Head names the init segment, as the playlist has it"))?;
+                let head =
+                    head.ok_or_else(|| Refusal::invalid("Head names the init segment, as the playlist has it"))?;
                 Ok(media(match query.number("Track")? {
                     Some(track) => camera.track_init(head, track).await?,
                     None => camera.init_segment(head).await?,
@@ -128,6 +129,10 @@ impl Media {
                 Ok(media(fragment(&camera, &session, query).await?))
             }
         }
+    }
+
+    pub(super) fn issued(&self) -> Issued {
+        Issued::new(self.inner.clock.now(), self.inner.clock.boot_id())
     }
 
     /// The key of sessions, made by whoever needs it first.
@@ -155,8 +160,20 @@ impl Media {
     }
 }
 
+/// What a player may have now.
+pub async fn shown(camera: &Camera, session: &Session, now: &Issued) -> Result<Shown, Refusal> {
+    let Session { mode, by, from, to, .. } = *session;
+    match mode {
+        Mode::Live => Ok(session.live(&*camera.archive.index().await?)),
+        Mode::Replay | Mode::OnDemand => {
+            let what = Select { by, from_ms: from, to_ms: to, showing: false };
+            Ok(session.recorded(camera.archive.select(what).await?, now))
+        }
+    }
+}
+
 async fn playlist(camera: &Arc<Camera>, session: &Session, token: &str, now: &Issued) -> Result<String, Refusal> {
-    let shown = session.shown(&*camera.archive.index().await?, now);
+    let shown = shown(camera, session, now).await?;
     if shown.entries.is_empty() {
         return Err(nothing());
     }
@@ -175,21 +192,20 @@ async fn playlist(camera: &Arc<Camera>, session: &Session, token: &str, now: &Is
 
 async fn fragment(camera: &Camera, session: &Session, query: &Query<'_>) -> Result<Vec<u8>, Refusal> {
     let gone = || Refusal::new(Kind::NotFound, "The fragment is not of this session, or not there any more");
-    let (ordinal, entry, next) = {
-        let index = camera.archive.index().await?;
-        let entry: Option<Entry> = match session.protocol {
-            Protocol::Hls => query.number("FragmentNumber")?.and_then(|number| index.by_number(number)).copied(),
-            Protocol::Dash => {
-                let start = query.number("Time")?.and_then(manifest::start_ms);
-                let mut fits = index.all().map(|(_, entry)| entry).filter(|entry| Some(entry.start_ms) == start && session.covers(entry));
-                // Of what a producer sent again a recorded session has the first, a live one the last.
-                if session.mode == Mode::Live { fits.next_back() } else { fits.next() }.copied()
-            }
-        };
-        let entry = entry.filter(|entry| session.covers(entry)).ok_or_else(gone)?;
-        let ordinal = index.behind(entry.number).saturating_sub(1);
-        (ordinal, entry, index.at(ordinal + 1).copied())
+    let number: Option<u64> = match session.protocol {
+        Protocol::Hls => query.number("FragmentNumber")?,
+        Protocol::Dash => {
+            let start = query.number("Time")?.and_then(manifest::start_ms).ok_or_else(gone)?;
+            let what = Select { by: By::Producer, from_ms: start, to_ms: start, showing: false };
+            let found = camera.archive.select(what).await?;
+            let mut fits = found.iter().map(|(_, entry)| entry).filter(|entry| session.covers(entry));
+            // Of what a producer sent again a recorded session has the first, a live one the last.
+            let fits = if session.mode == Mode::Live { fits.next_back() } else { fits.next() };
+            fits.map(|entry| entry.number)
+        }
     };
+    let found = camera.archive.entry(number.ok_or_else(gone)?).await?;
+    let (ordinal, entry, next) = found.filter(|(_, entry, _)| session.covers(entry)).ok_or_else(gone)?;
     match query.number("Track")? {
         Some(track) => camera.track_segment(&entry, next.as_ref(), ordinal as u32, track).await,
         None => camera.media_segment(entry.number).await,

@@ -46,10 +46,12 @@ fn a_persisted_fragment_survives_sigkill_and_a_torn_one_is_gone() {
         let start_ms = START_MS + round as u64 * 3_600_000;
         let api = gateway.api;
         let heard = std::thread::scope(|scope| {
-            let send = |name| scope.spawn({
-                let file = &file;
-                move || send_until_cut(api, name, start_ms, file, Duration::from_millis(8))
-            });
+            let send = |name| {
+                scope.spawn({
+                    let file = &file;
+                    move || send_until_cut(api, name, start_ms, file, Duration::from_millis(8))
+                })
+            };
             let sending = names.map(send);
             std::thread::sleep(Duration::from_millis(chance.u64(150..900)));
             gateway.kill();
@@ -116,10 +118,12 @@ fn twenty_producers_of_one_stream_keep_all_they_are_told() {
     let gateway = Gateway::plain();
     let api = gateway.api;
     let heard: Vec<Vec<u64>> = std::thread::scope(|scope| {
-        let send = |at: u64| scope.spawn({
-            let file = &file;
-            move || send_until_cut(api, "crowd", START_MS + at * 60_000, file, Duration::from_millis(3))
-        });
+        let send = |at: u64| {
+            scope.spawn({
+                let file = &file;
+                move || send_until_cut(api, "crowd", START_MS + at * 60_000, file, Duration::from_millis(3))
+            })
+        };
         let sending: Vec<_> = (0..20).map(send).collect();
         sending.into_iter().map(|sending| sending.join().unwrap()).collect()
     });
@@ -189,7 +193,10 @@ fn a_second_segment_and_other_tracks_are_a_discontinuity_with_a_new_init() {
     assert!(status == 200 && said.contains("\"fragments\":9"), "{status} {said}");
     let now = video::now_ms() as i64;
     let kept = fragments(gateway.api, "anchored");
-    assert!(kept.iter().all(|(_, start, length)| (now - 60_000..now + 5_000).contains(start) && *length <= 1_100), "{kept:?}");
+    assert!(
+        kept.iter().all(|(_, start, length)| (now - 60_000..now + 5_000).contains(start) && *length <= 1_100),
+        "{kept:?}"
+    );
 }
 
 /// Frames of a raw Matroska file with their clusters moved in time: the muxer's own clusters, whose timestamps are rewritten.
@@ -225,7 +232,18 @@ fn live(seconds: u32) -> Vec<u8> {
     let source = sample(home.path(), "source", seconds, "64x36", &PLAIN, None);
     let path = home.path().join("live.mkv");
     let mut ffmpeg = video::ffmpeg().unwrap();
-    ffmpeg.arg("-i").arg(source).args(["-c", "copy", "-f", "matroska", "-live", "1", "-cluster_time_limit", "500"]);
+    ffmpeg.arg("-i").arg(source).args([
+        "-c",
+        "copy",
+        "-f",
+        "matroska",
+        "-live",
+        "1",
+        "-write_crc32",
+        "0",
+        "-cluster_time_limit",
+        "500",
+    ]);
     tools::run_ok(ffmpeg.arg(&path), BOUND);
     std::fs::read(path).unwrap()
 }
@@ -236,7 +254,11 @@ fn a_clock_that_jumps_makes_a_discontinuity_and_never_a_fragment_of_a_week() {
     let file = live(6);
     let gateway = Gateway::plain();
     // The middle: clusters are half a second, the jump comes after three seconds.
-    let cases = [("week", jump(&file, 6, WEEK_MS as i64)), ("back", jump(&file, 6, -2_000)), ("hour", jump(&file, 6, 3_600_000))];
+    let cases = [
+        ("week", jump(&file, 6, WEEK_MS as i64)),
+        ("back", jump(&file, 6, -2_000)),
+        ("hour", jump(&file, 6, 3_600_000)),
+    ];
     for (name, body) in cases {
         for (stream, headers) in [
             (format!("{name}-relative"), put_headers(&format!("{name}-relative"), Some(START_MS))),
@@ -250,7 +272,9 @@ fn a_clock_that_jumps_makes_a_discontinuity_and_never_a_fragment_of_a_week() {
             let (_, text) = gateway.http_get(&format!("/video/{stream}/playlist.m3u8"));
             assert!(text.matches("#EXT-X-DISCONTINUITY\n").count() == 1, "{stream}: {text}");
             assert!(text.contains("#EXT-X-TARGETDURATION:1\n"), "{stream}: {text}");
-            assert_eq!(video::pictures(&playlist(&gateway, &stream), &[]).len(), kept.len() * 25, "{stream}");
+            // The jump may come within a group of pictures: what was there of it plays.
+            let seen = video::pictures(&playlist(&gateway, &stream), &[]).len();
+            assert!(((kept.len() - 1) * 25..=kept.len() * 25).contains(&seen), "{stream}: {seen} of {kept:?}");
         }
     }
 }

@@ -14,11 +14,23 @@ const START_MS: u64 = 1_767_225_600_000;
 /// What a camera may send: name, ffmpeg's words for pictures, encoder of sound.
 const CODECS: [(&str, &[&str], Option<&str>); 6] = [
     ("h264-b-frames-aac", &["-c:v", "libx264", "-preset", "veryfast", "-bf", "2", "-g", "25"], Some("aac")),
-    ("h264-open-gop-opus", &["-c:v", "libx264", "-preset", "veryfast", "-bf", "3", "-x264-params", "open-gop=1:keyint=25"], Some("libopus")),
+    (
+        "h264-open-gop-opus",
+        &["-c:v", "libx264", "-preset", "veryfast", "-bf", "3", "-x264-params", "open-gop=1:keyint=25"],
+        Some("libopus"),
+    ),
     ("h264-alone", &PLAIN, None),
-    ("hevc-opus", &["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error:keyint=25"], Some("libopus")),
-    ("hevc-alone", &["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error:keyint=25:bframes=3"], None),
-    ("av1-opus", &["-c:v", "libaom-av1", "-cpu-used", "10", "-usage", "realtime", "-g", "25"], Some("libopus")),
+    (
+        "hevc-opus",
+        &["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error:keyint=25"],
+        Some("libopus"),
+    ),
+    (
+        "hevc-alone",
+        &["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error:keyint=25:bframes=3"],
+        None,
+    ),
+    ("av1-opus", &["-c:v", "libaom-av1", "-cpu-used", "8", "-usage", "realtime", "-g", "25"], Some("libopus")),
 ];
 
 /// The Matroska of GetMedia, from the first fragment on; it goes on for ever, so it is cut when all is there.
@@ -50,11 +62,19 @@ fn every_codec_comes_out_as_it_went_in() {
         get_media(&gateway, name, &kept, &back);
         let base = format!("http://{}/video/{name}", gateway.console);
         // ffmpeg remarks that a Segment follows a Segment: so GetMedia is.
-        let outs = [(format!("{base}/playlist.m3u8"), "error"), (format!("{base}/clip.mp4"), "error"), (back.display().to_string(), "quiet")];
+        let outs = [
+            (format!("{base}/playlist.m3u8"), "error"),
+            (format!("{base}/clip.mp4"), "error"),
+            (back.display().to_string(), "quiet"),
+        ];
         for (out, says) in outs {
             assert!(video::pictures(&out, &["-v", says]) == seen, "{name}: other pictures come out of {out}");
             if let Some(heard) = &heard {
-                assert!(video::sound(&out, &["-v", says]) == *heard, "{name}: other sound comes out of {out}");
+                // Sound in front of the first picture belongs to no fragment.
+                let out_heard = video::sound(&out, &["-v", says]);
+                let missing = heard.len().checked_sub(out_heard.len());
+                let same = missing.is_some_and(|missing| missing <= 2) && heard.ends_with(&out_heard);
+                assert!(same, "{name}: other sound comes out of {out}");
             }
         }
     }
@@ -121,7 +141,8 @@ fn a_producer_hears_of_its_mistakes_by_their_numbers() {
         let errors: Vec<_> = acks.iter().filter(|ack| ack.kind == "ERROR").filter_map(|ack| ack.error).collect();
         assert_eq!(errors, error.into_iter().collect::<Vec<_>>(), "{name}: {acks:?}");
         assert!(video::persisted(&acks).len() >= least, "{name}: {acks:?}");
-        let kept: Vec<_> = fragments(gateway.api, &format!("case-{at}")).into_iter().map(|(number, ..)| number).collect();
+        let kept: Vec<_> =
+            fragments(gateway.api, &format!("case-{at}")).into_iter().map(|(number, ..)| number).collect();
         assert_eq!(kept, video::persisted(&acks), "{name}: nothing is kept that was not acknowledged");
     }
     let refused = [
@@ -141,13 +162,24 @@ fn a_producer_hears_of_its_mistakes_by_their_numbers() {
 }
 
 /// `docs/video.md` has these words for a camera.
+///
+/// The fault: ffmpeg hangs up behind the last byte, the server dropped the request then, and the last fragment was lost.
 #[test]
 fn ffmpeg_posts_a_camera_as_documented() {
     let mut ffmpeg = need!(video::ffmpeg(), NO_FFMPEG);
     let gateway = Gateway::plain();
     let before = video::now_ms() as i64;
     ffmpeg.args(["-re", "-f", "lavfi", "-i", "testsrc2=size=192x108:rate=25:duration=4"]).args(PLAIN);
-    ffmpeg.args(["-f", "matroska", "-cluster_time_limit", "1000", "-content_type", "video/x-matroska", "-method", "POST"]);
+    ffmpeg.args([
+        "-f",
+        "matroska",
+        "-cluster_time_limit",
+        "1000",
+        "-content_type",
+        "video/x-matroska",
+        "-method",
+        "POST",
+    ]);
     run_ok(ffmpeg.arg(format!("http://{}/streams/cam/media", gateway.api)), BOUND);
     let after = video::now_ms() as i64;
     video::wait_for_fragments(gateway.api, "cam", 4, BOUND);

@@ -90,7 +90,9 @@ fn a_picture_is_seen_within_its_bound() {
         // A part that is not independent is read with those of its fragment before it.
         let open = text.rsplit("#EXTINF").next().unwrap_or_default();
         let mut segment = Vec::new();
-        for part in open.lines().filter_map(|line| between(line, ",URI=\"", "\"").filter(|_| line.starts_with("#EXT-X-PART:"))) {
+        for part in
+            open.lines().filter_map(|line| between(line, ",URI=\"", "\"").filter(|_| line.starts_with("#EXT-X-PART:")))
+        {
             segment.extend(fetch(home.path(), &gateway, part));
         }
         if !segment.is_empty() {

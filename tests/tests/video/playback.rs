@@ -31,7 +31,11 @@ fn sessions_play_every_picture_and_every_sound() {
     let gateway = Gateway::plain();
     let codecs: [(&str, &[&str], Option<&str>); 3] = [
         ("aac", &["-c:v", "libx264", "-preset", "veryfast", "-bf", "2", "-g", "25"], Some("aac")),
-        ("opus", &["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error:keyint=25"], Some("libopus")),
+        (
+            "opus",
+            &["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error:keyint=25"],
+            Some("libopus"),
+        ),
         ("alone", &PLAIN, None),
     ];
     for (name, pictures, sound) in codecs {
@@ -41,7 +45,7 @@ fn sessions_play_every_picture_and_every_sound() {
         let source = file.display().to_string();
         let seen = video::pictures(&source, &[]);
         for protocol in ["HLS", "DASH"] {
-            let url = session(&gateway, protocol, name, "ON_DEMAND", Some((0, START_MS as i64 + 60_000)));
+            let url = session(&gateway, protocol, name, "ON_DEMAND", Some((START_MS as i64, START_MS as i64 + 60_000)));
             assert!(video::pictures(&url, &[]) == seen, "{name}: other pictures by {protocol}");
             if sound.is_some() {
                 assert!(video::sound(&url, &[]) == video::sound(&source, &[]), "{name}: other sound by {protocol}");
@@ -68,7 +72,7 @@ fn a_break_in_the_stream_is_a_discontinuity_and_a_period() {
     let (_, live) = gateway.http_get("/video/cam/live.m3u8?ll=0");
     assert_eq!((count(&live, "#EXTINF"), count(&live, "#EXT-X-DISCONTINUITY\n")), (8, 2), "{live}");
     assert!(live.contains("#EXT-X-DISCONTINUITY-SEQUENCE:1\n"), "{live}");
-    let url = session(&gateway, "DASH", "cam", "ON_DEMAND", Some((0, START_MS as i64 + 3_600_000)));
+    let url = session(&gateway, "DASH", "cam", "ON_DEMAND", Some((START_MS as i64, START_MS as i64 + 3_600_000)));
     let (_, manifest) = headwater_tests::aws::get(gateway.api, url.split_once(&gateway.api.to_string()).unwrap().1);
     assert_eq!((count(&manifest, "<Period"), count(&manifest, "<AdaptationSet")), (3, 6), "{manifest}");
     let (_, refused) = gateway.http_get("/video/cam/clip.mp4");
@@ -80,7 +84,16 @@ fn camera(gateway: &Gateway) -> Process {
     let mut ffmpeg = video::ffmpeg().expect("ffmpeg is there");
     ffmpeg.args(["-re", "-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25:duration=300"]);
     ffmpeg.args(["-f", "lavfi", "-i", "sine=440:duration=300"]).args(PLAIN).args(["-c:a", "aac"]);
-    ffmpeg.args(["-f", "matroska", "-cluster_time_limit", "100", "-flush_packets", "1", "-content_type", "video/x-matroska"]);
+    ffmpeg.args([
+        "-f",
+        "matroska",
+        "-cluster_time_limit",
+        "100",
+        "-flush_packets",
+        "1",
+        "-content_type",
+        "video/x-matroska",
+    ]);
     ffmpeg.args(["-method", "POST"]).arg(format!("http://{}/streams/cam/media", gateway.api));
     Process::start(ffmpeg.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
 }
@@ -110,7 +123,12 @@ fn parse_time(text: &str) -> Option<i64> {
     let of_day = (hour * 60 + minute) * 60_000 + (second * 1000.0).round() as i64;
     let now = video::now_ms() as i64;
     let midnight = now - now.rem_euclid(86_400_000);
-    Some([midnight - 86_400_000, midnight, midnight + 86_400_000].map(|day| day + of_day).into_iter().min_by_key(|at| at.abs_diff(now))?)
+    Some(
+        [midnight - 86_400_000, midnight, midnight + 86_400_000]
+            .map(|day| day + of_day)
+            .into_iter()
+            .min_by_key(|at| at.abs_diff(now))?,
+    )
 }
 
 #[test]
@@ -126,7 +144,8 @@ fn what_is_live_plays_while_it_is_sent() {
         let sequence = number_after(&playlist, "#EXT-X-MEDIA-SEQUENCE:") + playlist.matches("#EXTINF").count() as u64;
         let parts = playlist.rsplit("#EXTINF").next().unwrap_or_default().matches("#EXT-X-PART:").count();
         let began = Instant::now();
-        let (status, playlist) = gateway.http_get(&format!("/video/cam/live.m3u8?_HLS_msn={sequence}&_HLS_part={parts}"));
+        let (status, playlist) =
+            gateway.http_get(&format!("/video/cam/live.m3u8?_HLS_msn={sequence}&_HLS_part={parts}"));
         assert_eq!(status, 200);
         assert!(began.elapsed() < Duration::from_secs(3), "a blocked playlist has a bound");
         let (newest_ms, age_ms) = newest(&playlist).unwrap_or_else(|| panic!("no parts in\n{playlist}"));
@@ -144,7 +163,11 @@ fn what_is_live_plays_while_it_is_sent() {
         let done = run(&mut ffmpeg, BOUND);
         let text = String::from_utf8_lossy(&done.stdout);
         let pictures = text.lines().filter(|line| !line.starts_with('#')).count();
-        assert!(done.status.success() && pictures == 75, "{protocol}: {pictures}\n{}", String::from_utf8_lossy(&done.stderr));
+        assert!(
+            done.status.success() && pictures == 75,
+            "{protocol}: {pictures}\n{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
     }
     let before = fragments(gateway.api, "cam").len();
     let (_, again) = gateway.http_get("/video/streams");
@@ -160,7 +183,8 @@ fn number_after(text: &str, tag: &str) -> u64 {
 #[test]
 fn the_player_page_plays_a_live_camera_in_a_browser() {
     need!(video::ffmpeg(), NO_FFMPEG);
-    let package = need!(npm_package("puppeteer-core"), "node or the packages of tests/clients/package.json are not installed");
+    let package =
+        need!(npm_package("puppeteer-core"), "node or the packages of tests/clients/package.json are not installed");
     let chromium = need!(program("chromium"), "chromium is not installed");
     let gateway = Gateway::plain();
     let _camera = camera(&gateway);

@@ -40,7 +40,10 @@ pub async fn get_clip(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
         return Err(Refusal::new(Kind::NotFound, "There is no fragment that begins in the requested time"));
     }
     if entries.len() > FRAGMENTS_MAX {
-        return Err(Refusal::invalid(format!("A clip has {FRAGMENTS_MAX} fragments at the most, not {}: ask for less time", entries.len())));
+        return Err(Refusal::invalid(format!(
+            "A clip has {FRAGMENTS_MAX} fragments at the most, not {}: ask for less time",
+            entries.len()
+        )));
     }
     let mut response = Response::new(clip::start(call.media, camera, entries).await?);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("video/mp4"));

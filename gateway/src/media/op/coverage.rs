@@ -3,8 +3,6 @@
 //! A path of an operation that is not offered is ours all the same: whoever asks hears why, by AWS's name for it.
 
 use crate::media::shape::{Kind, Refusal};
-#[cfg(test)]
-use std::fmt::Write;
 
 const WEBRTC: &str = "WebRTC signaling is another service, for two peers and not for what is kept";
 const EDGE: &str = "configures AWS's own edge agent; this is the edge";
@@ -60,7 +58,9 @@ mod tests {
     /// The table of docs/video.md.
     fn table() -> String {
         let mut rows: Vec<(&str, &str, &str, &str)> = Vec::new();
-        rows.extend(OPERATIONS.iter().map(|operation| (operation.service, operation.name, "yes", note(operation.name))));
+        rows.extend(
+            OPERATIONS.iter().map(|operation| (operation.service, operation.name, "yes", note(operation.name))),
+        );
         rows.extend(REFUSED.iter().map(|(name, _, why)| ("kinesisvideo", *name, "no", *why)));
         rows.sort_unstable_by_key(|(service, name, ..)| (*service != "kinesisvideo", *service, *name));
         let mut text = String::from("| client | operation | answered | |\n|---|---|---|---|\n");

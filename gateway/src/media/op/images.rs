@@ -6,7 +6,7 @@
 use super::Call;
 use super::sessions::check_retention;
 use crate::http::Body;
-use crate::media::archive::FragmentError;
+use crate::media::archive::{FragmentError, Select};
 use crate::media::index::{By, Entry};
 use crate::media::pictures::{Format, Wanted};
 use crate::media::shape::{Kind, Moment, Refusal, SelectorType, StreamRef, answer, read};
@@ -30,6 +30,8 @@ const RANGE_MS_MAX: i64 = 300_000;
 /// Time between two pictures, in milliseconds, unless the request says; and the least.
 const INTERVAL_MS: i64 = 3_000;
 const INTERVAL_MS_MIN: i64 = 200;
+/// No fragment is longer, in milliseconds: a picture is in one that begins so long before, at the earliest.
+const LONGEST_MS: i64 = 20_000;
 const WIDTH_MAX: u32 = 3840;
 const HEIGHT_MAX: u32 = 2160;
 const QUALITY: u8 = 80;
@@ -70,10 +72,12 @@ pub async fn get_images(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
     check_retention(call, &camera)?;
     let _place = call.media.reader_place_soon().await?;
     let by = By::from(request.image_selector_type);
+    let what = Select { by, from_ms: at_ms.saturating_sub(LONGEST_MS), to_ms: end_ms, showing: false };
+    let entries = camera.archive.select(what).await?;
     let began = Instant::now();
     let (mut images, mut bytes) = (Vec::new(), 0);
     while at_ms <= end_ms && images.len() < most && bytes < PAGE_BYTES && began.elapsed() < PAGE_WITHIN {
-        let image = image(call, &camera, by, at_ms, wanted).await?;
+        let image = image(call, &camera, &entries, by, at_ms, wanted).await?;
         bytes += image.image_content.as_ref().map_or(0, String::len);
         images.push(image);
         at_ms = at_ms.saturating_add(step_ms);
@@ -85,9 +89,16 @@ pub async fn get_images(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
     answer(&said)
 }
 
-async fn image(call: &Call<'_>, camera: &Camera, by: By, at_ms: i64, wanted: Wanted) -> Result<Image, Refusal> {
+async fn image(
+    call: &Call<'_>,
+    camera: &Camera,
+    entries: &[(u64, Entry)],
+    by: By,
+    at_ms: i64,
+    wanted: Wanted,
+) -> Result<Image, Refusal> {
     let shows = |entry: &Entry| (0..i64::from(entry.duration_ms.max(1))).contains(&at_ms.saturating_sub(by.ms(entry)));
-    let found = camera.archive.index().await?.all().rev().map(|(_, entry)| *entry).find(shows);
+    let found = entries.iter().rev().map(|(_, entry)| *entry).find(shows);
     let failed = |error| Image { time_stamp: Moment(at_ms), error: Some(error), image_content: None };
     let Some(entry) = found else { return Ok(failed("NO_MEDIA")) };
     let stored = match camera.archive.read(&entry).await {
@@ -97,7 +108,9 @@ async fn image(call: &Call<'_>, camera: &Camera, by: By, at_ms: i64, wanted: Wan
     };
     let within_ms = at_ms.saturating_sub(by.ms(&entry));
     match call.media.inner.decoder.picture(&entry, &stored, entry.start_ms.saturating_add(within_ms), wanted).await {
-        Ok(picture) => Ok(Image { time_stamp: Moment(at_ms), error: None, image_content: Some(STANDARD.encode(picture)) }),
+        Ok(picture) => {
+            Ok(Image { time_stamp: Moment(at_ms), error: None, image_content: Some(STANDARD.encode(picture)) })
+        }
         // Without a decoder there is no picture at all, and somebody has to hear what to install.
         Err(refusal) if refusal.kind == Kind::NoDecoder => Err(refusal),
         Err(refusal) => {
@@ -143,7 +156,8 @@ impl Request {
         for (key, value) in &self.format_config {
             let right = format == Format::Jpeg && key == "JPEGQuality";
             let value = value.parse().ok().filter(|quality| right && (1..=100).contains(quality));
-            quality = value.ok_or_else(|| Refusal::invalid("FormatConfig has JPEGQuality, 1 to 100, and is for JPEG"))?;
+            quality =
+                value.ok_or_else(|| Refusal::invalid("FormatConfig has JPEGQuality, 1 to 100, and is for JPEG"))?;
         }
         let fits = |pixels: Option<u32>, most: u32| pixels.is_none_or(|pixels| (1..=most).contains(&pixels));
         if !fits(self.width_pixels, WIDTH_MAX) || !fits(self.height_pixels, HEIGHT_MAX) {
@@ -164,7 +178,9 @@ mod tests {
     use super::*;
 
     fn request(more: &str) -> Request {
-        let body = format!(r#"{{"StreamName":"c","ImageSelectorType":"PRODUCER_TIMESTAMP","StartTimestamp":10,"EndTimestamp":20{more}}}"#);
+        let body = format!(
+            r#"{{"StreamName":"c","ImageSelectorType":"PRODUCER_TIMESTAMP","StartTimestamp":10,"EndTimestamp":20{more}}}"#
+        );
         read(body.as_bytes()).unwrap()
     }
 
@@ -183,7 +199,8 @@ mod tests {
         ] {
             assert_eq!(request(wrong).wanted().unwrap_err().kind, Kind::InvalidArgument, "{wrong}");
         }
-        for wrong in [r#","SamplingInterval":199"#, r#","MaxResults":101"#, r#","MaxResults":0"#, r#","NextToken":"x""#] {
+        for wrong in [r#","SamplingInterval":199"#, r#","MaxResults":101"#, r#","MaxResults":0"#, r#","NextToken":"x""#]
+        {
             let wrong = format!(r#","Format":"JPEG"{wrong}"#);
             assert_eq!(request(&wrong).pace().unwrap_err().kind, Kind::InvalidArgument, "{wrong}");
         }

@@ -154,21 +154,29 @@ async fn next(body: &mut Incoming) -> Option<Result<Bytes, ()>> {
 }
 
 /// `POST /streams/{name}/media`: the clock is anchored to ours, and the answer says what was kept.
-pub async fn post_media(media: &Media, name: &str, mut body: Incoming) -> Result<Response<Body>, Refusal> {
+///
+/// The work is a task of its own: ffmpeg hangs up as soon as it has sent the end, and the server then drops the request, which
+/// used to cost the last fragment.
+pub async fn post_media(media: &Media, name: &str, body: Incoming) -> Result<Response<Body>, Refusal> {
     let camera = media.camera_for_producer(name).await?;
-    let _place = media.producer_place()?;
-    let kept = post(media, camera, &mut body).await?;
+    let place = media.producer_place()?;
+    let media = media.clone();
+    let kept = tokio::spawn(async move {
+        let _place = place;
+        post(&media, camera, body).await
+    });
+    let kept = kept.await.map_err(|error| Refusal::new(crate::media::shape::Kind::Internal, error.to_string()))??;
     let last = kept.last.map(fragment_number);
     let said = serde_json::json!({ "fragments": kept.fragments, "bytes": kept.bytes, "dropped": kept.dropped, "last": last });
     Ok(json_response(format!("{said}\n")))
 }
 
-async fn post(media: &Media, camera: Arc<Camera>, body: &mut Incoming) -> Result<Kept, Refusal> {
+async fn post(media: &Media, camera: Arc<Camera>, mut body: Incoming) -> Result<Kept, Refusal> {
     let (mut producer, _) = Producer::begin(camera, media.inner.clock.clone());
     let mut intake = Intake::new(Timecodes::Anchored);
     intake.thin(media.inner.shared.thin_every_ms);
-    let first = timeout(media.inner.config.idle_timeout.0, next(body)).await.unwrap_or(Some(Err(())));
-    let ended = take(media, &mut producer, &mut intake, first, body).await;
+    let first = timeout(media.inner.config.idle_timeout.0, next(&mut body)).await.unwrap_or(Some(Err(())));
+    let ended = take(media, &mut producer, &mut intake, first, &mut body).await;
     let kept = producer.end().await;
     match ended {
         Err(Ended::Wrong(error)) => Err(Refusal::invalid(error.to_string())),

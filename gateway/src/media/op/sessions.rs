@@ -88,15 +88,12 @@ pub async fn dash(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
 async fn url(call: &Call<'_>, protocol: Protocol, page: &str) -> Result<String, Refusal> {
     let request: Request = read(call.body)?;
     let camera = call.media.camera(request.stream.name()?)?;
-    let mut session = request.session(protocol, &camera, Issued::now(&call.media.inner.clock))?;
+    let mut session = request.session(protocol, &camera, call.media.issued())?;
     check_retention(call, &camera)?;
-    let head = {
-        let index = camera.archive.index().await?;
-        session.from = session.from.max(first_of_live(&session, &index)?);
-        let shown = session.shown(&index, &session.issued);
-        let none = || Refusal::new(Kind::NotFound, "There is no fragment of the requested time");
-        shown.entries.first().map(|(_, entry)| entry.head_id).ok_or_else(none)?
-    };
+    session.from = session.from.max(first_of_live(&session, &*camera.archive.index().await?)?);
+    let shown = crate::media::sessions::shown(&camera, &session, &session.issued).await?;
+    let none = || Refusal::new(Kind::NotFound, "There is no fragment of the requested time");
+    let head = shown.entries.first().map(|(_, entry)| entry.head_id).ok_or_else(none)?;
     let tracks = camera.tracks(head).await?;
     codecs::names(&tracks).map_err(headwater_video::mp4::Mp4Error::from)?;
     let token = session.seal(&call.media.session_key().await?);
@@ -106,7 +103,10 @@ async fn url(call: &Call<'_>, protocol: Protocol, page: &str) -> Result<String, 
 /// Who keeps nothing has nothing to play but by plain URL: so AWS has it.
 pub fn check_retention(call: &Call<'_>, camera: &Camera) -> Result<(), Refusal> {
     match call.media.settings(camera.name()).retention_hours {
-        Some(0) => Err(Refusal::new(Kind::NoDataRetention, "The stream keeps no data: raise DataRetentionInHours with UpdateDataRetention")),
+        Some(0) => Err(Refusal::new(
+            Kind::NoDataRetention,
+            "The stream keeps no data: raise DataRetentionInHours with UpdateDataRetention",
+        )),
         _ => Ok(()),
     }
 }
@@ -117,7 +117,9 @@ fn first_of_live(session: &Session, index: &Index) -> Result<i64, Refusal> {
         return Ok(i64::MIN);
     }
     let newest = index.last().filter(|last| last.server_ms.saturating_add(LIVE_MS) >= session.issued.wall_ms);
-    newest.ok_or_else(|| Refusal::new(Kind::NotFound, "No fragment came within the last 30 seconds: the stream is not live"))?;
+    newest.ok_or_else(|| {
+        Refusal::new(Kind::NotFound, "No fragment came within the last 30 seconds: the stream is not live")
+    })?;
     let first = index.all().rev().take(usize::from(session.fragments_max)).last();
     Ok(first.map_or(0, |(_, entry)| entry.number as i64))
 }
@@ -140,7 +142,9 @@ impl Request {
         }
         let most = match (self.max_media_playlist_fragment_results, mode) {
             (Some(most), _) if !FRAGMENTS.contains(&most) => {
-                return Err(Refusal::invalid("A playlist has 1 to 5000 fragments: MaxMediaPlaylistFragmentResults, MaxManifestFragmentResults"));
+                return Err(Refusal::invalid(
+                    "A playlist has 1 to 5000 fragments: MaxMediaPlaylistFragmentResults, MaxManifestFragmentResults",
+                ));
             }
             (Some(most), _) => most as u16,
             (None, Mode::OnDemand) => RECORDED_FRAGMENTS,
@@ -166,13 +170,19 @@ impl Request {
         match self.container_format.as_deref() {
             None | Some("FRAGMENTED_MP4") => {}
             Some("MPEG_TS") => {
-                return Err(Refusal::new(Kind::UnsupportedMediaType, "ContainerFormat MPEG_TS is not offered: use FRAGMENTED_MP4"));
+                return Err(Refusal::new(
+                    Kind::UnsupportedMediaType,
+                    "ContainerFormat MPEG_TS is not offered: use FRAGMENTED_MP4",
+                ));
             }
             Some(other) => return Err(Refusal::invalid(format!("ContainerFormat {other:?} is not FRAGMENTED_MP4"))),
         }
-        let shows = self.display_fragment_timestamp == Some(Display::Always) || self.display_fragment_number == Some(Display::Always);
+        let shows = self.display_fragment_timestamp == Some(Display::Always)
+            || self.display_fragment_number == Some(Display::Always);
         if protocol == Protocol::Dash && shows {
-            return Err(Refusal::invalid("A manifest shows no fragment's time or number here: leave DisplayFragmentTimestamp and DisplayFragmentNumber at NEVER"));
+            return Err(Refusal::invalid(
+                "A manifest shows no fragment's time or number here: leave DisplayFragmentTimestamp and DisplayFragmentNumber at NEVER",
+            ));
         }
         Ok(())
     }
@@ -189,7 +199,9 @@ impl Request {
             PlaybackMode::OnDemand => Mode::OnDemand,
         };
         if selector.fragment_selector_type.is_none() {
-            return Err(Refusal::invalid("FragmentSelectorType and TimestampRange are required unless PlaybackMode is LIVE"));
+            return Err(Refusal::invalid(
+                "FragmentSelectorType and TimestampRange are required unless PlaybackMode is LIVE",
+            ));
         }
         let start = start.ok_or_else(|| Refusal::invalid("StartTimestamp is required unless PlaybackMode is LIVE"))?;
         match (mode, end) {

@@ -1,12 +1,17 @@
 //! Tokens that are ours, forged and over; windows of live, replayed and recorded sessions.
 
 use super::*;
+use crate::clock::Clock;
 use crate::record::Record;
 use crate::wire::media::Media;
 use bytes::Bytes;
 use proptest::prelude::*;
 
 const WALL_MS: u64 = 1_800_000_000_000;
+
+fn now(clock: &Clock) -> Issued {
+    Issued::new(clock.now(), clock.boot_id())
+}
 
 fn key(of: u8) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, &[of; 32])
@@ -25,13 +30,22 @@ fn session(mode: Mode, clock: &Clock) -> Session {
         from: 0,
         to: i64::MAX,
         lasts_s: 300,
-        issued: Issued::now(clock),
+        issued: now(clock),
+    }
+}
+
+/// What is shown of an index, as the archive selects it.
+fn shown(session: &Session, index: &Index, now: &Issued) -> Shown {
+    match session.mode {
+        Mode::Live => session.live(index),
+        _ => session
+            .recorded(index.all().map(|(at, entry)| (at, *entry)).filter(|(_, entry)| session.covers(entry)), now),
     }
 }
 
 /// Fragments of a second each that begin at these times.
 fn index(starts_ms: &[i64]) -> Index {
-    let mut index = Index::new(1_000);
+    let mut index = Index::new(usize::MAX);
     for (at, start_ms) in starts_ms.iter().enumerate() {
         let media = Media {
             part: 0,
@@ -65,11 +79,13 @@ fn starts(shown: &Shown) -> Vec<i64> {
 fn a_token_says_all_of_a_session_and_outlives_a_restart() {
     let clock = Clock::manual(1, WALL_MS);
     for mode in [Mode::Live, Mode::Replay, Mode::OnDemand] {
-        for (breaks, by) in [(Breaks::Always, By::Server), (Breaks::Never, By::Producer), (Breaks::OnDiscontinuity, By::Server)] {
+        for (breaks, by) in
+            [(Breaks::Always, By::Server), (Breaks::Never, By::Producer), (Breaks::OnDiscontinuity, By::Server)]
+        {
             let one = Session { breaks, by, from: -5, ..session(mode, &clock) };
             let text = one.seal(&key(1));
             assert!(text.len() < 120, "a playlist repeats it: {}", text.len());
-            assert_eq!(Session::open(&key(1), &text, &Issued::now(&clock)), Ok(one));
+            assert_eq!(Session::open(&key(1), &text, &now(&clock)), Ok(one));
         }
     }
 }
@@ -78,22 +94,22 @@ fn a_token_says_all_of_a_session_and_outlives_a_restart() {
 fn a_token_of_another_box_is_foreign_and_an_old_one_is_over() {
     let clock = Clock::manual(1, WALL_MS);
     let text = session(Mode::Live, &clock).seal(&key(1));
-    assert_eq!(Session::open(&key(2), &text, &Issued::now(&clock)), Err(SessionError::Foreign));
+    assert_eq!(Session::open(&key(2), &text, &now(&clock)), Err(SessionError::Foreign));
     clock.jump_wall(7 * 86_400_000);
     clock.advance(300_000);
-    assert!(Session::open(&key(1), &text, &Issued::now(&clock)).is_ok(), "a jump of the wall clock ends nothing");
+    assert!(Session::open(&key(1), &text, &now(&clock)).is_ok(), "a jump of the wall clock ends nothing");
     clock.advance(1);
-    assert_eq!(Session::open(&key(1), &text, &Issued::now(&clock)), Err(SessionError::Expired));
+    assert_eq!(Session::open(&key(1), &text, &now(&clock)), Err(SessionError::Expired));
 }
 
 #[test]
 fn live_shows_the_newest_and_on_demand_the_oldest_of_its_range() {
     let clock = Clock::manual(1, WALL_MS);
     let index = index(&[0, 1000, 2000, 3000, 4000, 5000]);
-    let now = Issued::now(&clock);
-    assert_eq!(starts(&session(Mode::Live, &clock).shown(&index, &now)), [2000, 3000, 4000, 5000]);
+    let now = now(&clock);
+    assert_eq!(starts(&shown(&session(Mode::Live, &clock), &index, &now)), [2000, 3000, 4000, 5000]);
     let on_demand = Session { from: 1000, to: 4000, fragments_max: 3, ..session(Mode::OnDemand, &clock) };
-    let shown = on_demand.shown(&index, &now);
+    let shown = shown(&on_demand, &index, &now);
     assert_eq!((starts(&shown), shown.ended), (vec![1000, 2000, 3000], true));
     assert!(on_demand.covers(index.by_number(104).unwrap()) && !on_demand.covers(index.by_number(105).unwrap()));
 }
@@ -105,21 +121,22 @@ fn a_replay_begins_at_its_time_and_grows_as_time_passes() {
     let replay = Session { from: 1000, ..session(Mode::Replay, &clock) };
     let at = |ms: u64| {
         clock.advance(ms);
-        let shown = replay.shown(&index, &Issued::now(&clock));
+        let shown = shown(&replay, &index, &now(&clock));
         (starts(&shown), shown.entries[0].0, shown.begun_ms)
     };
     assert_eq!(at(999), (vec![1000, 2000, 3000], 101, 0));
     assert_eq!(at(1), (vec![1000, 2000, 3000, 4000], 101, 0));
     assert_eq!(at(1000), (vec![2000, 3000, 4000, 5000], 102, 1000));
     assert_eq!(at(60_000), (vec![3000, 4000, 5000, 6000], 103, 2000));
-    assert!(!replay.shown(&index, &Issued::now(&clock)).ended, "without an end it waits for more");
+    assert!(!shown(&replay, &index, &now(&clock)).ended, "without an end it waits for more");
 }
 
 #[test]
 fn what_a_producer_sends_again_is_there_once_and_numbers_have_no_hole() {
     let clock = Clock::manual(1, WALL_MS);
     let index = index(&[0, 1000, 2000, 1000, 2000, 3000, 9000]);
-    let shown = Session { fragments_max: 9, ..session(Mode::OnDemand, &clock) }.shown(&index, &Issued::now(&clock));
+    let nine = Session { fragments_max: 9, ..session(Mode::OnDemand, &clock) };
+    let shown = shown(&nine, &index, &now(&clock));
     let list: Vec<_> = shown.entries.iter().map(|(at, entry)| (*at, entry.start_ms, entry.discontinuity)).collect();
     assert_eq!(list, [(100, 0, false), (101, 1000, false), (102, 2000, false), (103, 3000, false), (104, 9000, true)]);
 }
@@ -128,7 +145,7 @@ fn what_a_producer_sends_again_is_there_once_and_numbers_have_no_hole() {
 fn discontinuities_may_be_told_always() {
     let clock = Clock::manual(1, WALL_MS);
     let always = Session { breaks: Breaks::Always, ..session(Mode::Live, &clock) };
-    let shown = always.shown(&index(&[0, 1000]), &Issued::now(&clock));
+    let shown = shown(&always, &index(&[0, 1000]), &now(&clock));
     assert!(shown.entries.iter().all(|(at, entry)| entry.discontinuity && u64::from(entry.breaks) == *at));
 }
 
@@ -139,13 +156,13 @@ proptest! {
         let mut bytes = URL_SAFE_NO_PAD.decode(session(Mode::OnDemand, &clock).seal(&key(1))).unwrap();
         let bit = bit % (bytes.len() * 8);
         bytes[bit / 8] ^= 1 << (bit % 8);
-        let opened = Session::open(&key(1), &URL_SAFE_NO_PAD.encode(bytes), &Issued::now(&clock));
+        let opened = Session::open(&key(1), &URL_SAFE_NO_PAD.encode(bytes), &now(&clock));
         prop_assert_eq!(opened, Err(SessionError::Foreign));
     }
 
     #[test]
     fn noise_never_panics(noise in ".{0,700}") {
         let clock = Clock::manual(1, WALL_MS);
-        prop_assert_eq!(Session::open(&key(1), &noise, &Issued::now(&clock)), Err(SessionError::Foreign));
+        prop_assert_eq!(Session::open(&key(1), &noise, &now(&clock)), Err(SessionError::Foreign));
     }
 }
