@@ -11,6 +11,7 @@
 
 mod ack;
 mod archive;
+mod chunks;
 mod clip;
 mod config;
 mod door;
@@ -24,10 +25,12 @@ mod pages;
 mod pictures;
 mod play;
 mod producer;
+mod rtsp;
 mod shape;
 mod stream;
 
-pub use config::VideoConfig;
+pub use chunks::{ChunkError, Taken};
+pub use config::{CameraConfig, VideoConfig};
 pub use door::AwsDoor;
 pub use pages::ConsoleDoor;
 
@@ -57,6 +60,7 @@ struct Inner {
     /// Region and account, as ARNs show them.
     account: (String, String),
     cameras: Mutex<HashMap<String, Arc<Camera>>>,
+    chunks: chunks::Chunks,
     producers: Arc<Semaphore>,
     readers: Arc<Semaphore>,
     /// Changing what the control plane knows: one at a time.
@@ -90,6 +94,7 @@ impl Media {
             config: config.clone(),
             account,
             cameras: Mutex::default(),
+            chunks: chunks::Chunks::default(),
             producers: Arc::new(Semaphore::new(config.max_producers as usize)),
             readers: Arc::new(Semaphore::new(config.max_readers as usize)),
             changing: tokio::sync::Mutex::default(),
@@ -187,6 +192,7 @@ impl Media {
         blocking(move || log.delete_stream(&stream)).await??;
         let mut batch = Batch::new();
         batch.put_state(Table::Media, settings_key(name), None);
+        self.forget_chunks(name, &mut batch);
         self.commit(&mut batch).await
     }
 
