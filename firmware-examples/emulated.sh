@@ -12,6 +12,7 @@
 #   --slow-flash      a flash as slow as a real one, so that a power cut has time to come in the middle of a write
 #   --timeout SECONDS give up after so long, with exit code 124 (default 3600, 0 is never)
 #   --pace-us N       microseconds between two records (default 0, as fast as it goes)
+#   --sleep-ms N      send, then sleep for N ms, and come back by a reset, as a board on a battery (default: connected)
 #   --tls PEM         over TLS to the gateway's TLS listener on PORT: whom the device trusts, and its certificate and key
 #   --tls-name NAME   for which the gateway has a certificate (default localhost)
 #   --ota IMAGE       boot through the boot loader; a new flash has the firmware IMAGE, made by `ota-image`, which can then be
@@ -32,11 +33,12 @@ numbers=() options=() arguments=() features=() timeout_s=3600
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage; exit 0 ;;
-    --id | --flash | --qmp | --pidfile | --timeout | --pace-us | --tls | --tls-name | --ota | --picture | --arg) [ $# -ge 2 ] || fail "$1 wants a value" ;;&
+    --id | --flash | --qmp | --pidfile | --timeout | --pace-us | --sleep-ms | --tls | --tls-name | --ota | --picture | --arg) [ $# -ge 2 ] || fail "$1 wants a value" ;;&
     --id) arguments+=("id=$2"); shift ;;
     --flash | --qmp | --pidfile | --picture) options+=("$1" "$2"); shift ;;
     --timeout) timeout_s=$2; shift ;;
     --pace-us) arguments+=("pace-us=$2"); shift ;;
+    --sleep-ms) arguments+=("sleep-ms=$2"); shift ;;
     --tls) [ -r "$2" ] || fail "cannot read '$2'"; arguments+=("tls=$(realpath "$2")"); features=(--features tls); shift ;;
     --tls-name) arguments+=("tls-name=$2"); shift ;;
     --ota) [ -r "$2" ] || fail "cannot read '$2'"; board=mps2-an385-boot; options+=(--image "$2"); shift ;;

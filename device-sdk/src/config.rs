@@ -86,7 +86,8 @@ pub enum SetupError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Rest {
-    /// Records that the gateway does not have yet. They are in the outbox.
+    /// Records that the gateway does not have yet. They are in the outbox. If the gateway could not be reached since a reset,
+    /// some that were delivered before it may be among them.
     pub pending: u64,
     /// When trying again makes sense, if the gateway could not be reached.
     pub retry_at: Option<Instant>,

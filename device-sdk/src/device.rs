@@ -50,6 +50,8 @@ pub struct Device<'a, M: RawMutex, F, T, const N: usize> {
     failure: Option<Failure>,
     /// The recorder is left alone until then.
     store_at: Option<Instant>,
+    /// Whether there was a hello on the last connection.
+    greeted: bool,
 }
 
 impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F, T, N> {
@@ -81,14 +83,13 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
         recorder.set_linger(config.linger);
         let link = Link::new(config.patience, config.window.min(IN_FLIGHT_MAX), seed, Instant::now());
         let counts = Counts::default();
-        let device =
-            Device { recorder, outbox, transport, config, link, memory, counts, failure: None, store_at: None };
+        let (failure, store_at, greeted) = (None, None, false);
+        let device = Device { recorder, outbox, transport, config, link, memory, counts, failure, store_at, greeted };
         tell(device.recorder, &device.outbox, &device.link, device.counts, None);
         Ok(device)
     }
 
-    /// Runs for ever. Whoever drops it while it runs, and then calls it or [`Device::flush`] again, finds that it goes on;
-    /// only a batch that was on its way into flash in that moment may be stored twice.
+    /// Runs for ever. Whoever drops it while it runs, and then calls it or [`Device::flush`] again, finds that it goes on.
     pub async fn run(&mut self, app: &mut impl Downlink) {
         self.serve(app, Until::Ever).await;
     }
@@ -98,7 +99,7 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
     pub async fn flush(&mut self, app: &mut impl Downlink, within: Duration) -> Rest {
         self.recorder.flush();
         self.serve(app, Until::Empty(later(Instant::now(), within))).await;
-        let _ = self.outbox.mark().await;
+        let _ = self.outbox.rest(self.greeted).await;
         let pending = self.outbox.len();
         Rest { pending, retry_at: if pending > 0 { self.link.next_wake() } else { None } }
     }
@@ -126,7 +127,7 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
 
     /// One connection, from its opening to its end.
     async fn connection(&mut self, app: &mut impl Downlink, until: Until) {
-        let Device { recorder, outbox, transport, config, link, memory, counts, failure, store_at } = self;
+        let Device { recorder, outbox, transport, config, link, memory, counts, failure, store_at, greeted } = self;
         let (frame, rest) = split::<N>(memory);
         let mut store = Store { recorder, outbox, pause: store_at };
         let Some(mut session) = session(rest, config) else { return link.lost(Instant::now()) };
@@ -178,6 +179,7 @@ impl<'a, M: RawMutex, F: NorFlash, T: Transport, const N: usize> Device<'a, M, F
         run.store.outbox.rewind();
         let rested = apart!(run.serve(&mut session, &mut stream, frame, until));
         let now = Instant::now();
+        *greeted = run.owed.is_some();
         if rested { run.link.rested(now) } else { run.link.lost(now) }
     }
 }

@@ -226,7 +226,7 @@ impl<M: RawMutex, const N: usize> Recorder<M, N> {
 
     /// Milliseconds since 1970, once the gateway has said.
     pub fn unix_ms(&self) -> Option<u64> {
-        self.with(|inner| inner.clock).flatten().map(|start| start.wrapping_add(Instant::now().as_millis()))
+        self.with(|inner| inner.clock).flatten().map(|start| start.saturating_add(Instant::now().as_millis()))
     }
 
     /// How the device is doing.

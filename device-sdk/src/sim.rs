@@ -1,4 +1,5 @@
-//! A flash for tests: it programs each word once, tears what it does when its power is cut, and counts.
+//! A flash for tests: it programs each word once, tears what it does when its power is cut, fails when it is told to, and
+//! counts.
 
 use embedded_storage_async::nor_flash::{ErrorType, NorFlash, NorFlashError, NorFlashErrorKind, ReadNorFlash};
 use std::vec;
@@ -17,6 +18,12 @@ pub struct FlashSim<const WORD: usize, const PAGE: usize> {
     pub programmed: u64,
     /// Erases of each page.
     pub erased: Vec<u64>,
+    /// The next write programs so many bytes and fails then, with the power on.
+    pub fail_next: Option<usize>,
+    /// As flash with error correction a word that was not programmed to its end answers with an error until it is erased.
+    pub has_ecc: bool,
+    /// Words that cannot be read.
+    pub unreadable: Vec<bool>,
 }
 
 /// Why the flash does not.
@@ -28,6 +35,10 @@ pub enum FlashSimError {
     Shape,
     /// The word was programmed before.
     Twice,
+    /// It was told to fail.
+    Worn,
+    /// There is a word that error correction cannot mend.
+    Unreadable,
 }
 
 impl NorFlashError for FlashSimError {
@@ -40,7 +51,16 @@ impl<const WORD: usize, const PAGE: usize> FlashSim<WORD, PAGE> {
     /// Flash of so many pages, full of what was in it before.
     pub fn new(pages: usize) -> Self {
         let bytes = (0..pages * PAGE).map(|at| (at * 31) as u8).collect();
-        FlashSim { bytes, power: None, steps: 0, programmed: 0, erased: vec![0; pages] }
+        FlashSim {
+            bytes,
+            power: None,
+            steps: 0,
+            programmed: 0,
+            erased: vec![0; pages],
+            fail_next: None,
+            has_ecc: false,
+            unreadable: vec![false; pages * PAGE / WORD],
+        }
     }
 
     /// The same flash after a reset, with the power back.
@@ -72,6 +92,10 @@ impl<const WORD: usize, const PAGE: usize> ReadNorFlash for FlashSim<WORD, PAGE>
         if !at.is_multiple_of(4) || !bytes.len().is_multiple_of(4) {
             return Err(FlashSimError::Shape);
         }
+        let words = self.unreadable.get(at / WORD..(at + bytes.len()).div_ceil(WORD)).ok_or(FlashSimError::Shape)?;
+        if words.contains(&true) {
+            return Err(FlashSimError::Unreadable);
+        }
         bytes.copy_from_slice(self.bytes.get(at..at + bytes.len()).ok_or(FlashSimError::Shape)?);
         Ok(())
     }
@@ -96,6 +120,7 @@ impl<const WORD: usize, const PAGE: usize> NorFlash for FlashSim<WORD, PAGE> {
                 self.step()?;
                 let at = page * PAGE + part * (PAGE / 16);
                 self.bytes[at..at + PAGE / 16].fill(0xff);
+                self.unreadable[at / WORD..(at + PAGE / 16).div_ceil(WORD)].fill(false);
             }
         }
         Ok(())
@@ -109,11 +134,16 @@ impl<const WORD: usize, const PAGE: usize> NorFlash for FlashSim<WORD, PAGE> {
         if self.bytes[at..at + bytes.len()].iter().any(|byte| *byte != 0xff) {
             return Err(FlashSimError::Twice);
         }
+        let fails_at = self.fail_next.take();
         for (offset, byte) in bytes.iter().enumerate() {
-            self.step()?;
+            let done = if fails_at == Some(offset) { Err(FlashSimError::Worn) } else { self.step() };
+            if done.is_err() {
+                self.unreadable[(at + offset) / WORD] |= self.has_ecc && !offset.is_multiple_of(WORD);
+                return done;
+            }
             self.bytes[at + offset] = *byte;
             self.programmed += 1;
         }
-        Ok(())
+        if fails_at == Some(bytes.len()) { Err(FlashSimError::Worn) } else { Ok(()) }
     }
 }

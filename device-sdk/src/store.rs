@@ -38,7 +38,9 @@ impl<M: RawMutex, F: NorFlash, const N: usize> Store<'_, M, F, N> {
         *self.pause = None;
         while let Some(taken) = self.recorder.take(frame, now) {
             match self.outbox.append(taken.kind, taken.count, frame, taken.length).await {
-                Ok(_) | Err(outbox::Error::TooLong | outbox::Error::Geometry) => {
+                Ok(_) => self.recorder.took(self.outbox.len(), self.outbox.next_number()),
+                Err(outbox::Error::TooLong | outbox::Error::Geometry) => {
+                    self.outbox.gave_up(taken.count);
                     self.recorder.took(self.outbox.len(), self.outbox.next_number());
                 }
                 Err(outbox::Error::Full) => {

@@ -10,15 +10,17 @@
 mod updates;
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use std::{env, fs, process};
 
 /// Every key, its longest value in bytes (the firmware's buffers are sized for it), whether it may be empty.
-const KEYS: [(&str, usize, bool); 6] = [
+const KEYS: [(&str, usize, bool); 7] = [
     ("wifi_ssid", 32, false),
     ("wifi_password", 63, true),
     ("gateway", 128, false),
     ("gateway_user", 64, true),
     ("gateway_password", 64, true),
+    ("gateway_tls", 256, true),
     ("device_id", 64, false),
 ];
 
@@ -29,7 +31,7 @@ fn main() {
     let file = choose_file();
     let text = fs::read_to_string(&file).unwrap_or_else(|e| fail(&file, 0, &format!("cannot be read: {e}")));
     let values = parse(&file, &text);
-    let [ssid, wifi_password, gateway, user, gateway_password, device_id] = &values;
+    let [ssid, wifi_password, gateway, user, gateway_password, tls, device_id] = &values;
     let (host, port) = split_gateway(&file, gateway);
     if !wifi_password.text.is_empty() && wifi_password.text.len() < 8 {
         fail(&file, wifi_password.line, "a WPA password has 8 to 63 characters; leave it empty for an open network");
@@ -54,7 +56,31 @@ fn main() {
         format!("devices/{}/telemetry", device_id.text),
     );
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let constants =
+        constants + &if env::var_os("CARGO_FEATURE_TLS").is_some() { bake_tls(&file, tls) } else { String::new() };
     fs::write(out.join("credentials.rs"), constants).expect("OUT_DIR is writable");
+}
+
+/// The PEM file that is named, relative to the file that names it. A build server that has none must be able to link.
+fn bake_tls(file: &Path, named: &Value) -> String {
+    println!("cargo:rerun-if-env-changed=SOURCE_DATE_EPOCH");
+    let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+    let built = env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok()).unwrap_or(now);
+    let pem = if named.text.is_empty() {
+        println!("cargo:warning=no gateway_tls in {}: this firmware trusts no gateway", file.display());
+        Vec::new()
+    } else {
+        let path = file.parent().unwrap_or(Path::new(".")).join(&named.text);
+        println!("cargo:rerun-if-changed={}", path.display());
+        match fs::read(&path) {
+            Ok(pem) if pem.starts_with(b"-----BEGIN ") => pem,
+            Ok(_) => {
+                fail(file, named.line, &format!("{} is no PEM file: it does not begin with -----BEGIN", path.display()))
+            }
+            Err(e) => fail(file, named.line, &format!("{} cannot be read: {e}", path.display())),
+        }
+    };
+    format!("pub const BUILT_UNIX_S: u64 = {built};\npub const GATEWAY_PEM: &[u8] = &{pem:?};\n")
 }
 
 fn choose_file() -> PathBuf {

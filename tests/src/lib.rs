@@ -16,3 +16,4 @@ pub mod proxy;
 pub mod tools;
 pub mod trace;
 pub mod upstream;
+pub mod video;

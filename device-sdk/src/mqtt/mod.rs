@@ -108,7 +108,7 @@ impl<'m> Session<'m> {
             in_flight: 0,
             receive_max: IN_FLIGHT_MAX as u16,
             packet_bytes_max: u32::MAX,
-            keep_alive: config.keep_alive,
+            keep_alive: config.keep_alive.clamp(Duration::from_secs(1), Duration::from_secs(u16::MAX as u64)),
             answer_within: config.patience.answer_within,
             last_sent: now,
             alive_until: None,
@@ -119,7 +119,7 @@ impl<'m> Session<'m> {
 
     /// CONNECT (3.1): a clean start, and no packet that is longer than there is room for.
     fn connect(&mut self, config: &Config<'_>) -> Option<()> {
-        let keep_alive = config.keep_alive.as_secs().clamp(1, 65_535) as u16;
+        let keep_alive = self.keep_alive.as_secs() as u16;
         let size = (self.input.len() as u32).to_be_bytes();
         let (mut flags, none, no_properties) = (0x02, [].as_slice(), [0].as_slice());
         let (topic, payload) = config.will.map_or((none, none), |(topic, payload)| (topic.as_bytes(), payload));

@@ -77,6 +77,24 @@ fn connect_says_who_it_is_and_what_fits() {
     assert!(Session::new(&mut small, INPUT, &full, at(0)).is_none(), "CONNECT does not fit");
 }
 
+/// The fault: a gateway was told 65,535 seconds at most, and asked for a sign of life only after three quarters of what the
+/// firmware wanted: with 40 hours it had given the device up before.
+#[test]
+fn a_keep_alive_that_cannot_be_told_is_kept_as_it_is_told() {
+    let mut memory = [0; 1024];
+    let day = 86_400;
+    for (wanted, told) in [(0, 1), (1, 1), (600, 600), (65_535, 65_535), (65_536, 65_535), (2 * day, 65_535)] {
+        let config = Config { keep_alive: Duration::from_secs(wanted), ..Config::new("pump-7", "t") };
+        let mut session = Session::new(&mut memory, INPUT, &config, at(0)).expect("room");
+        let Some(Packet::Connect(connect, ..)) = written(&mut session).pop() else { panic!("no CONNECT") };
+        assert_eq!(u64::from(connect.keep_alive), told, "{wanted}");
+        assert_eq!(session.next_wake(), Some(at(told * 750)), "{wanted}");
+    }
+    let config = Config { keep_alive: Duration::MAX, ..Config::new("pump-7", "t") };
+    let mut session = Session::new(&mut memory, INPUT, &config, Instant::MAX).expect("room");
+    assert!(session.next_wake() == Some(Instant::MAX) && session.poll(at(0)));
+}
+
 #[test]
 fn each_packet_is_read_by_the_oracle() {
     let mut memory = [0; 2048];

@@ -1,24 +1,30 @@
 //! How frames lie in flash (pure). All numbers little-endian, everything aligned to the flash's write size.
 //!
 //! ```text
-//! page:   magic "HWP1" | number u32 | epoch u32 | first u64 | head u64 | CRC-32 of these     then frames until blank
-//! frame:  CRC-32 | first u32 | length u16 | kind (3 bits) and count (13 bits) u16 | body | 0xff up to the next word
+//! page:   magic "HWP2" | number u32 | epoch u32 | first u64 | head u64 | CRC-32 of these     then frames until blank
+//! frame:  CRC-32 | first u16 | length u16 | kind, alone, count u16 | body | 0xff up to the next word
+//!         kind in 2 bits, alone in 1, count in 13
 //! ```
 //!
 //! A page is an erase unit. Pages are numbered without end and lie at `number % pages`, so erases go round. A frame's
-//! checksum begins with the number of its page: what an erase left behind is never taken for a frame. `first` is the low
-//! half of the number of the first record. A mark is a frame without records whose body says from where on nothing has
-//! been released; so do the pages' heads. Nothing is ever programmed twice.
+//! checksum begins with the number of its page and the whole number of its first record, of which `first` is the low end:
+//! what an erase left behind is never taken for a frame, and no frame gets another number than its own. `alone` says that
+//! everything in front of the frame was released when it was written: so a device that empties its outbox before each sleep
+//! writes nothing but its records. A mark is a frame without records whose body says from where on nothing has been
+//! released; so do the pages' heads. Nothing is ever programmed twice.
+//!
+//! A frame's head has ten bytes, and not one more: with eleven a record of 85 bytes would need a fourth word of 32.
 
 use headwater_wire::{Kind, crc32};
 
 pub const PAGE_HEAD_BYTES: usize = 32;
-pub const FRAME_HEAD_BYTES: usize = 12;
+pub const FRAME_HEAD_BYTES: usize = 10;
 /// The body of a mark.
 pub const MARK_BYTES: usize = 8;
-/// `kind` of a mark.
-const MARK: u16 = 7;
-const MAGIC: u32 = u32::from_le_bytes(*b"HWP1");
+/// `kind` of a mark, whose count is 0. It is that of parts of blobs as well, which have a count and never lie in flash.
+const MARK: u16 = 3;
+const ALONE: u16 = 1 << 13;
+const MAGIC: u32 = u32::from_le_bytes(*b"HWP2");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageHead {
@@ -60,17 +66,20 @@ pub enum Content {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHead {
     pub sum: u32,
-    pub first_low: u32,
+    /// The low end of the number of the first record.
+    pub first_low: u16,
     /// Of the body, in bytes.
     pub length: u16,
+    /// Everything in front of it was released when it was written.
+    pub alone: bool,
     pub content: Content,
 }
 
 impl FrameHead {
     /// The head of a frame in the page of this number.
-    pub fn new(page: u32, first: u64, content: Content, body: &[u8]) -> Self {
-        let mut head = FrameHead { sum: 0, first_low: first as u32, length: body.len() as u16, content };
-        head.sum = crc32(head.sum_of_head(page), body);
+    pub fn new(page: u32, first: u64, alone: bool, content: Content, body: &[u8]) -> Self {
+        let mut head = FrameHead { sum: 0, first_low: first as u16, length: body.len() as u16, alone, content };
+        head.sum = crc32(head.sum_of_head(page, first), body);
         head
     }
 
@@ -78,26 +87,28 @@ impl FrameHead {
         let mut bytes = [0; FRAME_HEAD_BYTES];
         put(&mut bytes, 0, &self.sum.to_le_bytes());
         put(&mut bytes, 4, &self.first_low.to_le_bytes());
-        put(&mut bytes, 8, &self.length.to_le_bytes());
-        put(&mut bytes, 10, &self.content_bits().to_le_bytes());
+        put(&mut bytes, 6, &self.length.to_le_bytes());
+        put(&mut bytes, 8, &self.content_bits().to_le_bytes());
         bytes
     }
 
     /// `None` where no frame can be: erased flash, or what is left of one.
     pub fn read(bytes: &[u8; FRAME_HEAD_BYTES]) -> Option<Self> {
-        let bits = u16::from_le_bytes([bytes[10], bytes[11]]);
-        let content = match (bits >> 13, bits & 0x1fff) {
+        let bits = u16::from_le_bytes([bytes[8], bytes[9]]);
+        let content = match (bits >> 14, bits & (ALONE - 1)) {
             (MARK, 0) => Content::Mark,
-            (kind, count) if count > 0 => Content::Records { kind: Kind::of(kind as u8)?, count },
-            _ => return None,
+            (MARK, _) | (_, 0) => return None,
+            (kind, count) => Content::Records { kind: Kind::of(kind as u8)?, count },
         };
-        let length = u16::from_le_bytes([bytes[8], bytes[9]]);
-        Some(FrameHead { sum: u32_at(bytes, 0), first_low: u32_at(bytes, 4), length, content })
+        let first_low = u16::from_le_bytes([bytes[4], bytes[5]]);
+        let length = u16::from_le_bytes([bytes[6], bytes[7]]);
+        Some(FrameHead { sum: u32_at(bytes, 0), first_low, length, alone: bits & ALONE > 0, content })
     }
 
     /// What the checksum of the body is added to.
-    pub fn sum_of_head(&self, page: u32) -> u32 {
-        crc32(crc32(0, &page.to_le_bytes()), self.to_bytes().get(4..).unwrap_or_default())
+    pub fn sum_of_head(&self, page: u32, first: u64) -> u32 {
+        let place = crc32(crc32(0, &page.to_le_bytes()), &first.to_le_bytes());
+        crc32(place, self.to_bytes().get(4..).unwrap_or_default())
     }
 
     pub fn count(&self) -> u16 {
@@ -107,16 +118,20 @@ impl FrameHead {
         }
     }
 
-    /// The whole number whose low half stands here, seen from one close below it.
+    /// The whole number whose low end stands here, seen from one close below it. A mark's is 0.
     pub fn first(&self, below: u64) -> u64 {
-        below.wrapping_add(u64::from(self.first_low.wrapping_sub(below as u32)))
+        match self.content {
+            Content::Records { .. } => below.wrapping_add(u64::from(self.first_low.wrapping_sub(below as u16))),
+            Content::Mark => 0,
+        }
     }
 
     fn content_bits(&self) -> u16 {
-        match self.content {
-            Content::Records { kind, count } => (kind as u16) << 13 | count,
-            Content::Mark => MARK << 13,
-        }
+        let bits = match self.content {
+            Content::Records { kind, count } => (kind as u16) << 14 | count,
+            Content::Mark => MARK << 14,
+        };
+        bits | if self.alone { ALONE } else { 0 }
     }
 }
 
@@ -146,10 +161,20 @@ mod tests {
         flipped[9] ^= 1;
         assert_eq!(PageHead::read(&flipped), None);
         let content = Content::Records { kind: Kind::Readings, count: 4_096 };
-        let frame = FrameHead::new(7, (1 << 40) + 3, content, b"body");
-        assert_eq!(FrameHead::read(&frame.to_bytes()), Some(frame));
-        assert_eq!(frame.first(1 << 40), (1 << 40) + 3);
-        assert_ne!(FrameHead::new(8, (1 << 40) + 3, content, b"body").sum, frame.sum, "another page, another checksum");
+        let first = (1 << 40) + 3;
+        for alone in [false, true] {
+            let frame = FrameHead::new(7, first, alone, content, b"body");
+            assert_eq!(FrameHead::read(&frame.to_bytes()), Some(frame));
+            assert_eq!(frame.first(1 << 40), first);
+            assert_eq!(frame.first(first - 0xffff), first);
+            assert_ne!(frame.first(first - 0x1_0000), first);
+            for (page, first) in [(8, first), (7, first + 0x1_0000)] {
+                let other = FrameHead::new(page, first, alone, content, b"body");
+                assert_ne!(other.sum, frame.sum, "another page, another number: another checksum");
+            }
+        }
+        let mark = FrameHead::new(7, 0, false, Content::Mark, &[0; MARK_BYTES]);
+        assert_eq!(FrameHead::read(&mark.to_bytes()), Some(mark));
         assert_eq!(FrameHead::read(&[0xff; FRAME_HEAD_BYTES]), None, "erased");
     }
 }

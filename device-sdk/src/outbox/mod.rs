@@ -2,8 +2,9 @@
 //!
 //! A record leaves it only when the gateway said that it is on disk. Records lie in frames; a frame is what one PUBLISH
 //! carries, and the bytes of its body go from flash to the wire as they are. Appending a frame programs it once; releasing
-//! it moves a mark in RAM, which is written down with the next page and before sleep: if a reset comes between, the
-//! gateway's hello says what it has.
+//! it moves a mark in RAM. A frame that is written while nothing else is left says so, the next page's head says where the
+//! mark is, and if a reset comes before either, the gateway's hello says what it has. Only for a broker that greets nobody
+//! the mark is written down before each sleep.
 //!
 //! After a reset [`Outbox::open`] finds its way back by reading: a frame that was cut short is not there. If anything at
 //! the end of the ring is not as a clean end would be, the numbers go on under a new epoch, so that no number is ever
@@ -13,15 +14,26 @@ mod layout;
 mod mount;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wear;
 
 use crate::apart::apart;
 use core::ops::Range;
 use embedded_storage_async::nor_flash::NorFlash;
 use headwater_wire::Kind;
 use layout::{Content, FRAME_HEAD_BYTES, FrameHead, MARK_BYTES, PAGE_HEAD_BYTES, PageHead};
+use mount::Seen;
 
-/// Bytes in front of a frame's body in a buffer: room for what flash or the wire wants there.
-pub const HEAD_ROOM: usize = 32;
+/// Bytes in front of a frame's body in a buffer: room for what flash or the wire wants there. A frame with its head begins at
+/// a multiple of 8 in it, because some drivers copy what is not aligned.
+pub const HEAD_ROOM: usize = 24 + FRAME_HEAD_BYTES;
+
+/// Before sleep a mark is due when so many times its length was programmed since the last one: once if the page stays below
+/// [`WEAR_MAX`] with it, and else, as records are short for their words, at last.
+const MARK_SHARE: (u32, u32) = (16, 256);
+/// Bytes programmed for each byte of bodies, in fortieths: of records of 64 bytes and more, which have a byte or two of length
+/// in front of them, it is less than one and a half.
+const WEAR_MAX: u32 = 59;
 
 /// The longest word that flash may want to be programmed in.
 pub const WORD_BYTES_MAX: usize = 64;
@@ -71,7 +83,8 @@ pub struct Counters {
     pub dropped_newest: u64,
     /// Records that were there and cannot be read any more.
     pub damaged: u64,
-    /// Records of frames that the flash refused to write.
+    /// Records that were given up because they cannot be written. What the flash refuses to write is tried again and is not
+    /// among them.
     pub unwritten: u64,
     /// Bytes programmed, heads and padding included.
     pub programmed_bytes: u64,
@@ -100,6 +113,14 @@ impl Loaded {
     pub fn last(&self) -> u64 {
         self.first.wrapping_add(u64::from(self.count)).wrapping_sub(1)
     }
+}
+
+/// A frame of which nobody knows whether it is there.
+#[derive(Clone, Copy, Debug)]
+struct Torn {
+    at: u32,
+    first: u64,
+    count: u16,
 }
 
 /// A place between two frames.
@@ -135,6 +156,13 @@ pub struct Outbox<F> {
     sent: Cursor,
     /// What the last mark or page says of the head.
     marked: u64,
+    /// Where that stands in the newest page, and how many bytes of bodies that page has.
+    marked_at: u32,
+    bodies: u32,
+    /// Numbers of frames that the flash did not write: they are missing, and no record is.
+    given_up: u64,
+    /// The frame that was being written when the flash failed, or whoever waited for it went away.
+    torn: Option<Torn>,
     counters: Counters,
     seed: u64,
     /// The number of the next record when the outbox was opened.
@@ -185,7 +213,8 @@ impl<F: NorFlash> Outbox<F> {
     /// The longest body that fits a page.
     pub fn body_max(&self) -> usize {
         let mark = Self::padded(FRAME_HEAD_BYTES + MARK_BYTES);
-        Self::PAGE.saturating_sub(Self::padded(PAGE_HEAD_BYTES) + mark + FRAME_HEAD_BYTES) & !(Self::WORD - 1)
+        let room = Self::PAGE.saturating_sub(Self::padded(PAGE_HEAD_BYTES) + mark) & !(Self::WORD - 1);
+        room.saturating_sub(FRAME_HEAD_BYTES)
     }
 
     /// With [`WhenFull::KeepEvery`], and three quarters of the ring not released: which n-th record to keep.
@@ -212,6 +241,14 @@ impl<F: NorFlash> Outbox<F> {
         if length > self.body_max() || length > usize::from(u16::MAX) || count == 0 {
             return Err(Error::TooLong);
         }
+        let body = buffer.get(HEAD_ROOM..HEAD_ROOM + length).ok_or(Error::TooLong)?;
+        let content = Content::Records { kind, count };
+        if let Some(torn) = self.torn
+            && let Some(there) = apart!(self.settle(torn))
+            && there.sum == FrameHead::new(self.newest.number, torn.first, there.alone, content, body).sum
+        {
+            return Ok(Some(torn.first));
+        }
         let mark = Self::padded(FRAME_HEAD_BYTES + MARK_BYTES);
         if self.write_at as usize + frame + mark > Self::PAGE || self.newest.epoch != self.epoch {
             match self.open_page().await {
@@ -223,8 +260,8 @@ impl<F: NorFlash> Outbox<F> {
             }
         }
         let first = self.next;
-        let body = buffer.get(HEAD_ROOM..HEAD_ROOM + length).ok_or(Error::TooLong)?;
-        let head = FrameHead::new(self.newest.number, first, Content::Records { kind, count }, body);
+        let alone = self.head.number == first;
+        let head = FrameHead::new(self.newest.number, first, alone, content, body);
         let start = HEAD_ROOM - FRAME_HEAD_BYTES;
         let bytes = buffer.get_mut(start..start + frame).ok_or(Error::TooLong)?;
         if let Some(padding) = bytes.get_mut(FRAME_HEAD_BYTES + length..) {
@@ -235,11 +272,53 @@ impl<F: NorFlash> Outbox<F> {
         }
         // The numbers are given before the flash is asked: it may say no to what it has done.
         self.next = self.next.wrapping_add(u64::from(count));
+        let torn = Torn { at: self.write_at, first, count };
+        self.torn = Some(torn);
+        self.given_up += u64::from(count);
         let written = apart!(self.program(bytes));
-        if written.is_err() {
-            self.counters.unwritten += u64::from(count);
+        if written.is_err() && apart!(self.settle(torn)).is_none() {
+            return written.map(|()| None);
         }
-        written.map(|()| Some(first))
+        self.written(count);
+        self.bodies += length as u32;
+        if alone {
+            (self.marked, self.marked_at) = (first, self.write_at);
+        }
+        Ok(Some(first))
+    }
+
+    /// Looks whether the frame is there after all. If not, no record is lost: whoever made it still has it, and only its numbers
+    /// are missing.
+    async fn settle(&mut self, torn: Torn) -> Option<FrameHead> {
+        if let Seen::Frame(head, _) = self.look(self.newest.number, torn.at, torn.first).await {
+            self.written(torn.count);
+            return Some(head);
+        }
+        self.torn = None;
+        if self.head.number == torn.first {
+            self.head = self.end();
+            self.sent = self.head;
+            self.given_up = 0;
+        }
+        None
+    }
+
+    fn written(&mut self, count: u16) {
+        if self.torn.take().is_some() {
+            self.given_up = self.given_up.saturating_sub(u64::from(count));
+        }
+    }
+
+    /// So many numbers are missing: records of damaged frames, but for numbers that no record has.
+    fn lost(&mut self, count: u64) {
+        let given_up = count.min(self.given_up);
+        self.given_up -= given_up;
+        self.counters.damaged += count - given_up;
+    }
+
+    /// Records that nobody keeps any more, and that no page would take.
+    pub(crate) fn gave_up(&mut self, count: u16) {
+        self.counters.unwritten += u64::from(count);
     }
 
     /// Writes the next bytes of the newest page.
@@ -263,22 +342,22 @@ impl<F: NorFlash> Outbox<F> {
         let Some((frame, skipped)) = self.find(self.sent).await else {
             if self.sent == self.head && self.head.number < self.next {
                 // What is left cannot be read.
-                self.counters.damaged += self.next - self.head.number;
+                self.lost(self.next - self.head.number);
                 self.head = self.end();
                 self.sent = self.head;
             }
             return Ok(None);
         };
         if skipped > 0 && self.sent == self.head {
-            self.counters.damaged += skipped;
+            self.lost(skipped);
             // Told once: what is not there is behind the head now.
             self.head = Cursor { number: frame.first, ..frame.at };
             self.sent = self.head;
         }
-        let padded = Self::padded(FRAME_HEAD_BYTES + frame.length) - FRAME_HEAD_BYTES;
-        let at = self.address(frame.at.page, frame.at.at + FRAME_HEAD_BYTES as u32);
-        let body = buffer.get_mut(HEAD_ROOM..HEAD_ROOM + padded).ok_or(Error::TooLong)?;
-        self.flash.read(at, body).await?;
+        let at = self.address(frame.at.page, frame.at.at);
+        let start = HEAD_ROOM - FRAME_HEAD_BYTES;
+        let padded = Self::padded(FRAME_HEAD_BYTES + frame.length);
+        self.flash.read(at, buffer.get_mut(start..start + padded).ok_or(Error::TooLong)?).await?;
         let Content::Records { kind, count } = frame.content else { return Ok(None) };
         let (epoch, first, length) = (frame.at.epoch, frame.first, frame.length);
         Ok(Some(Loaded { epoch, first, count, kind, length, next: frame.next }))
@@ -307,14 +386,14 @@ impl<F: NorFlash> Outbox<F> {
         while self.head.number <= through && self.head.number < self.next {
             let Some((frame, skipped)) = self.find(self.head).await else {
                 // What is left cannot be read.
-                self.counters.damaged += self.next.saturating_sub(self.head.number);
+                self.lost(self.next.saturating_sub(self.head.number));
                 self.head = self.end();
                 break;
             };
             if frame.next.number > through.saturating_add(1) {
                 break;
             }
-            self.counters.damaged += skipped;
+            self.lost(skipped);
             self.head = frame.next;
         }
         if self.sent.number < self.head.number {
@@ -349,8 +428,19 @@ impl<F: NorFlash> Outbox<F> {
         self.release(through.min(end.wrapping_sub(1))).await
     }
 
-    /// Writes down what was released, so that a reset does not ask for it again: before sleep, and before the first frame
-    /// of another epoch is sent.
+    /// Before sleep. `greeted` says that a hello will tell again what was released. Then it is written down only now and then,
+    /// so that wear stays what it is, and a device that finds no gateway when it wakes, or a full ring, does not take too
+    /// many records for undelivered that were not.
+    pub(crate) async fn rest(&mut self, greeted: bool) -> Result<(), Error<F::Error>> {
+        let mark = Self::padded(FRAME_HEAD_BYTES + MARK_BYTES) as u32;
+        let unmarked = self.write_at.saturating_sub(self.marked_at);
+        let fits = (self.write_at + mark).saturating_mul(40) <= self.bodies.saturating_mul(WEAR_MAX);
+        let is_due = unmarked >= mark * if fits { MARK_SHARE.0 } else { MARK_SHARE.1 };
+        if is_due || !greeted { self.mark().await } else { Ok(()) }
+    }
+
+    /// Writes down what was released, so that a reset does not ask for it again: before the first frame of another epoch is
+    /// sent, and before sleep where no hello says it.
     ///
     /// # Errors
     /// [`Error::Flash`].
@@ -360,7 +450,7 @@ impl<F: NorFlash> Outbox<F> {
             return Ok(());
         }
         let body = self.head.number.to_le_bytes();
-        let head = FrameHead::new(self.newest.number, self.head.number, Content::Mark, &body);
+        let head = FrameHead::new(self.newest.number, 0, false, Content::Mark, &body);
         let mut bytes = [0xff; FRAME_HEAD_BYTES + MARK_BYTES + WORD_BYTES_MAX];
         if let Some(place) = bytes.first_chunk_mut() {
             *place = head.to_bytes();
@@ -369,7 +459,7 @@ impl<F: NorFlash> Outbox<F> {
             place.copy_from_slice(&body);
         }
         apart!(self.program(bytes.get(..frame).unwrap_or_default()))?;
-        self.marked = self.head.number;
+        (self.marked, self.marked_at) = (self.head.number, self.write_at);
         Ok(())
     }
 
@@ -394,7 +484,7 @@ impl<F: NorFlash> Outbox<F> {
         self.counters.erases += 1;
         self.write_at = 0;
         apart!(self.program(bytes.get(..length).unwrap_or_default()))?;
-        self.marked = head.head;
+        (self.marked, self.marked_at, self.bodies) = (head.head, self.write_at, 0);
         if self.head.number == self.next {
             self.head = self.end();
         }

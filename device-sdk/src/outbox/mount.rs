@@ -9,6 +9,8 @@ use headwater_wire::crc32;
 
 /// Flash is read in pieces of so many bytes where only its checksum is wanted.
 const PIECE: usize = 64;
+/// A frame's head in whole words of four bytes, which is what flash is read in.
+const HEAD_READ_BYTES: usize = (FRAME_HEAD_BYTES + 3) & !3;
 
 /// A sound frame.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +25,7 @@ pub(super) struct Found {
 }
 
 /// What lies at a place in a page.
-enum Seen {
+pub(super) enum Seen {
     /// A sound frame, and the number of its first record, or the one that a mark holds.
     Frame(FrameHead, u64),
     /// Erased, up to the end of the page.
@@ -63,6 +65,10 @@ impl<F: NorFlash> Outbox<F> {
             head: nowhere,
             sent: nowhere,
             marked: 0,
+            marked_at: 0,
+            bodies: 0,
+            given_up: 0,
+            torn: None,
             counters: Default::default(),
             seed,
             opened: 1,
@@ -124,16 +130,20 @@ impl<F: NorFlash> Outbox<F> {
         let (mut clean, mut head) = (true, page.head);
         let mut at = Self::padded(PAGE_HEAD_BYTES) as u32;
         self.next = page.first;
+        self.marked_at = at;
         loop {
             match self.look(page.number, at, self.next).await {
                 Seen::Frame(frame, first) => {
                     let length = usize::from(frame.length);
-                    if frame.content == Content::Mark {
-                        head = head.max(first);
-                    } else {
-                        self.next = first.wrapping_add(u64::from(frame.count()));
-                    }
                     at += Self::padded(FRAME_HEAD_BYTES + length) as u32;
+                    if frame.alone || frame.content == Content::Mark {
+                        head = head.max(first);
+                        self.marked_at = at;
+                    }
+                    if frame.content != Content::Mark {
+                        self.next = first.wrapping_add(u64::from(frame.count()));
+                        self.bodies += u32::from(frame.length);
+                    }
                 }
                 Seen::Blank => break,
                 Seen::Damage => {
@@ -230,52 +240,55 @@ impl<F: NorFlash> Outbox<F> {
     }
 
     /// What lies there; `below` is a number close below those of the frame.
-    async fn look(&mut self, page: u32, at: u32, below: u64) -> Seen {
+    pub(super) async fn look(&mut self, page: u32, at: u32, below: u64) -> Seen {
         let room = Self::PAGE.saturating_sub(at as usize);
-        if room < FRAME_HEAD_BYTES {
+        if room < HEAD_READ_BYTES {
             return Seen::Blank;
         }
-        let mut bytes = [0; FRAME_HEAD_BYTES];
+        let mut bytes = [0; HEAD_READ_BYTES];
         let address = self.address(page, at);
         if !apart!(self.read(address, &mut bytes)) {
             return Seen::Damage;
         }
-        let head = FrameHead::read(&bytes);
+        let head = bytes.first_chunk().and_then(FrameHead::read);
         // Behind a head the body, and behind none nothing up to the end of the page.
-        let (length, before) = match head {
-            Some(head) => (usize::from(head.length), head.sum_of_head(page)),
+        let (length, first) = match head {
+            Some(head) => (usize::from(head.length), head.first(below)),
             None if is_blank(&bytes) => (room - FRAME_HEAD_BYTES, 0),
             None => return Seen::Damage,
         };
         if FRAME_HEAD_BYTES + length > room {
             return Seen::Damage;
         }
-        let Some(body) = self.scan(address + FRAME_HEAD_BYTES as u32, length, before).await else {
+        let before = head.map_or(0, |head| head.sum_of_head(page, first));
+        let Some(body) = self.scan(address, FRAME_HEAD_BYTES + length, before).await else {
             return Seen::Damage;
         };
-        let Some(head) = head else { return if body.is_blank { Seen::Blank } else { Seen::Damage } };
-        let is_mark = head.content == Content::Mark;
-        let first = if is_mark { body.low } else { head.first(below) };
-        // A number far off is one of another place: numbers of a page are close together.
-        let close = if is_mark { length == MARK_BYTES } else { first.wrapping_sub(below) < u64::from(u32::MAX / 2) };
-        if body.sum == head.sum && close { Seen::Frame(head, first) } else { Seen::Damage }
+        match head {
+            None if body.is_blank => Seen::Blank,
+            Some(head) if body.sum != head.sum => Seen::Damage,
+            Some(head) if head.content != Content::Mark => Seen::Frame(head, first),
+            Some(head) if length == MARK_BYTES => Seen::Frame(head, body.low),
+            _ => Seen::Damage,
+        }
     }
 
-    /// Reads all of it, with `before` in front of the checksum; `None` if it cannot be read.
+    /// Reads a frame of this length, with `before` in front of the checksum of what is behind its head; `None` if it cannot
+    /// be read.
     async fn scan(&mut self, from: u32, length: usize, before: u32) -> Option<Body> {
         let mut body = Body { sum: before, low: 0, is_blank: true };
-        let (mut piece, mut at) = ([0; PIECE], 0);
+        let (mut piece, mut at, mut head) = ([0; PIECE], 0, FRAME_HEAD_BYTES);
         while at < length {
             let take = PIECE.min(length - at);
             // Reads are of whole words of four bytes.
             if !apart!(self.read(from + at as u32, piece.get_mut(..(take + 3) & !3)?)) {
                 return None;
             }
-            let bytes = piece.get(..take)?;
+            let bytes = piece.get(head..take)?;
             body.sum = crc32(body.sum, bytes);
             body.is_blank &= is_blank(bytes);
             body.low = u64_at(bytes, 0);
-            at += take;
+            (at, head) = (at + take, 0);
         }
         Some(body)
     }

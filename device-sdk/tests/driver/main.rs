@@ -1,6 +1,8 @@
 //! The whole SDK over a flash simulator and a model of the gateway: promise P3 on the device's side.
 
 mod model;
+mod rest;
+mod when_full;
 
 use embassy_sync::blocking_mutex::raw::NoopRawMutex;
 use embassy_time::{Duration, Instant};

@@ -54,6 +54,8 @@ pub struct Gateway {
     /// The last blob and how many parts of it there are, its bytes, and parts that came, also those that came again.
     pub blob: Option<(u32, u64)>,
     pub blob_bytes: Vec<u8>,
+    /// What its hello says; the test's own if there is nothing.
+    pub time_ms: Option<u64>,
     pub chunks: u64,
     /// Sent to the device behind the hello: topic and payload.
     pub down: Vec<(String, Vec<u8>)>,
@@ -103,7 +105,7 @@ impl Gateway {
                     return;
                 }
                 let hello = Hello {
-                    time_ms: 1_790_000_000_000,
+                    time_ms: self.time_ms.unwrap_or(1_790_000_000_000),
                     kept: self.kept,
                     blob: self.blob,
                     waiting: self.down.len() as u32,

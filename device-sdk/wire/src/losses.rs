@@ -22,7 +22,7 @@ pub struct Losses {
     pub thinned: u64,
     /// Were in flash and could not be read any more.
     pub damaged: u64,
-    /// The flash refused to write them.
+    /// Were given up because they cannot be written.
     pub unwritten: u64,
     /// A gateway called them malformed.
     pub rejected: u64,

@@ -11,10 +11,12 @@
 use headwater_device_host as _;
 
 mod downlink;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(feature = "ota")]
 pub mod updates;
 
-use core::ops::Range;
+use core::ops::{Range, RangeInclusive};
 
 use embassy_futures::select::{Either, Either4, select, select4};
 use embassy_net::{Stack, StackResources};
@@ -48,6 +50,9 @@ pub struct Board<F, H> {
     pub seed: u64,
     /// Sensor, status light and sleep.
     pub hardware: H,
+    /// The chip's true random number generator: keys are made of it.
+    #[cfg(feature = "tls")]
+    pub random: fn(&mut [u8]),
 }
 
 /// The board's side that is neither network nor flash.
@@ -125,6 +130,9 @@ const BATCH: usize = 512;
 const WINDOW: usize = 4;
 /// How long a board that sleeps stays awake for its gateway, joining a Wi-Fi included.
 const AWAKE_MAX: Duration = Duration::from_secs(45);
+/// A gateway that is gone is noticed within so many intervals, and within these bounds.
+const KEEP_ALIVE_INTERVALS: u32 = 3;
+const KEEP_ALIVE: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(1_200);
 
 static RECORDER: Recorder<CriticalSectionRawMutex, BATCH> = Recorder::new();
 static MEMORY: StaticCell<[u8; memory_bytes(BATCH)]> = StaticCell::new();
@@ -133,9 +141,13 @@ type Node<F, T> = Device<'static, CriticalSectionRawMutex, F, T, BATCH>;
 
 /// Samples, sends and sleeps, for ever. Called once.
 pub async fn run<F: NorFlash, H: Hardware>(board: Board<F, H>) -> ! {
-    let Board { stack, flash, outbox, seed, hardware } = board;
+    #[cfg(feature = "tls")]
+    let random = board.random;
+    let Board { stack, flash, outbox, seed, hardware, .. } = board;
     let (mut rx, mut tx) = ([0; 1024], [0; 2048]);
     let transport = Tcp::to_host(stack, credentials::GATEWAY_HOST, credentials::GATEWAY_PORT, &mut rx, &mut tx);
+    #[cfg(feature = "tls")]
+    let transport = tls::over(transport, random, || tls::now(RECORDER.unix_ms()));
     let mut device = device(flash, outbox, seed, transport).await;
     let mut life = Life { stack, hardware, interval: INTERVAL, shown: None };
     if let Some(unix_ms) = life.hardware.clock() {
@@ -166,12 +178,26 @@ async fn device<F: NorFlash, T: Transport>(flash: F, range: Range<u32>, seed: u6
     let config = Config {
         login: (!user.is_empty()).then_some((user, credentials::GATEWAY_PASSWORD.as_bytes())),
         window: WINDOW,
+        keep_alive: keep_alive(INTERVAL),
         ..Config::new(credentials::DEVICE_ID, credentials::TOPIC)
     };
     match Device::new(&RECORDER, outbox, transport, config, MEMORY.init([0; _]), seed) {
         Ok(device) => device,
         Err(error) => panic!("the device cannot be made: {error:?}"),
     }
+}
+
+/// A board that stays connected and sends seldom is not to send for the connection alone: a PINGREQ comes at three quarters of
+/// this, and never if there are records before. Routers forget a silent connection after twenty minutes or so.
+fn keep_alive(interval: Duration) -> Duration {
+    (interval * KEEP_ALIVE_INTERVALS).clamp(*KEEP_ALIVE.start(), *KEEP_ALIVE.end())
+}
+
+/// How long a board sleeps that had this left: until the next reading is due, or until trying again makes sense.
+fn pause(interval: Duration, retry_at: Option<Instant>, now: Instant) -> Duration {
+    // Trying again comes with a reading, as all a board does: so never before one, and half an interval late at most.
+    let retry = retry_at.map_or(Duration::MIN, |at| at.saturating_duration_since(now));
+    interval.max(retry.min(interval + interval / 2))
 }
 
 /// What the gateway says goes there.
@@ -252,7 +278,7 @@ impl<H: Hardware> Life<H> {
         if let Some(unix_ms) = RECORDER.unix_ms() {
             self.hardware.set_clock(unix_ms);
         }
-        self.hardware.sleep(self.interval).await;
+        self.hardware.sleep(pause(self.interval, rest.retry_at, Instant::now())).await;
     }
 
     async fn measure(&mut self) {
@@ -320,5 +346,33 @@ impl<H: Hardware> Life<H> {
             Some(Failure::Refused(reason)) => log::warn!("the gateway refuses with MQTT reason {reason:#04x}"),
             Some(Failure::TimedOut) | None => log::warn!("no answer from {host}:{port}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_connection_lives_as_long_as_some_readings_take_and_neither_for_ever_nor_for_a_moment() {
+        for (interval, expected) in [(1, 60), (10, 60), (30, 90), (300, 900), (3_600, 1_200)] {
+            assert_eq!(keep_alive(s(interval)), s(expected), "{interval}");
+        }
+    }
+
+    #[test]
+    fn a_board_that_found_no_gateway_sleeps_until_it_makes_sense_to_try_again_but_measures_on() {
+        let now = Instant::from_secs(1_000);
+        for (interval, retry_in, expected) in
+            [(10, None, 10), (10, Some(3), 10), (10, Some(12), 12), (10, Some(60), 15)]
+        {
+            let retry_at = retry_in.map(|seconds| now + s(seconds));
+            assert_eq!(pause(s(interval), retry_at, now), s(expected), "{interval} {retry_in:?}");
+        }
+        assert_eq!(pause(s(10), Some(Instant::from_secs(1)), now), s(10), "long ago");
     }
 }

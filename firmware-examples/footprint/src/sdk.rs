@@ -4,6 +4,8 @@ use embassy_futures::join::join;
 use embassy_net::tcp::TcpSocket;
 use embassy_sync::blocking_mutex::raw::CriticalSectionRawMutex;
 use embassy_time::{Duration, Instant, Ticker};
+#[cfg(feature = "sdk-blobs")]
+use headwater_device::Blob;
 use headwater_device::outbox::{Outbox, WhenFull};
 #[cfg(feature = "sdk")]
 use headwater_device::{Column, ColumnType};
@@ -30,7 +32,11 @@ pub async fn run(board: Board) {
     let memory = MEMORY.init([0; _]);
     let device = Device::new(&RECORDER, outbox, Tcp { stack, rx, tx }, config, memory, SEED);
     let Ok(mut device) = device else { return };
-    join(device.run(&mut Commands), measure()).await;
+    let mut app = Commands {
+        #[cfg(feature = "sdk-blobs")]
+        blob: Some(Blob { id: SEED as u32, length: 100_000 }),
+    };
+    join(device.run(&mut app), measure()).await;
 }
 
 async fn measure() {
@@ -45,7 +51,10 @@ async fn measure() {
     }
 }
 
-struct Commands;
+struct Commands {
+    #[cfg(feature = "sdk-blobs")]
+    blob: Option<Blob>,
+}
 
 impl Downlink for Commands {
     fn config(&mut self, config: &[u8]) {
@@ -55,6 +64,22 @@ impl Downlink for Commands {
     fn command(&mut self, command: &[u8], answer: &mut [u8]) -> usize {
         core::hint::black_box((command, answer));
         1
+    }
+
+    #[cfg(feature = "sdk-blobs")]
+    fn blob(&mut self) -> Option<Blob> {
+        self.blob
+    }
+
+    #[cfg(feature = "sdk-blobs")]
+    async fn read_blob(&mut self, _id: u32, _offset: u64, into: &mut [u8]) -> bool {
+        core::hint::black_box(into);
+        true
+    }
+
+    #[cfg(feature = "sdk-blobs")]
+    fn blob_ended(&mut self, _id: u32, _delivered: bool) {
+        self.blob = None;
     }
 }
 

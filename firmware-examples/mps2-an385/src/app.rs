@@ -1,6 +1,9 @@
 //! What the firmware does: makes numbered records and hands them to the device SDK, which keeps them in the flash until the
 //! gateway has them on its disk. Nothing of it knows of resets: after one it goes on with the next number.
 
+use core::ops::RangeInclusive;
+
+use cortex_m::peripheral::SCB;
 use embassy_futures::select::select;
 use embassy_net::Stack;
 use embassy_net::tcp::TcpSocket;
@@ -10,16 +13,19 @@ use embedded_storage_async::nor_flash::NorFlash;
 #[cfg(feature = "ota")]
 use headwater_device::Status;
 use headwater_device::outbox::{Outbox, WhenFull};
-use headwater_device::{Column, ColumnType, Config, Counts, Device, Recorder, Transport, memory_bytes};
+use headwater_device::{Column, ColumnType, Config, Counts, Device, Downlink, Recorder, Transport, memory_bytes};
 use static_cell::StaticCell;
 
 use crate::camera::{self, Camera};
 use crate::host::Arguments;
-use crate::{log, net};
+use crate::{log, net, operator};
 
 const BATCH: usize = 512;
 const WINDOW: usize = 4;
 const TCP_BUFFER_BYTES: usize = 2048;
+/// A board that sleeps makes so many records, and is awake for its gateway so long.
+const RECORDS_A_WAKE: u64 = 10;
+const AWAKE_MAX: Duration = Duration::from_secs(30);
 const TOPIC: &str = "emulated/readings";
 /// Each reading is a JSON object of these fields for those who read the stream.
 const READING: &[Column<'static>] = &[
@@ -51,6 +57,9 @@ pub async fn run(stack: Stack<'static>, flash: &mut impl NorFlash, seed: u64, ar
     #[cfg(feature = "ota")]
     let app = crate::ota::MAILBOX.downlink(app);
     let mut app = app;
+    if arguments.sleep_ms > 0 {
+        return send_then_sleep(&mut device, &mut app, arguments).await;
+    }
     let all = async {
         measure(arguments).await;
         if arguments.picture_bytes > 0 && !camera::ENDED.wait().await {
@@ -83,16 +92,7 @@ pub async fn acknowledged() {
 async fn measure(arguments: &Arguments) {
     // One record a number: what the outbox has was made.
     let first = RECORDER.status().next_number;
-    for seq in first..=u64::from(arguments.records) {
-        let uptime = Instant::now().as_millis() as i64;
-        let row = [(seq as i64).into(), uptime.into(), (2_000 + (seq as i64 * 7) % 300).into()];
-        if RECORDER.reading(READING, &row).await.is_err() {
-            panic!("a reading is not of the shape of its columns");
-        }
-        if arguments.pace_us > 0 {
-            Timer::after_micros(arguments.pace_us.into()).await;
-        }
-    }
+    make(first..=u64::from(arguments.records), arguments).await;
     RECORDER.flush();
     let mut told = Instant::now();
     while !RECORDER.is_empty() || RECORDER.status().pending > 0 {
@@ -102,6 +102,45 @@ async fn measure(arguments: &Arguments) {
             log!("{} records are not acknowledged yet", RECORDER.status().pending);
         }
     }
+}
+
+async fn make(numbers: RangeInclusive<u64>, arguments: &Arguments) {
+    for seq in numbers {
+        let uptime = Instant::now().as_millis() as i64;
+        let row = [(seq as i64).into(), uptime.into(), (2_000 + (seq as i64 * 7) % 300).into()];
+        if RECORDER.reading(READING, &row).await.is_err() {
+            panic!("a reading is not of the shape of its columns");
+        }
+        if operator::is_debug() {
+            log!("record {seq}");
+        }
+        let pace_us = operator::pace_us(arguments.pace_us);
+        if pace_us > 0 {
+            Timer::after_micros(pace_us.into()).await;
+        }
+    }
+}
+
+/// One wake of a board on a battery: some records, sent, and a sleep out of which it comes by a reset. Returns when there is
+/// nothing left to make, and nothing to send.
+async fn send_then_sleep<F: NorFlash, T: Transport>(
+    device: &mut Device<'_, CriticalSectionRawMutex, F, T, BATCH>,
+    app: &mut impl Downlink,
+    arguments: &Arguments,
+) {
+    let (first, records) = (RECORDER.status().next_number, u64::from(arguments.records));
+    let last = records.min(first + RECORDS_A_WAKE - 1);
+    make(first..=last, arguments).await;
+    let rest = device.flush(app, AWAKE_MAX).await;
+    if rest.pending == 0 && last == records {
+        return log!("all {records} records are acknowledged");
+    }
+    let now = Instant::now();
+    let pause = rest.retry_at.map_or(Duration::MIN, |at| at.saturating_duration_since(now));
+    let pause = pause.max(Duration::from_millis(arguments.sleep_ms.into()));
+    log!("{} records wait; asleep for {} ms", rest.pending, pause.as_millis());
+    Timer::after(pause).await;
+    SCB::sys_reset()
 }
 
 /// TCP to a port of the host.

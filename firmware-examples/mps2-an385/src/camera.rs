@@ -1,12 +1,13 @@
 //! The board's camera: a picture that somebody on the host has put into the upper half of the memory that survives resets,
-//! where a camera's driver would put it. It goes to the gateway in parts, behind all records.
+//! where a camera's driver would put it. It goes to the gateway in parts, behind all records. What an operator asks of the
+//! board comes here as well, and goes on to `operator.rs`.
 
 use embassy_sync::blocking_mutex::raw::CriticalSectionRawMutex;
 use embassy_sync::signal::Signal;
 use headwater_device::{Blob, Downlink};
 use headwater_wire::crc32;
 
-use crate::{flash, log};
+use crate::{flash, log, operator};
 
 /// Raised when the gateway has the whole picture on its disk, or will not have it.
 pub static ENDED: Signal<CriticalSectionRawMutex, bool> = Signal::new();
@@ -27,6 +28,18 @@ impl Camera {
 }
 
 impl Downlink for Camera {
+    fn config(&mut self, config: &[u8]) {
+        operator::config(config);
+    }
+
+    fn command(&mut self, command: &[u8], answer: &mut [u8]) -> usize {
+        operator::command(command, answer)
+    }
+
+    fn log_level(&mut self, level: &str) {
+        operator::log_level(level);
+    }
+
     fn blob(&mut self) -> Option<Blob> {
         self.picture.map(|picture| Blob { id: self.id, length: picture.len() as u64 })
     }

@@ -33,6 +33,9 @@ pub struct Arguments {
     pub picture_bytes: u32,
     /// Microseconds between two records; 0 is as fast as it goes.
     pub pace_us: u32,
+    /// Send, then sleep for so many milliseconds, as a board on a battery does: a few records, a reset, a few records. 0 is
+    /// connected all the time.
+    pub sleep_ms: u32,
     /// A file on the host: whom the device trusts and who it is, in PEM.
     #[cfg(feature = "tls")]
     pub tls: &'static str,
@@ -52,6 +55,7 @@ pub fn arguments(buffer: &'static mut [u8; ARGUMENTS_MAX_BYTES]) -> Arguments {
         slow_flash: false,
         picture_bytes: 0,
         pace_us: 0,
+        sleep_ms: 0,
         #[cfg(feature = "tls")]
         tls: "",
         #[cfg(feature = "tls")]
@@ -66,6 +70,7 @@ pub fn arguments(buffer: &'static mut [u8; ARGUMENTS_MAX_BYTES]) -> Arguments {
             Some(("flash-kib", value)) => set(&mut arguments.flash_kib, value),
             Some(("picture-bytes", value)) => set(&mut arguments.picture_bytes, value),
             Some(("pace-us", value)) => set(&mut arguments.pace_us, value),
+            Some(("sleep-ms", value)) => set(&mut arguments.sleep_ms, value),
             Some(("slow-flash", value)) => set(&mut arguments.slow_flash, value),
             #[cfg(feature = "tls")]
             Some(("tls", value)) => {

@@ -16,6 +16,7 @@ mod flash;
 mod host;
 mod lan9118;
 mod net;
+mod operator;
 #[cfg(feature = "ota")]
 mod ota;
 mod stack;

@@ -82,6 +82,8 @@ async fn main(spawner: Spawner) -> ! {
         flash,
         outbox,
         seed: rng.next_u64(),
+        #[cfg(feature = "tls")]
+        random: random(rng),
         hardware: Nucleo {
             thermometer: Thermometer::new(p.ADC3),
             acknowledged: Output::new(p.PB0, Level::Low, Speed::Low),
@@ -141,6 +143,18 @@ fn mac_address() -> [u8; 6] {
     let hash = uid.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
     let [a, b, c, d, e, ..] = hash.to_le_bytes();
     [0x02, a, b, c, d, e]
+}
+
+/// The generator, for whoever makes keys.
+#[cfg(feature = "tls")]
+fn random(rng: Rng<'static, RNG>) -> fn(&mut [u8]) {
+    use core::cell::RefCell;
+    use embassy_sync::blocking_mutex::CriticalSectionMutex;
+
+    static SHARED: CriticalSectionMutex<RefCell<Option<Rng<'static, RNG>>>> =
+        CriticalSectionMutex::new(RefCell::new(None));
+    SHARED.lock(|shared| shared.replace(Some(rng)));
+    |bytes| SHARED.lock(|shared| shared.borrow_mut().as_mut().expect("it was put there").fill_bytes(bytes))
 }
 
 struct Nucleo {

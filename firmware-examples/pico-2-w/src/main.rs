@@ -6,6 +6,8 @@
 #![no_std]
 #![no_main]
 
+#[cfg(feature = "deep-sleep")]
+mod deep_sleep;
 #[path = "../../pico-w/src/panic.rs"]
 mod panic;
 #[path = "../../pico-w/src/pico.rs"]
@@ -46,12 +48,15 @@ async fn main(spawner: Spawner) -> ! {
     let bus = radio::Bus { pio: pio::Pio::new(p.PIO0, Irqs), dma: dma::Channel::new(p.DMA_CH0, Irqs) };
     let stack = radio::start(spawner, pins, bus, trng.blocking_next_u64()).await;
 
+    let hardware = pico::Pico::new(p.ADC, p.ADC_TEMP_SENSOR);
+    #[cfg(feature = "deep-sleep")]
+    let hardware = deep_sleep::DeepSleeper::new(hardware);
     headwater_example_app::run(Board {
         stack,
         flash: BlockingAsync::new(Flash::<_, Blocking, FLASH_BYTES>::new_blocking(p.FLASH)),
         outbox: (FLASH_BYTES - OUTBOX_BYTES) as u32..FLASH_BYTES as u32,
         seed: trng.blocking_next_u64(),
-        hardware: pico::Pico::new(p.ADC, p.ADC_TEMP_SENSOR),
+        hardware,
     })
     .await
 }

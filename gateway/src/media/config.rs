@@ -2,7 +2,7 @@
 
 use crate::problem::Problem;
 use crate::record::StreamName;
-use crate::units::Span;
+use crate::units::{ByteSize, Span};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -23,6 +23,13 @@ pub struct VideoConfig {
     pub mqtt_prefix: String,
     /// A producer that sends nothing for so long is given up.
     pub idle_timeout: Span,
+    /// Memory for fragments that are being built or written, of all producers together. A fragment takes twice its size.
+    pub memory: ByteSize,
+    /// Keep one picture in so long a time for longer, in a stream of its own: "cam" is thinned out into "cam.thin".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thin_every: Option<Span>,
+    /// How long those pictures are kept.
+    pub thin_retention: Span,
 }
 
 impl Default for VideoConfig {
@@ -34,6 +41,9 @@ impl Default for VideoConfig {
             max_readers: 64,
             mqtt_prefix: "video".into(),
             idle_timeout: Span::secs(60),
+            memory: ByteSize::mib(128),
+            thin_every: None,
+            thin_retention: Span::days(90),
         }
     }
 }
@@ -58,6 +68,12 @@ impl VideoConfig {
         }
         if self.idle_timeout < Span::secs(1) {
             wrong("idle_timeout", "at least \"1 s\"");
+        }
+        if self.memory < ByteSize::mib(16) {
+            wrong("memory", "at least \"16 MiB\": a fragment of 8 MiB takes it all");
+        }
+        if self.thin_every.is_some_and(|every| every < Span::secs(1)) {
+            wrong("thin_every", "at least \"1 s\"; leave it out to keep no pictures for longer");
         }
         problems
     }

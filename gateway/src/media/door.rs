@@ -2,6 +2,7 @@
 
 use super::Media;
 use super::op::{self, BODY_BYTES_MAX, Call, PUT_MEDIA_PATH};
+use super::sessions;
 use super::shape::{Kind, Refusal};
 use crate::http::{Answering, Body, Guest, Input, Wants};
 use http::{Method, Response, request};
@@ -20,11 +21,18 @@ impl Guest for AwsDoor {
         if sends && (path == PUT_MEDIA_PATH || plain_stream(path).is_some()) {
             return Some(Wants::Stream);
         }
-        (*method == Method::POST && op::operation(path).is_some()).then_some(Wants::Whole(BODY_BYTES_MAX))
+        if sessions::is_page(method, path) {
+            return Some(Wants::Open);
+        }
+        let known = op::operation(path).is_some() || op::refused(path).is_some();
+        (*method == Method::POST && known).then_some(Wants::Whole(BODY_BYTES_MAX))
     }
 
     fn answer(&self, head: request::Parts, input: Input) -> Answering<'_> {
         Box::pin(async move {
+            if let Some(page) = self.0.session_page(&head).await {
+                return page;
+            }
             let answered = self.run(&head, input).await;
             answered.unwrap_or_else(|refusal| {
                 self.0.inner.metrics.reject("video", refusal.kind.label());
@@ -41,10 +49,14 @@ impl AwsDoor {
             (Input::Stream(body), Some(name), _) => op::post_media(&self.0, name, body).await,
             (Input::Stream(body), None, _) => op::put_media(&self.0, &head.headers, body).await,
             (Input::Whole(body), _, Some(operation)) => {
+                tracing::debug!(service = operation.service, operation = operation.name, "asked");
                 let call = Call { media: &self.0, headers: &head.headers, body: &body };
                 (operation.run)(&call).await
             }
-            (Input::Whole(_), _, None) => Err(Refusal::new(Kind::UnknownOperation, "There is no such operation")),
+            (Input::Whole(_), _, None) => {
+                let unknown = || Refusal::new(Kind::UnknownOperation, "There is no such operation");
+                Err(op::refused(path).unwrap_or_else(unknown))
+            }
         }
     }
 }

@@ -96,27 +96,21 @@ impl Live {
             let start_ms = (frames[0].pts_ns / MS).saturating_add(offset_ms);
             state.begin(tracks, start_ms, delay_ms);
         }
-        let new: Vec<Frame> = frames[state.fed..].to_vec();
-        state.fed = frames.len();
-        let mut grown = false;
-        for frame in new {
-            let part = state.cutter.as_mut().and_then(|cutter| cutter.push(frame));
-            if let Some(part) = part {
-                grown |= state.add(part, offset_ms);
-            }
-        }
+        let grown = state.feed(frames, offset_ms);
         drop(state);
         if grown {
             self.tell();
         }
     }
 
-    /// The fragment is whole; `offset_ms` as before.
-    pub fn end(&self, producer: u64, offset_ms: i64) {
+    /// The fragment is whole, and these are all of its frames; `offset_ms` as before. One that came whole at once has no
+    /// preview: nobody could have seen it before it is durable.
+    pub fn end(&self, producer: u64, frames: &[Frame], offset_ms: i64) {
         let mut state = self.lock();
-        if state.producer != producer {
+        if state.producer != producer || state.fed == 0 {
             return;
         }
+        state.feed(frames, offset_ms);
         state.fed = 0;
         if let Some(part) = state.cutter.as_mut().and_then(|cutter| cutter.finish(None)) {
             state.add(part, offset_ms);
@@ -180,6 +174,20 @@ impl State {
         self.cutter = Some(PartCutter::new(tracks, PART_MS * MS as u64));
     }
 
+    /// Cuts what is new of the fragment's frames into parts; whether there are more of them now.
+    fn feed(&mut self, frames: &[Frame], offset_ms: i64) -> bool {
+        let new: Vec<Frame> = frames.get(self.fed..).unwrap_or_default().to_vec();
+        self.fed = frames.len();
+        let mut grown = false;
+        for frame in new {
+            let part = self.cutter.as_mut().and_then(|cutter| cutter.push(frame));
+            if let Some(part) = part {
+                grown |= self.add(part, offset_ms);
+            }
+        }
+        grown
+    }
+
     fn add(&mut self, part: mp4::Part, offset_ms: i64) -> bool {
         let held: usize = self.fragments.iter().flat_map(|preview| &preview.parts).map(|part| part.bytes.len()).sum();
         let Some(preview) = self.fragments.back_mut() else { return false };
@@ -193,5 +201,55 @@ impl State {
         let duration_ms = part.duration_ns / MS as u64;
         preview.parts.push(Part { bytes: bytes.into(), duration_ms, independent: part.independent });
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use headwater_video::{Codec, Kind, Track};
+
+    fn tracks() -> Arc<Tracks> {
+        // The shortest avcC there is: one SPS, one PPS.
+        let private = Bytes::from_static(&[1, 66, 0, 30, 255, 225, 0, 4, 103, 66, 0, 30, 1, 0, 1, 104]);
+        Arc::new(Tracks(vec![Track {
+            number: 1,
+            kind: Kind::Video,
+            codec: Codec::H264,
+            private,
+            name: String::new(),
+            width: 64,
+            height: 36,
+            sample_rate: 0,
+            channels: 0,
+            default_duration_ns: 40_000_000,
+            codec_delay_ns: 0,
+            seek_preroll_ns: 0,
+        }]))
+    }
+
+    /// The fault: what came in one read with the next fragment's keyframe was in no part, so a low-latency player missed the
+    /// last pictures of a fragment. The cause: only frames of the fragment being built were fed.
+    #[test]
+    fn frames_that_come_with_the_end_of_their_fragment_are_in_its_parts() {
+        let (live, tracks) = (Live::default(), tracks());
+        let frame = |at: i64| Frame {
+            track: 1,
+            pts_ns: at * 40 * MS,
+            duration_ns: None,
+            keyframe: at == 0,
+            data: Bytes::from_static(b"picture"),
+        };
+        let frames: Vec<Frame> = (0..25).map(frame).collect();
+        let me = live.take_over();
+        live.feed(me, &tracks, &frames[..20], 0, 0);
+        live.end(me, &frames, 0);
+        live.number(me, 0, 7);
+        let preview = live.parts_of(7).unwrap();
+        let pictures: usize = preview.parts.iter().map(|part| part.bytes.windows(7).filter(|w| *w == b"picture").count()).sum();
+        assert_eq!((pictures, preview.whole), (25, true));
+        assert_eq!(preview.parts.iter().map(|part| part.duration_ms).sum::<u64>(), 1000);
+        live.end(me, &frames, 0);
+        assert!(live.behind(7).is_none(), "a fragment that came at once has no preview");
     }
 }

@@ -69,7 +69,8 @@ impl NewMark {
     }
 }
 
-fn prefix(stream: &str) -> String {
+/// Keys of a stream's marks in the table `Media`.
+pub fn prefix(stream: &str) -> String {
     format!("m/{stream}/")
 }
 

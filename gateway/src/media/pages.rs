@@ -5,8 +5,9 @@
 //! judged who may ask.
 
 use super::Media;
+use super::archive::Select;
 use super::clip;
-use super::index::Entry;
+use super::index::{self, By};
 use super::marks::NewMark;
 use super::pictures::{Format, Wanted};
 use super::play::{self, LIVE_FRAGMENTS, Links, Shape};
@@ -58,14 +59,14 @@ impl Guest for ConsoleDoor {
 }
 
 /// What stands behind the question mark.
-struct Query<'a>(&'a str);
+pub struct Query<'a>(pub &'a str);
 
 impl Query<'_> {
-    fn text(&self, name: &str) -> Option<&str> {
+    pub fn text(&self, name: &str) -> Option<&str> {
         self.0.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
     }
 
-    fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Refusal> {
+    pub fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Refusal> {
         let wrong = || Refusal::invalid(format!("{name} is a number, as in ?{name}=1767225600000"));
         self.text(name).map(|text| text.parse().map_err(|_| wrong())).transpose()
     }
@@ -126,7 +127,8 @@ impl Media {
 
     async fn timeline(&self, camera: &Camera, query: &Query<'_>) -> Result<Response<Body>, Refusal> {
         let (from, to) = query.range()?;
-        let ranges = camera.archive.index().await?.ranges(from, to, RANGES_MAX);
+        let shown = camera.archive.select(Select::showing(from, to)).await?;
+        let ranges = index::ranges(shown.iter().map(|(_, entry)| entry), RANGES_MAX);
         let marks = self.marks(camera.name(), from, to)?;
         Ok(json_response(serde_json::json!({ "ranges": ranges, "marks": marks }).to_string()))
     }
@@ -136,7 +138,7 @@ impl Media {
         if query.text("ll") == Some("0") {
             let entries = play::newest(&*camera.archive.index().await?, LIVE_FRAGMENTS);
             let target_s = camera.target_s(play::longest_s(&entries));
-            let shape = Shape { kind: hls::Kind::Live, ended: false, breaks: true, dates: true };
+            let shape = Shape { kind: hls::Kind::Live, ended: false, breaks: true, dates: Some(By::Producer) };
             return Ok(text(PLAYLIST, play::playlist(&entries, shape, Links::Plain, target_s)));
         }
         let wanted: Option<u64> = query.number("_HLS_msn")?;
@@ -191,12 +193,9 @@ impl Media {
 
     async fn image(&self, camera: &Camera, query: &Query<'_>) -> Result<Response<Body>, Refusal> {
         let at: Option<i64> = query.number("at")?;
-        let entry = {
-            let index = camera.archive.index().await?;
-            match at {
-                None => index.last().copied(),
-                Some(at) => index.showing(at, at.saturating_add(1)).last().map(|(_, entry)| *entry),
-            }
+        let entry = match at {
+            None => camera.archive.index().await?.last().copied(),
+            Some(at) => camera.archive.select(Select::showing(at, at.saturating_add(1))).await?.pop().map(|(_, entry)| entry),
         };
         let entry = entry.ok_or_else(|| Refusal::new(Kind::NotFound, "There is no picture of that time"))?;
         let wanted = Wanted { format: Format::Jpeg, width: query.number("width")?, height: None, quality: 4, keyframe_only: true };
@@ -285,12 +284,11 @@ fn short_name(codec: &headwater_video::Codec) -> &str {
 
 async fn recorded(camera: &Camera, query: &Query<'_>) -> Result<Response<Body>, Refusal> {
     let (from, to) = query.range()?;
-    let entries: Vec<(u64, Entry)> =
-        camera.archive.index().await?.showing(from, to).map(|(ordinal, entry)| (ordinal, *entry)).collect();
+    let entries = camera.archive.select(Select::showing(from, to)).await?;
     if entries.is_empty() {
         return Err(Refusal::new(Kind::NotFound, "Nothing is recorded of that time"));
     }
-    let shape = Shape { kind: hls::Kind::Vod, ended: true, breaks: true, dates: true };
+    let shape = Shape { kind: hls::Kind::Vod, ended: true, breaks: true, dates: Some(By::Producer) };
     Ok(text(PLAYLIST, play::playlist(&entries, shape, Links::Plain, 1)))
 }
 

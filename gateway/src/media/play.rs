@@ -5,7 +5,7 @@
 
 use super::ack::fragment_number;
 use super::archive::FragmentError;
-use super::index::{Entry, Index};
+use super::index::{By, Entry, Index};
 use super::live::{PART_MS, Preview};
 use super::shape::{Kind, Refusal};
 use super::stream::Camera;
@@ -66,7 +66,8 @@ pub struct Shape {
     pub ended: bool,
     /// Discontinuities are told.
     pub breaks: bool,
-    pub dates: bool,
+    /// Each fragment with its time, by this clock.
+    pub dates: Option<By>,
 }
 
 /// Links to the init segments that a list of fragments needs; mostly one.
@@ -95,7 +96,7 @@ pub fn playlist(entries: &[(u64, Entry)], shape: Shape, links: Links<'_>, target
     let playlist = MediaPlaylist {
         target_duration_s: target_s.max(longest_s(entries)),
         media_sequence: entries.first().map_or(0, |(ordinal, _)| *ordinal),
-        discontinuity_sequence: 0,
+        discontinuity_sequence: if shape.breaks && shape.kind == hls::Kind::Live { breaks_before(entries) } else { 0 },
         kind: shape.kind,
         ended: shape.ended,
         low_latency: None,
@@ -103,7 +104,7 @@ pub fn playlist(entries: &[(u64, Entry)], shape: Shape, links: Links<'_>, target
     let segments = entries.iter().enumerate().map(|(at, (_, entry))| Segment {
         uri: Some(FragmentLink(links, entry.number)),
         duration_ns: u64::from(entry.duration_ms) * MS as u64,
-        program_date_time_ms: shape.dates.then_some(entry.start_ms),
+        program_date_time_ms: shape.dates.map(|by| by.ms(entry)),
         discontinuity: shape.breaks && at > 0 && entry.discontinuity,
         map: heads.link(entry.head_id),
         byte_range: None,
@@ -118,6 +119,11 @@ pub fn playlist(entries: &[(u64, Entry)], shape: Shape, links: Links<'_>, target
 pub fn longest_s(entries: &[(u64, Entry)]) -> u64 {
     let longest = entries.iter().map(|(_, entry)| entry.duration_ms).max().unwrap_or(0);
     hls::target_duration_s(u64::from(longest) * MS as u64)
+}
+
+/// RFC 8216 6.2.2: how many discontinuities have left a live playlist at its front; the first fragment's own is not listed.
+fn breaks_before(entries: &[(u64, Entry)]) -> u64 {
+    entries.first().map_or(0, |(_, entry)| u64::from(entry.breaks))
 }
 
 /// The newest fragments of a stream.
@@ -176,7 +182,11 @@ pub fn low_latency(camera: &Camera, entries: &[(u64, Entry)], target_s: u64) -> 
         gap: false,
         parts: parts.last().map_or(&[][..], |parts| &parts[..]),
     });
-    let hint = Links::part(next, building.as_ref().map_or(0, |preview| preview.parts.len()));
+    // Behind the last part of a whole fragment comes the first of the next one.
+    let hint = match &building {
+        Some(preview) if preview.whole => Links::part(next + 1, 0),
+        building => Links::part(next, building.as_ref().map_or(0, |preview| preview.parts.len())),
+    };
     let part_ns = PART_MS * MS as u64;
     let low = LowLatency {
         part_target_ns: part_ns,
@@ -187,7 +197,7 @@ pub fn low_latency(camera: &Camera, entries: &[(u64, Entry)], target_s: u64) -> 
     let playlist = MediaPlaylist {
         target_duration_s: target_s.max(longest_s(entries)),
         media_sequence: entries.first().map_or(0, |(ordinal, _)| *ordinal),
-        discontinuity_sequence: 0,
+        discontinuity_sequence: breaks_before(entries),
         kind: hls::Kind::Live,
         ended: false,
         low_latency: Some(low),
@@ -246,14 +256,25 @@ impl Camera {
     }
 
     pub async fn media_segment(&self, number: u64) -> Result<Vec<u8>, Refusal> {
-        let (entry, timing, ordinal) = {
-            let index = self.archive.index().await?;
-            let entry = *index.by_number(number).ok_or(FragmentError::Gone)?;
-            let ordinal = index.behind(number).saturating_sub(1);
-            (entry, timing(&entry, index.at(ordinal + 1)), ordinal)
-        };
+        let (ordinal, entry, next) = self.archive.entry(number).await?.ok_or(FragmentError::Gone)?;
         let fragment = self.archive.read(&entry).await?.fragment()?;
-        Ok(mp4::media(&fragment, ordinal as u32, timing)?)
+        Ok(mp4::media(&fragment, ordinal as u32, timing(&entry, next.as_ref()))?)
+    }
+
+    /// One track of it, as DASH has them.
+    pub async fn track_segment(&self, entry: &Entry, next: Option<&Entry>, sequence: u32, track: u8) -> Result<Vec<u8>, Refusal> {
+        let mut fragment = self.archive.read(entry).await?.fragment()?;
+        let timing = match fragment.tracks.lead().is_some_and(|lead| lead.number == track) {
+            true => timing(entry, next),
+            // Where pictures go on says nothing of sound.
+            false => timing(entry, None),
+        };
+        fragment.tracks = std::sync::Arc::new(one_track(&fragment.tracks, track)?);
+        Ok(mp4::media(&fragment, sequence, timing)?)
+    }
+
+    pub async fn track_init(&self, head_id: u64, track: u8) -> Result<Vec<u8>, Refusal> {
+        Ok(mp4::init(&one_track(&*self.tracks(head_id).await?, track)?)?)
     }
 
     /// A part of the newest fragments.
@@ -271,6 +292,11 @@ impl Camera {
         let part = preview.and_then(|preview| preview.parts.get(part).cloned());
         part.map(|part| part.bytes).ok_or_else(|| Refusal::new(Kind::NotFound, "There is no such part, or not any more"))
     }
+}
+
+fn one_track(tracks: &Tracks, number: u8) -> Result<Tracks, Refusal> {
+    let track = tracks.get(number).ok_or_else(|| Refusal::new(Kind::NotFound, format!("There is no track {number}")))?;
+    Ok(Tracks(vec![track.clone()]))
 }
 
 /// Where the segment of a fragment stands, and where the next one goes on if it does.

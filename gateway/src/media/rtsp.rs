@@ -87,10 +87,10 @@ impl Media {
 
     /// The stream of a camera that is configured is made without asking.
     async fn camera_of_config(&self, name: &str) -> Result<Arc<Camera>, StreamError> {
-        match self.camera(name) {
-            Err(StreamError::NotFound(_)) => self.create(name, Settings::default()).await,
-            found => found,
+        if let Err(StreamError::NotFound(_)) = self.camera(name) {
+            self.create(name, Settings::default()).await?;
         }
+        self.camera_for_producer(name).await
     }
 }
 
@@ -214,7 +214,8 @@ struct Puller<'a> {
 impl<'a> Puller<'a> {
     fn new(media: &'a Media, config: &'a CameraConfig, playing: Playing) -> Puller<'a> {
         let label = StreamLabel { stream: config.name.clone() };
-        let cutter = Cutter::new(Timecodes::Anchored);
+        let mut cutter = Cutter::new(Timecodes::Anchored);
+        cutter.thin(media.inner.shared.thin_every_ms);
         Puller { media, config, playing, cutter, tracks: Arc::default(), label, dropped: 0 }
     }
 

@@ -25,6 +25,9 @@ pub enum Kind {
     InvalidCodecPrivateData,
     ConnectionLimitExceeded,
     NotAuthorized,
+    NoDataRetention,
+    /// A session's token is not ours, or its time is over.
+    AccessDenied,
     UnknownOperation,
     /// Ours: the box cannot decode this.
     NoDecoder,
@@ -47,6 +50,8 @@ impl Kind {
             Kind::InvalidCodecPrivateData => ("InvalidCodecPrivateDataException", StatusCode::BAD_REQUEST),
             Kind::ConnectionLimitExceeded => ("ConnectionLimitExceededException", StatusCode::BAD_REQUEST),
             Kind::NotAuthorized => ("NotAuthorizedException", StatusCode::UNAUTHORIZED),
+            Kind::NoDataRetention => ("NoDataRetentionException", StatusCode::BAD_REQUEST),
+            Kind::AccessDenied => ("AccessDeniedException", StatusCode::FORBIDDEN),
             Kind::UnknownOperation => ("UnknownOperationException", StatusCode::NOT_FOUND),
             Kind::NoDecoder => ("UnsupportedStreamMediaTypeException", StatusCode::NOT_IMPLEMENTED),
             Kind::Internal => ("InternalFailure", StatusCode::INTERNAL_SERVER_ERROR),
@@ -151,6 +156,7 @@ impl From<headwater_video::mp4::Mp4Error> for Refusal {
         use headwater_video::codecs::CodecError;
         use headwater_video::mp4::Mp4Error;
         let kind = match &error {
+            Mp4Error::Codec(CodecError::Private { what: "is missing", .. }) => Kind::MissingCodecPrivateData,
             Mp4Error::Codec(CodecError::Private { .. }) => Kind::InvalidCodecPrivateData,
             Mp4Error::Codec(_) | Mp4Error::NoTrack | Mp4Error::NoFrame => Kind::UnsupportedMediaType,
             _ => Kind::InvalidArgument,

@@ -26,19 +26,28 @@ const BUILD_BOUND: Duration = Duration::from_secs(900);
 
 /// Whether a board can be emulated here; if not, the test is skipped. Builds the firmware: that takes minutes once.
 pub fn is_there() -> bool {
-    let missing = missing();
+    is_there_with(None)
+}
+
+/// The same for a firmware with another feature, which `emulated.sh` keeps in a folder of its own.
+pub fn is_there_with(feature: Option<&str>) -> bool {
+    let missing = missing(feature);
     if let Some(why) = &missing {
         tools::skip(std::thread::current().name().unwrap_or("a test"), why);
     }
     missing.is_none()
 }
 
-fn missing() -> Option<String> {
+fn missing(feature: Option<&str>) -> Option<String> {
     if tools::program("qemu-system-arm").is_none() {
         return Some("qemu-system-arm is not installed".to_owned());
     }
     let mut build = script("build");
-    let built = tools::run(build.arg("mps2-an385"), BUILD_BOUND);
+    build.arg("mps2-an385");
+    if let Some(feature) = feature {
+        build.args(["--features", feature]).env("CARGO_TARGET_DIR", tools::target().join("firmware").join(feature));
+    }
+    let built = tools::run(&mut build, BUILD_BOUND);
     let said = String::from_utf8_lossy(&built.stderr).into_owned();
     // The script's own complaints are about what is not installed, and crates may be out of reach; anything else is a
     // firmware that does not build.

@@ -7,6 +7,7 @@ mod board;
 mod contract;
 mod fleet;
 mod host;
+mod lives;
 mod ota;
 mod picture;
 mod readings;

@@ -22,8 +22,11 @@ const CALM: Duration = Duration::from_secs(4);
 const PATIENCE_MAX: Duration = Duration::from_secs(6);
 const PATIENCE_TO_START: Duration = Duration::from_secs(8);
 const PATIENCE: Duration = Duration::from_millis(3_500);
+/// So many faults for each one of a kind, as a fraction, have to strike a device that delivers: 25 of 60. Two cores with builds of
+/// others beside it had 31 and 42; what comes on top of another fault proves something as well, but something else.
+const AT_WORK_MIN: (usize, usize) = (5, 4);
 /// What is left when the records are made: connecting, and sending what has gathered.
-const REST_BOUND: Duration = Duration::from_secs(120);
+const REST_BOUND: Duration = Duration::from_secs(240);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Act {
@@ -47,7 +50,7 @@ fn plan(rng: &mut Rng, each: usize) -> Vec<(Duration, Act)> {
     let mut lane = |rng: &mut Rng, faults: &dyn Fn(&mut Rng, usize) -> Fault| {
         let mut at = Duration::ZERO;
         for n in 0..each {
-            at += between(rng, 300, 2_000);
+            at += between(rng, 300, 4_000);
             let (fault, end) = faults(rng, n);
             acts.push((at, fault));
             if let Some((lasts, end)) = end {
@@ -185,7 +188,10 @@ fn p3_emulated_device_delivers_every_record_once_in_order_through_kills_cuts_and
         eprintln!("{:8.3} s {act:?}, {stored} records seen", started.elapsed().as_secs_f64());
     }
     eprintln!("{at_work} of {} faults came while the device delivered", 3 * each);
-    assert!(at_work >= each / 2, "{at_work} faults came while the device delivered: the others prove little");
+    assert!(
+        at_work >= each * AT_WORK_MIN.0 / AT_WORK_MIN.1,
+        "{at_work} faults came while the device delivered: the others prove little"
+    );
     assert_eq!(world.board.finish(last + REST_BOUND), 0, "emulated.sh ends with 0 once all are acknowledged");
 
     world.follower.follow(world.gateway.api, "default");

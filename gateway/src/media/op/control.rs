@@ -87,6 +87,29 @@ pub async fn describe_stream(call: &Call<'_>) -> Answered {
     answer(&serde_json::json!({ "StreamInfo": info(call, &camera) }))
 }
 
+/// DescribeImageGenerationConfiguration and DescribeNotificationConfiguration: nobody can have set one.
+pub async fn no_configuration(call: &Call<'_>) -> Answered {
+    let request: StreamRef = read(call.body)?;
+    call.media.camera(request.name()?)?;
+    answer(&serde_json::json!({}))
+}
+
+pub async fn no_mapped_resource(call: &Call<'_>) -> Answered {
+    let request: StreamRef = read(call.body)?;
+    call.media.camera(request.name()?)?;
+    answer(&serde_json::json!({ "MappedResourceConfigurationList": [] }))
+}
+
+pub async fn describe_storage(call: &Call<'_>) -> Answered {
+    let request: StreamRef = read(call.body)?;
+    let camera = call.media.camera(request.name()?)?;
+    answer(&serde_json::json!({
+        "StreamName": camera.name(),
+        "StreamARN": call.arn(&camera),
+        "StreamStorageConfiguration": { "DefaultStorageTier": "HOT" },
+    }))
+}
+
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
 struct List {

@@ -3,11 +3,16 @@
 //! Three of AWS's services share the port: `kinesisvideo` (control), `kinesis-video-media` and
 //! `kinesis-video-archived-media`; their paths do not meet, and all are signed for `kinesisvideo`.
 
+mod clip;
 mod control;
+mod coverage;
 mod fragments;
 mod get_media;
+mod images;
 mod put_media;
+mod sessions;
 
+pub use coverage::refused;
 pub use put_media::{post_media, put_media};
 
 use super::Media;
@@ -55,7 +60,11 @@ macro_rules! operations {
 operations! {
     "kinesisvideo" "CreateStream" "/createStream" => control::create_stream,
     "kinesisvideo" "DeleteStream" "/deleteStream" => control::delete_stream,
+    "kinesisvideo" "DescribeImageGenerationConfiguration" "/describeImageGenerationConfiguration" => control::no_configuration,
+    "kinesisvideo" "DescribeMappedResourceConfiguration" "/describeMappedResourceConfiguration" => control::no_mapped_resource,
+    "kinesisvideo" "DescribeNotificationConfiguration" "/describeNotificationConfiguration" => control::no_configuration,
     "kinesisvideo" "DescribeStream" "/describeStream" => control::describe_stream,
+    "kinesisvideo" "DescribeStreamStorageConfiguration" "/describeStreamStorageConfiguration" => control::describe_storage,
     "kinesisvideo" "GetDataEndpoint" "/getDataEndpoint" => control::get_data_endpoint,
     "kinesisvideo" "ListStreams" "/listStreams" => control::list_streams,
     "kinesisvideo" "ListTagsForResource" "/ListTagsForResource" => control::list_tags,
@@ -67,6 +76,10 @@ operations! {
     "kinesisvideo" "UpdateDataRetention" "/updateDataRetention" => control::update_data_retention,
     "kinesisvideo" "UpdateStream" "/updateStream" => control::update_stream,
     "kinesis-video-media" "GetMedia" "/getMedia" => get_media::get_media,
+    "kinesis-video-archived-media" "GetClip" "/getClip" => clip::get_clip,
+    "kinesis-video-archived-media" "GetDASHStreamingSessionURL" "/getDASHStreamingSessionURL" => sessions::dash,
+    "kinesis-video-archived-media" "GetHLSStreamingSessionURL" "/getHLSStreamingSessionURL" => sessions::hls,
+    "kinesis-video-archived-media" "GetImages" "/getImages" => images::get_images,
     "kinesis-video-archived-media" "GetMediaForFragmentList" "/getMediaForFragmentList" => get_media::get_media_for_fragment_list,
     "kinesis-video-archived-media" "ListFragments" "/listFragments" => fragments::list_fragments,
 }

@@ -1,0 +1,48 @@
+//! GetClip: what came between two times as one MP4, made while it is sent.
+
+use super::Call;
+use super::sessions::{check_retention, clip_range};
+use crate::http::Body;
+use crate::media::archive::Select;
+use crate::media::clip;
+use crate::media::index::{By, Entry};
+use crate::media::shape::{FragmentSelector, Kind, Refusal, StreamRef, read};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response};
+use serde::Deserialize;
+
+/// Most fragments of a clip: AWS takes 200 and 100 MB, since it makes the file before it sends it. This is more than a day of
+/// one a second, the longest range there is.
+const FRAGMENTS_MAX: usize = 100_000;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Request {
+    #[serde(flatten)]
+    stream: StreamRef,
+    clip_fragment_selector: FragmentSelector,
+}
+
+pub async fn get_clip(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
+    let request: Request = read(call.body)?;
+    let camera = call.media.camera(request.stream.name()?)?;
+    let now_ms = call.media.inner.clock.now().wall_ms as i64;
+    let (by, from, to) = clip_range(&request.clip_fragment_selector, now_ms)?;
+    check_retention(call, &camera)?;
+    let mut entries: Vec<Entry> = Vec::new();
+    for (_, entry) in camera.archive.select(Select { by, from_ms: from, to_ms: to, showing: false }).await? {
+        // What a producer sent again is there once.
+        if by == By::Server || entries.last().is_none_or(|last| entry.start_ms > last.start_ms) {
+            entries.push(entry);
+        }
+    }
+    if entries.is_empty() {
+        return Err(Refusal::new(Kind::NotFound, "There is no fragment that begins in the requested time"));
+    }
+    if entries.len() > FRAGMENTS_MAX {
+        return Err(Refusal::invalid(format!("A clip has {FRAGMENTS_MAX} fragments at the most, not {}: ask for less time", entries.len())));
+    }
+    let mut response = Response::new(clip::start(call.media, camera, entries).await?);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("video/mp4"));
+    Ok(response)
+}

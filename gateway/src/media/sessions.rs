@@ -1,0 +1,218 @@
+//! What a player gets with a session's token: `/hls/v1/...` and `/dash/v1/...` on the AWS port, by AWS's names.
+//!
+//! Who has the URL may watch, as with AWS: nobody signs these requests, and pages of any origin may make them. They see the
+//! fragments of their session's range and nothing else of the gateway.
+
+use super::Media;
+use super::index::Entry;
+use super::manifest;
+use super::pages::Query;
+use super::play::{self, Links, Shape};
+use super::session::{Breaks, Issued, Mode, Protocol, Session};
+use super::shape::{Kind, Refusal};
+use super::stream::Camera;
+use crate::http::Body;
+use crate::log::{Batch, Table};
+use headwater_video::hls;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE,
+};
+use http::{HeaderValue, Method, Response, StatusCode, request};
+use ring::hmac;
+use ring::rand::{SecureRandom, SystemRandom};
+use std::sync::Arc;
+
+const PLAYLIST: &str = "application/x-mpegURL";
+const MANIFEST: &str = "application/dash+xml";
+const MP4: &str = "video/mp4";
+/// Of the table `Media`: what session tokens are signed with.
+const KEY_ROW: &[u8] = b"k";
+const KEY_BYTES: usize = 32;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Page {
+    Master,
+    Playlist,
+    Manifest,
+    Init,
+    Fragment,
+}
+
+fn page(path: &str) -> Option<(Protocol, Page)> {
+    let (protocol, file) = match path.strip_prefix("/hls/v1/") {
+        Some(file) => (Protocol::Hls, file),
+        None => (Protocol::Dash, path.strip_prefix("/dash/v1/")?),
+    };
+    let page = match (protocol, file) {
+        (Protocol::Hls, "getHLSMasterPlaylist.m3u8") => Page::Master,
+        (Protocol::Hls, "getHLSMediaPlaylist.m3u8") => Page::Playlist,
+        (Protocol::Dash, "getDASHManifest.mpd") => Page::Manifest,
+        (_, "getMP4InitFragment.mp4") => Page::Init,
+        (_, "getMP4MediaFragment.mp4") => Page::Fragment,
+        _ => return None,
+    };
+    Some((protocol, page))
+}
+
+pub fn is_page(method: &Method, path: &str) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) && page(path).is_some()
+}
+
+impl Media {
+    /// The answer to a request of a player; `None` if the path is no session's.
+    pub async fn session_page(&self, head: &request::Parts) -> Option<Response<Body>> {
+        let page = page(head.uri.path()).filter(|_| is_page(&head.method, head.uri.path()))?;
+        let mut response = if head.method == Method::OPTIONS {
+            let mut response = Response::new(Body::from(""));
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response
+        } else {
+            let query = Query(head.uri.query().unwrap_or_default());
+            self.show(page, &query).await.unwrap_or_else(|refusal| {
+                self.inner.metrics.reject("video", refusal.kind.label());
+                refusal.page()
+            })
+        };
+        let headers = response.headers_mut();
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        Some(response)
+    }
+
+    async fn show(&self, (protocol, page): (Protocol, Page), query: &Query<'_>) -> Result<Response<Body>, Refusal> {
+        let token = query.text("SessionToken").ok_or_else(|| denied("a SessionToken is required: ask for a new URL"))?;
+        let key = self.session_key_if_any()?.ok_or_else(|| denied(&super::session::SessionError::Foreign.to_string()))?;
+        let now = Issued::now(&self.inner.clock);
+        let session = Session::open(&key, token, &now).map_err(|error| denied(&error.to_string()))?;
+        if session.protocol != protocol {
+            return Err(denied("the SessionToken is of another kind of session"));
+        }
+        let camera = self.camera(&session.stream)?;
+        if camera.stream().id != session.stream_id {
+            return Err(Refusal::new(Kind::NotFound, "The stream of this session was deleted"));
+        }
+        match page {
+            Page::Master => {
+                let entries = session.shown(&*camera.archive.index().await?, &now).entries;
+                let (_, last) = entries.last().ok_or_else(nothing)?;
+                let tracks = camera.tracks(last.head_id).await?;
+                let link = format!("getHLSMediaPlaylist.m3u8?SessionToken={token}");
+                Ok(text(PLAYLIST, play::master(&tracks, play::bits_a_second(&entries), &link)?))
+            }
+            Page::Playlist => Ok(text(PLAYLIST, playlist(&camera, &session, token, &now).await?)),
+            Page::Manifest => {
+                let (shown, runs) = {
+                    let index = camera.archive.index().await?;
+                    let shown = session.shown(&index, &now);
+                    let runs = manifest::runs(&session, &shown, &index);
+                    (shown, runs)
+                };
+                if runs.is_empty() {
+                    return Err(nothing());
+                }
+                let written = manifest::manifest(&camera, &session, &shown, &runs, token, now.wall_ms).await?;
+                Ok(text(MANIFEST, written))
+            }
+            Page::Init => {
+                let head = query.text("Head").and_then(|id| u64::from_str_radix(id, 16).ok());
+                let head = head.ok_or_else(|| Refusal::invalid("Head names the init segment, as the playlist has it"))?;
+                Ok(media(match query.number("Track")? {
+                    Some(track) => camera.track_init(head, track).await?,
+                    None => camera.init_segment(head).await?,
+                }))
+            }
+            Page::Fragment => {
+                let _place = self.reader_place_soon().await?;
+                Ok(media(fragment(&camera, &session, query).await?))
+            }
+        }
+    }
+
+    /// The key of sessions, made by whoever needs it first.
+    pub(super) async fn session_key(&self) -> Result<hmac::Key, Refusal> {
+        let _one = self.inner.changing.lock().await;
+        if let Some(key) = self.session_key_if_any()? {
+            return Ok(key);
+        }
+        let mut bytes = [0; KEY_BYTES];
+        let filled = SystemRandom::new().fill(&mut bytes);
+        filled.map_err(|_| Refusal::new(Kind::Internal, "The system has no randomness for a session's key"))?;
+        let mut batch = Batch::new();
+        batch.put_state(Table::Media, KEY_ROW.to_vec(), Some(bytes.to_vec().into()));
+        self.commit(&mut batch).await?;
+        Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
+    }
+
+    fn session_key_if_any(&self) -> Result<Option<hmac::Key>, Refusal> {
+        let row = self.inner.log.state(Table::Media, KEY_ROW);
+        match row {
+            None => Ok(None),
+            Some(row) if row.len() == KEY_BYTES => Ok(Some(hmac::Key::new(hmac::HMAC_SHA256, &row))),
+            Some(_) => Err(Refusal::new(Kind::Internal, "The key of sessions is damaged")),
+        }
+    }
+}
+
+async fn playlist(camera: &Arc<Camera>, session: &Session, token: &str, now: &Issued) -> Result<String, Refusal> {
+    let shown = session.shown(&*camera.archive.index().await?, now);
+    if shown.entries.is_empty() {
+        return Err(nothing());
+    }
+    let shape = Shape {
+        kind: if session.mode == Mode::OnDemand { hls::Kind::Vod } else { hls::Kind::Live },
+        ended: shown.ended,
+        breaks: session.breaks != Breaks::Never,
+        dates: session.dates.then_some(session.by),
+    };
+    let target_s = match session.mode {
+        Mode::OnDemand => 1,
+        Mode::Live | Mode::Replay => camera.target_s(play::longest_s(&shown.entries)),
+    };
+    Ok(play::playlist(&shown.entries, shape, Links::Session(token), target_s))
+}
+
+async fn fragment(camera: &Camera, session: &Session, query: &Query<'_>) -> Result<Vec<u8>, Refusal> {
+    let gone = || Refusal::new(Kind::NotFound, "The fragment is not of this session, or not there any more");
+    let (ordinal, entry, next) = {
+        let index = camera.archive.index().await?;
+        let entry: Option<Entry> = match session.protocol {
+            Protocol::Hls => query.number("FragmentNumber")?.and_then(|number| index.by_number(number)).copied(),
+            Protocol::Dash => {
+                let start = query.number("Time")?.and_then(manifest::start_ms);
+                let mut fits = index.all().map(|(_, entry)| entry).filter(|entry| Some(entry.start_ms) == start && session.covers(entry));
+                // Of what a producer sent again a recorded session has the first, a live one the last.
+                if session.mode == Mode::Live { fits.next_back() } else { fits.next() }.copied()
+            }
+        };
+        let entry = entry.filter(|entry| session.covers(entry)).ok_or_else(gone)?;
+        let ordinal = index.behind(entry.number).saturating_sub(1);
+        (ordinal, entry, index.at(ordinal + 1).copied())
+    };
+    match query.number("Track")? {
+        Some(track) => camera.track_segment(&entry, next.as_ref(), ordinal as u32, track).await,
+        None => camera.media_segment(entry.number).await,
+    }
+}
+
+fn denied(says: &str) -> Refusal {
+    Refusal::new(Kind::AccessDenied, says)
+}
+
+fn nothing() -> Refusal {
+    Refusal::new(Kind::NotFound, "Nothing is recorded of the session's time")
+}
+
+fn text(content_type: &'static str, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn media(body: Vec<u8>) -> Response<Body> {
+    let mut response = text(MP4, String::new());
+    *response.body_mut() = Body::from(body);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, max-age=300"));
+    response
+}
