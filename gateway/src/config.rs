@@ -14,7 +14,7 @@ pub use read::{Mistake, Mistakes, Override};
 use crate::api::ApiConfig;
 use crate::console::ConsoleConfig;
 use crate::log::{BUDGET_MIN, OnFull, Options, SHARDS_MAX, StreamKind, StreamSettings};
-use crate::media::VideoConfig;
+use crate::media::{CameraConfig, VideoConfig};
 use crate::mqtt::{AllowConfig, MqttConfig, RouteConfig};
 use crate::problem::Problem;
 use crate::record::StreamName;
@@ -36,6 +36,8 @@ pub struct Config {
     pub api: ApiConfig,
     pub console: ConsoleConfig,
     pub video: VideoConfig,
+    #[serde(rename = "camera")]
+    pub cameras: Vec<CameraConfig>,
     #[serde(rename = "stream")]
     pub streams: Vec<StreamConfig>,
     #[serde(rename = "route")]
@@ -259,6 +261,7 @@ impl Config {
         problems.extend(self.api.check());
         problems.extend(self.console.check());
         problems.extend(self.video.check());
+        problems.extend(CameraConfig::check_all(&self.cameras, &self.video));
         self.check_addresses(&mut problems);
         problems.extend(SinkConfig::check_all(&self.sinks));
         for (at, sink) in self.sinks.iter().enumerate() {

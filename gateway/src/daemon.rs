@@ -5,6 +5,7 @@
 //! that were chosen, `/readyz` and `READY=1`. Stop: the doors first, so that nothing new comes in, then the uplink, then
 //! the log, all within one bound. Whatever was acknowledged is on disk before any of this.
 
+mod chunks;
 mod devices;
 mod notify;
 
@@ -16,7 +17,7 @@ use crate::http::Guest;
 use crate::log::{CreateError, Log, StreamSettings};
 use crate::media::{AwsDoor, ConsoleDoor, Media};
 use crate::metrics::{CardLife, Metrics};
-use crate::mqtt::Mqtt;
+use crate::mqtt::{ChunkDoor, Mqtt};
 use crate::record::StreamName;
 use crate::units::Listen;
 use crate::uplink::Uplink;
@@ -167,9 +168,11 @@ impl Daemon {
             }
             Listen::Off => None,
         };
-        let mqtt = Mqtt::start(&config.mqtt, &config.routes, &config.allows, log.clone(), clock, metrics).await?;
+        let chunks = Some(Arc::new(chunks::Door(media.clone())) as Arc<dyn ChunkDoor>);
+        let mqtt = Mqtt::start(&config.mqtt, &config.routes, &config.allows, log.clone(), clock, metrics, chunks).await?;
         let kept = mqtt.devices().keep_firmware_in(config.data.dir.join("firmware"));
         kept.context("the directory for devices' firmware")?;
+        media.pull(&config.cameras);
         // Nobody else fills it.
         let _ = devices.set(Box::new(devices::Door(mqtt.devices())));
         ready.send_replace(true);

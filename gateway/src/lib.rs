@@ -9,10 +9,11 @@
 //! log: reader -> GetRecords, live tail, console, local MQTT subscribers
 //! retention frees what no cursor needs and no reader is owed
 //! ```
-//! Bytes come in (`mqtt`, `api`), are kept (`log`), go out (`uplink`). `record`, `clock`, `metrics` and `units` are below
+//! Bytes come in (`mqtt`, `api`), are kept (`log`), go out (`uplink`). `record`, `clock`, `metrics`, `backoff` and `units` are below
 //! all of them; `daemon` puts the parts together; `cli` and `main` are above.
 
 pub mod api;
+pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -93,6 +93,12 @@ metrics! {
     device_lost: Counter = Counter::default(), "device_lost_records", PLAIN, "Records that devices have numbered and lost before they sent them";
     rejects: Family<ReasonLabel, Counter> = Family::default(), "rejects", PLAIN, "Input refused, by part and reason";
     api_requests: Family<OperationLabel, Counter> = Family::default(), "api_requests", PLAIN, "AWS API requests answered";
+    video_chunks_missing: Family<StreamLabel, Counter> = Family::default(), "video_chunks_missing", PLAIN, "Chunks over MQTT that never came, by the numbers that were left out";
+    video_chunks_repeated: Family<StreamLabel, Counter> = Family::default(), "video_chunks_repeated", PLAIN, "Chunks over MQTT that came again and were on disk already";
+    camera_connected: Family<StreamLabel, Gauge> = Family::default(), "camera_connected", PLAIN, "1 while pictures of a [[camera]] come, 0 while they do not";
+    camera_failures: Family<StreamLabel, Counter> = Family::default(), "camera_failures", PLAIN, "Connections to a [[camera]] that ended or never came to be; each is made anew";
+    camera_frames_dropped: Family<StreamLabel, Counter> = Family::default(), "camera_frames_dropped", PLAIN, "Frames of a [[camera]] that are in no fragment: before its first keyframe, or of a fragment that outgrew its limits";
+    camera_packets_lost: Family<StreamLabel, Counter> = Family::default(), "camera_packets_lost", PLAIN, "RTP packets of a [[camera]] that never came";
     // Bytes kept.
     records_in: Family<StreamLabel, Counter> = Family::default(), "records_in", PLAIN, "Records made durable";
     payload_in: Family<StreamLabel, Counter> = Family::default(), "payload_in", BYTES, "Payload bytes made durable";

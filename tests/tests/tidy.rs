@@ -12,7 +12,7 @@ const LONG: [(&str, &str); 0] = [];
 const LINES_MAX: usize = 600;
 
 /// Parts of the gateway, and what each may name under `crate::`. `delivery` may use `uplink::sink`.
-const BASE: [&str; 5] = ["record", "clock", "metrics", "units", "problem"];
+const BASE: [&str; 6] = ["record", "clock", "metrics", "units", "problem", "backoff"];
 /// Protocols that more than one part speaks: over the base, knowing no log.
 const SHARED: [&str; 2] = ["http", "wire"];
 const PARTS: [&str; 7] = ["mqtt", "media", "uplink", "delivery", "analytics", "api", "console"];
@@ -107,7 +107,7 @@ fn may_import(part: &str, name: &str) -> bool {
     let base = BASE.contains(&name);
     let shared = SHARED.contains(&name);
     match part {
-        "record" | "units" | "problem" => base && name != "metrics" && name != "clock",
+        "record" | "units" | "problem" | "backoff" => base && name != "metrics" && name != "clock",
         "clock" | "metrics" => base,
         "log" => base || name == "log",
         part if SHARED.contains(&part) => base || name == part,

@@ -111,11 +111,42 @@ impl Intake {
 
 /// What fragments of the same tracks have in common.
 #[derive(Clone)]
-struct Head {
-    tracks: Arc<Tracks>,
+pub struct Head {
+    pub tracks: Arc<Tracks>,
     bytes: Bytes,
     id: u64,
     delay_ms: u16,
+}
+
+impl Head {
+    /// That of a fragment's tracks; how long pictures wait for others is taken from this fragment, the first of them.
+    pub fn of(fragment: &Fragment) -> Head {
+        let bytes = Bytes::from(matroska::head(&fragment.tracks));
+        let delay_ms = u16::try_from(mp4::reorder_ns(fragment).div_ceil(MS as u64)).unwrap_or(u16::MAX);
+        Head { tracks: fragment.tracks.clone(), id: head_id(&bytes), bytes, delay_ms }
+    }
+
+    /// The fragment as it goes to the log; `offset_ms` makes its times milliseconds since 1970.
+    pub fn seal(&self, fragment: Fragment, offset_ms: i64, discontinuity: bool) -> Ready {
+        let timecode_ms = fragment.start_ns() / MS;
+        let duration_ms = fragment.duration_ns() / MS as u64;
+        let mut bytes = Vec::with_capacity(self.bytes.len() + fragment.bytes() + 64 * fragment.frames.len() + 256);
+        bytes.extend_from_slice(&self.bytes);
+        bytes.extend_from_slice(&matroska::cluster(&fragment, offset_ms.saturating_mul(MS)));
+        let media = Media {
+            part: 0,
+            parts: u8::try_from(bytes.len().div_ceil(PART_BYTES_MAX).max(1)).unwrap_or(u8::MAX),
+            discontinuity,
+            start_ms: timecode_ms.saturating_add(offset_ms),
+            duration_ms: u32::try_from(duration_ms).unwrap_or(u32::MAX),
+            bytes: bytes.len() as u32,
+            head_bytes: self.bytes.len() as u32,
+            head_id: self.id,
+            delay_ms: self.delay_ms,
+        };
+        let Fragment { tags, frames, .. } = fragment;
+        Ready { media, bytes: bytes.into(), tags, thin: None, timecode_ms, frames }
+    }
 }
 
 /// From events to fragments with times that mean something. RTSP and chunks come in here, without a container.
@@ -227,25 +258,7 @@ impl Cutter {
     }
 
     fn ready(&mut self, fragment: Fragment, offset_ms: i64, discontinuity: bool) -> Ready {
-        let timecode_ms = fragment.start_ns() / MS;
-        let duration_ms = i64::try_from(fragment.duration_ns()).unwrap_or(i64::MAX) / MS;
-        let Head { bytes: head, id: head_id, delay_ms, .. } = self.head_of(&fragment);
-        let mut bytes = Vec::with_capacity(head.len() + fragment.bytes() + 64 * fragment.frames.len() + 256);
-        bytes.extend_from_slice(&head);
-        bytes.extend_from_slice(&matroska::cluster(&fragment, offset_ms.saturating_mul(MS)));
-        let media = Media {
-            part: 0,
-            parts: u8::try_from(bytes.len().div_ceil(PART_BYTES_MAX).max(1)).unwrap_or(u8::MAX),
-            discontinuity,
-            start_ms: timecode_ms.saturating_add(offset_ms),
-            duration_ms: u32::try_from(duration_ms).unwrap_or(u32::MAX),
-            bytes: bytes.len() as u32,
-            head_bytes: head.len() as u32,
-            head_id,
-            delay_ms,
-        };
-        let Fragment { tags, frames, .. } = fragment;
-        Ready { media, bytes: bytes.into(), tags, thin: None, timecode_ms, frames }
+        self.head_of(&fragment).seal(fragment, offset_ms, discontinuity)
     }
 
     fn head_of(&mut self, fragment: &Fragment) -> Head {
@@ -253,11 +266,14 @@ impl Cutter {
         if let Some(known) = self.head.as_ref().filter(|known| Arc::ptr_eq(&known.tracks, tracks)) {
             return known.clone();
         }
-        let bytes = Bytes::from(matroska::head(tracks));
-        let delay_ms = u16::try_from(mp4::reorder_ns(fragment).div_ceil(MS as u64)).unwrap_or(u16::MAX);
-        let head = Head { tracks: tracks.clone(), id: head_id(&bytes), bytes, delay_ms };
+        let head = Head::of(fragment);
         self.head = Some(head.clone());
         head
+    }
+
+    /// Frames that are in no fragment.
+    pub fn frames_dropped(&self) -> u64 {
+        self.fragmenter.frames_dropped()
     }
 
     /// Decode delay of the tracks, once a fragment of them was whole, in milliseconds.

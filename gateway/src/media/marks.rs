@@ -62,6 +62,11 @@ impl NewMark {
             _ => Err(Refusal::invalid("a mark ends after it begins, and covers a day at the most")),
         }
     }
+
+    fn named(&self, from_ms: i64, to_ms: i64) -> Mark {
+        let name: String = self.name.chars().filter(|c| !c.is_control()).take(NAME_BYTES_MAX / 4).collect();
+        Mark { id: format!("{:020}-{:08x}", from_ms.max(0), fastrand::u32(..)), from_ms, to_ms, name }
+    }
 }
 
 /// Keys of a stream's marks in the table `Media`.
@@ -70,13 +75,26 @@ pub fn prefix(stream: &str) -> String {
 }
 
 impl Media {
+    /// The same within a batch of others: the oldest surplus goes, and what has outlived its fragments waits for the next.
+    pub fn put_mark(&self, stream: &str, new: &NewMark, batch: &mut Batch) -> Result<(), Refusal> {
+        self.camera(stream)?;
+        let (from_ms, to_ms) = new.range(self.inner.clock.now().wall_ms as i64)?;
+        let mark = new.named(from_ms, to_ms);
+        let rows = self.inner.log.state_scan(Table::Media, prefix(stream).as_bytes());
+        let surplus = (rows.len() + 1).saturating_sub(MARKS_MAX);
+        for (key, _) in &rows[..surplus] {
+            batch.put_state(Table::Media, key.clone(), None);
+        }
+        let row = serde_json::to_vec(&mark).map_err(|error| Refusal::new(Kind::Internal, error.to_string()))?;
+        batch.put_state(Table::Media, (prefix(stream) + &mark.id).into_bytes(), Some(row.into()));
+        Ok(())
+    }
+
     pub async fn mark(&self, stream: &str, new: &NewMark) -> Result<Mark, Refusal> {
         let camera = self.camera(stream)?;
         let (from_ms, to_ms) = new.range(self.inner.clock.now().wall_ms as i64)?;
-        let name: String = new.name.chars().filter(|c| !c.is_control()).take(NAME_BYTES_MAX / 4).collect();
         let _one = self.inner.changing.lock().await;
-        let id = format!("{:020}-{:08x}", from_ms.max(0), fastrand::u32(..));
-        let mark = Mark { id: id.clone(), from_ms, to_ms, name };
+        let mark = new.named(from_ms, to_ms);
         let mut batch = Batch::new();
         let rows = self.inner.log.state_scan(Table::Media, prefix(stream).as_bytes());
         let surplus = (rows.len() + 1).saturating_sub(MARKS_MAX);
@@ -88,7 +106,7 @@ impl Media {
             }
         }
         let row = serde_json::to_vec(&mark).map_err(|error| Refusal::new(Kind::Internal, error.to_string()))?;
-        batch.put_state(Table::Media, (prefix(stream) + &id).into_bytes(), Some(row.into()));
+        batch.put_state(Table::Media, (prefix(stream) + &mark.id).into_bytes(), Some(row.into()));
         self.commit(&mut batch).await?;
         Ok(mark)
     }

@@ -11,6 +11,7 @@
 
 mod ack;
 mod archive;
+mod chunks;
 mod clip;
 mod config;
 mod door;
@@ -25,6 +26,7 @@ mod pages;
 mod pictures;
 mod play;
 mod producer;
+mod rtsp;
 mod session;
 mod sessions;
 mod shape;
@@ -32,7 +34,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use config::VideoConfig;
+pub use chunks::{ChunkError, Taken};
+pub use config::{CameraConfig, VideoConfig};
 pub use door::AwsDoor;
 pub use pages::ConsoleDoor;
 
@@ -69,6 +72,7 @@ struct Inner {
     /// Region and account, as ARNs show them.
     account: (String, String),
     cameras: Mutex<HashMap<String, Arc<Camera>>>,
+    chunks: chunks::Chunks,
     producers: Arc<Semaphore>,
     readers: Arc<Semaphore>,
     /// Changing what the control plane knows: one at a time.
@@ -103,6 +107,7 @@ impl Media {
             config: config.clone(),
             account,
             cameras: Mutex::default(),
+            chunks: chunks::Chunks::default(),
             producers: Arc::new(Semaphore::new(config.max_producers as usize)),
             readers: Arc::new(Semaphore::new(config.max_readers as usize)),
             changing: tokio::sync::Mutex::default(),
@@ -228,6 +233,7 @@ impl Media {
         blocking(move || log.delete_stream(&stream)).await??;
         let mut batch = Batch::new();
         batch.put_state(Table::Media, settings_key(name), None);
+        self.forget_chunks(name, &mut batch);
         // A stream of the same name begins without the marks of this one.
         for (key, _) in self.inner.log.state_scan(Table::Media, marks::prefix(name).as_bytes()) {
             batch.put_state(Table::Media, key, None);

@@ -11,6 +11,7 @@ mod subscribers;
 
 use super::acks::{Acks, placed_ids};
 use super::buffers::{Input, Output};
+use super::chunks::Work;
 use super::codec::{PacketId, Reason, Version, write};
 use super::handshake::{Welcome, handshake};
 use super::inlet::Inlet;
@@ -98,6 +99,8 @@ struct Connection<S> {
     growing: Option<Growing>,
     /// The envelope at the front waits for room to be unpacked.
     unpacking: Option<Room>,
+    /// The message at the front waits for something that has to be made first.
+    working: Option<Work>,
     /// Filters have changed since the sources were told.
     resubscribed: bool,
     holding: Holding,
@@ -166,6 +169,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             burden: Burden::default(),
             growing: None,
             unpacking: None,
+            working: None,
             resubscribed: false,
             holding: Holding::new(shared.memory.clone()),
             closing: None,
@@ -193,7 +197,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     fn close(&mut self, reason: Option<Reason>) {
         let since_ms = self.shared.now_ms();
         self.closing.get_or_insert(Closing { reason, since_ms });
-        (self.growing, self.unpacking) = (None, None);
+        (self.growing, self.unpacking, self.working) = (None, None, None);
         self.sources.stop();
     }
 

@@ -9,6 +9,7 @@ mod envelope;
 use super::access::{Access, Who};
 use super::acks::{Answer, Item, Outcome};
 use super::bus::{Bus, LiveMessage};
+use super::chunks::{ChunkDoor, Chunked, Work};
 use super::codec::{PacketId, Properties, PropertyId, Publish, Qos, Reason, Value};
 use super::devices::{Devices, is_own_way_up, is_reserved};
 use super::lane::Lane;
@@ -49,6 +50,7 @@ pub struct Around<'a> {
     pub log: &'a Log,
     pub bus: &'a Bus,
     pub devices: &'a Devices,
+    pub chunks: Option<&'a dyn ChunkDoor>,
     /// Room for what envelopes are unpacked to.
     pub unpacked: &'a Arc<Semaphore>,
 }
@@ -61,6 +63,8 @@ pub enum Taken {
     Later,
     /// It has to wait until there is room for so many KiB, which [`Inlet::give_room`] brings. Nothing was done.
     NoRoom(u32),
+    /// It has to wait for what [`Inlet::take_work`] gives. Nothing was done.
+    NotReady,
 }
 
 /// Why a message is refused, and under which name that is counted.
@@ -100,6 +104,10 @@ pub struct Inlet {
     unpacked_bytes: usize,
     room: Option<OwnedSemaphorePermit>,
     lost: u64,
+    /// What [`Taken::NotReady`] waits for.
+    work: Option<Work>,
+    /// More of the last refusal than its reason says.
+    says: Option<String>,
 }
 
 struct Topic {
@@ -121,6 +129,8 @@ enum Verdict {
     Live,
     /// What a device answers to a command.
     Answer,
+    /// Video: see `chunks`.
+    Chunk,
 }
 
 enum Key {
@@ -155,6 +165,8 @@ impl Inlet {
             unpacked_bytes: 0,
             room: None,
             lost: 0,
+            work: None,
+            says: None,
         }
     }
 
@@ -202,6 +214,16 @@ impl Inlet {
         std::mem::take(&mut self.lost)
     }
 
+    /// What a message waits for that is not ready.
+    pub fn take_work(&mut self) -> Option<Work> {
+        self.work.take()
+    }
+
+    /// What there is to say of the last refusal beside its reason.
+    pub fn take_says(&mut self) -> Option<String> {
+        self.says.take()
+    }
+
     /// Takes a message in, unless it is one that gives way while the log is behind.
     #[inline]
     pub fn take_unless_behind(&mut self, publish: &Publish<'_>, shared: &Shared) -> Result<Taken, Refusal> {
@@ -226,6 +248,7 @@ impl Inlet {
                 false
             }
             Verdict::Live => false,
+            Verdict::Chunk => return self.take_chunk(at, publish, around),
             Verdict::Store { .. } => {
                 match self.push(at, publish, around.routes) {
                     Err(Refused::Deleted) => self.push_again(publish, around)?,
@@ -240,6 +263,29 @@ impl Inlet {
         // The topic may have moved in the cache when its stream was made again.
         let at = if stored { self.last } else { at };
         self.copy_for_listeners(at, publish, stored, around.bus);
+        Ok(Taken::Yes)
+    }
+
+    #[cold]
+    fn take_chunk(&mut self, at: usize, publish: &Publish<'_>, around: Around<'_>) -> Result<Taken, Refusal> {
+        let door = around.chunks.ok_or(Reason::TopicNameInvalid)?;
+        let chunked = door.take(&self.who.client_id, publish.topic, publish.payload, &mut self.batch);
+        let outcome = match chunked {
+            Ok(Chunked::Stored) => Outcome::Placed,
+            Ok(Chunked::Noted) => Outcome::Settled(Reason::Success),
+            Ok(Chunked::Later(work)) => {
+                self.work = Some(work);
+                return Ok(Taken::NotReady);
+            }
+            Err(refusal) => {
+                self.says = Some(refusal.says);
+                return Err(Refusal { reason: refusal.fault.reason(), label: refusal.label });
+            }
+        };
+        self.gathered_bytes += publish.topic.len() + publish.payload.len() + MESSAGE_BYTES;
+        self.items.push(Item { answer: answer_of(publish.qos, publish.id), outcome });
+        // Subscribers find no topic in a record of video: they hear of it as of a message that is not kept.
+        self.copy_for_listeners(at, publish, false, around.bus);
         Ok(Taken::Yes)
     }
 
@@ -316,7 +362,7 @@ impl Inlet {
         let (stream, topic_header, fixed) = match &topic.verdict {
             Verdict::Store { stream, headers, key } => (stream, headers, key),
             Verdict::Refuse(reason) => return Err(Refused::For(*reason)),
-            Verdict::Live | Verdict::Answer => return Err(Refused::Deleted),
+            Verdict::Live | Verdict::Answer | Verdict::Chunk => return Err(Refused::Deleted),
         };
         let usual = publish.qos == Qos::AtLeastOnce && publish.properties.is_empty();
         let (headers, producer) = match usual {
@@ -431,7 +477,7 @@ pub fn may_publish(topic_name: &str, who: &Who, around: Around<'_>) -> Result<()
     match judge(topic_name, &Bytes::copy_from_slice(topic_name.as_bytes()), who, around) {
         Verdict::Refuse(reason) => Err(reason),
         // To the gateway itself only who is there can speak.
-        Verdict::Answer => Err(Reason::TopicNameInvalid),
+        Verdict::Answer | Verdict::Chunk => Err(Reason::TopicNameInvalid),
         Verdict::Store { .. } | Verdict::Live => Ok(()),
     }
 }
@@ -444,6 +490,9 @@ fn judge(name: &str, bytes: &Bytes, who: &Who, around: Around<'_>) -> Verdict {
     }
     if !around.access.may_publish(who, name) {
         return Verdict::Refuse(Reason::NotAuthorized);
+    }
+    if around.chunks.is_some_and(|door| door.wants(name)) {
+        return Verdict::Chunk;
     }
     let Some(route) = around.routes.find(name) else { return Verdict::Refuse(Reason::TopicNameInvalid) };
     let stream = match &route.target {

@@ -11,6 +11,7 @@ mod auth;
 mod buffers;
 mod burst;
 mod bus;
+mod chunks;
 pub mod codec;
 mod config;
 mod connection;
@@ -37,6 +38,7 @@ mod wills;
 
 pub use auth::{UsersError, hash_password};
 pub use bus::{LiveMessage, Tap};
+pub use chunks::{ChunkDoor, ChunkFault, ChunkRefusal, Chunked, Work};
 pub use config::{AllowConfig, MqttConfig, RouteConfig, TlsConfig};
 pub use devices::{DeviceStatus, Devices, KeptNumber, NoAnswer, NotKept, Setting, TooLarge};
 pub use firmware::NoFirmware;
@@ -81,7 +83,8 @@ pub struct Mqtt {
 }
 
 impl Mqtt {
-    /// Binds the listeners and serves them. The streams that routes name exist by now, `default` among them.
+    /// Binds the listeners and serves them. The streams that routes name exist by now, `default` among them. What `chunks`
+    /// wants is its own before any route is asked.
     pub async fn start(
         config: &MqttConfig,
         routes: &[RouteConfig],
@@ -89,6 +92,7 @@ impl Mqtt {
         log: Log,
         clock: Clock,
         metrics: Arc<Metrics>,
+        chunks: Option<Arc<dyn ChunkDoor>>,
     ) -> Result<Mqtt, MqttStartError> {
         let streams = log.streams();
         let names: Vec<_> = streams.iter().map(|stream| stream.name.as_str()).collect();
@@ -102,7 +106,7 @@ impl Mqtt {
         let (Ok(parsed), true) = (parsed, problems.is_empty()) else { return Err(MqttStartError::Config(problems)) };
         let users = config.users_file.as_deref().map(auth::Users::load).transpose()?;
         let access = access::Access::new(allow);
-        let shared = Arc::new(Shared::new(config, parsed, access, users, log, clock, metrics));
+        let shared = Arc::new(Shared::new(config, parsed, access, users, log, clock, metrics, chunks));
         shared.clear_stale().await?;
         let (stopping, _) = watch::channel(false);
         let connections_max = within_descriptors(config.connections_max);

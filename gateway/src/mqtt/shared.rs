@@ -4,6 +4,7 @@ use super::access::Access;
 use super::auth::Users;
 use super::burst::Bursts;
 use super::bus::Bus;
+use super::chunks::ChunkDoor;
 use super::codec::Reason;
 use super::config::MqttConfig;
 use super::devices::Devices;
@@ -35,6 +36,7 @@ pub struct Shared {
     pub memory: Arc<Memory>,
     pub devices: Devices,
     pub wills: Wills,
+    pub chunks: Option<Arc<dyn ChunkDoor>>,
     /// Connections that wait for the log right now: while there are any, QoS 0 gives way.
     pub behind: AtomicUsize,
     /// Clients whose QoS 2 identifiers are on disk.
@@ -47,6 +49,7 @@ pub struct Shared {
 pub struct Behind<'a>(&'a AtomicUsize);
 
 impl Shared {
+    #[expect(clippy::too_many_arguments, reason = "what all connections share")]
     pub fn new(
         config: &MqttConfig,
         routes: Routes,
@@ -55,6 +58,7 @@ impl Shared {
         log: Log,
         clock: Clock,
         metrics: Arc<Metrics>,
+        chunks: Option<Arc<dyn ChunkDoor>>,
     ) -> Self {
         let limits = Limits {
             receive_maximum: config.receive_maximum,
@@ -68,6 +72,7 @@ impl Shared {
             kept_clients: AtomicUsize::new(0),
             devices: Devices::new(log.clone(), clock.clone()),
             wills: Wills::default(),
+            chunks,
             log,
             clock,
             bus: Bus::new(metrics.clone(), memory.clone()),
@@ -101,6 +106,7 @@ impl Shared {
             log: &self.log,
             bus: &self.bus,
             devices: &self.devices,
+            chunks: self.chunks.as_deref(),
             unpacked: &self.memory.unpacked,
         }
     }

@@ -11,7 +11,7 @@ mod map;
 mod refused;
 mod relay;
 
-use super::backoff::Backoff;
+use crate::backoff::Backoff;
 use super::batch;
 use super::budget::Budget;
 use super::config::{Common, Sending};

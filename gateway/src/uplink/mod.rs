@@ -1,13 +1,12 @@
 //! Bytes out: every sink has its own position in the log and forwards at its own pace.
 //!
 //! Way of a record: `feed` reads a shard -> `lanes` (order, what may leave) -> `batch` (one request) -> `sink` -> its answer
-//! -> `lanes` -> the cursor in the log. `forward` joins them with `backoff`, `budget` and the upstream's `map`; `gap` tells of
-//! losses, `dead` keeps what is refused for good. Pure parts: `backoff`, `batch`,
+//! -> `lanes` -> the cursor in the log. `forward` joins them with `budget` and the upstream's `map`; `gap` tells of
+//! losses, `dead` keeps what is refused for good. Pure parts: `batch`,
 //! `budget`, `gap`, `kpl`, `lanes`, `map`, `pace`, `progress`.
 //! Nothing here knows of MQTT sessions or the API; the codec shared with the door of another Headwater is `wire`.
 
 pub mod aws;
-mod backoff;
 mod batch;
 mod budget;
 mod config;

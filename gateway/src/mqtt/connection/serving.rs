@@ -36,6 +36,7 @@ enum Event {
     Read(io::Result<usize>),
     Room(OwnedSemaphorePermit),
     Unpack(OwnedSemaphorePermit),
+    Worked,
     Deliver(Next),
     Leave,
     Stop,
@@ -78,7 +79,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 return self.say_goodbye(closing).await;
             }
             self.count_held(now_ms);
-            if more && self.closing.is_none() && self.unpacking.is_none() && self.has_room() {
+            let waits = self.unpacking.is_some() || self.working.is_some();
+            if more && self.closing.is_none() && !waits && self.has_room() {
                 // What lies here already needs no event to go on.
                 continue;
             }
@@ -108,6 +110,10 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                     self.unpacking = None;
                     self.inlet.give_room(room);
                     // It was not the client that waited.
+                    self.session.excuse(self.shared.now_ms());
+                }
+                Event::Worked => {
+                    self.working = None;
                     self.session.excuse(self.shared.now_ms());
                 }
                 Event::Deliver(Next::Owed(owed)) => self.deliver_owed(owed),
@@ -174,7 +180,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         match action {
             Action::Store(publish) => {
                 let stored = self.inlet.take_unless_behind(&publish, &self.shared);
-                if let Ok(Taken::Later | Taken::NoRoom(_)) = stored {
+                if let Ok(Taken::Later | Taken::NoRoom(_) | Taken::NotReady) = stored {
+                    self.working = self.inlet.take_work();
                     if let Ok(Taken::NoRoom(kib)) = stored {
                         let unpacked = self.shared.memory.unpacked.clone();
                         self.unpacking = Some(Box::pin(unpacked.acquire_many_owned(kib)));
@@ -185,7 +192,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                     return Ok(Step::HandInFirst);
                 }
                 if let Err(Refusal { reason, label }) = stored {
-                    self.shared.reject_as(label, &self.inlet.who().client_id, &refused_message(publish.topic, reason));
+                    let says = self.inlet.take_says().unwrap_or_else(|| refused_message(publish.topic, reason));
+                    self.shared.reject_as(label, &self.inlet.who().client_id, &says);
                     if let Some(id) = publish.id {
                         if publish.qos == Qos::ExactlyOnce {
                             self.session.inbound.release(id);
@@ -318,13 +326,14 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         timer: std::pin::Pin<&mut tokio::time::Sleep>,
     ) -> Event {
         let open = self.closing.is_none();
-        let can_read = open && self.unpacking.is_none() && self.has_room() && self.has_space();
+        let can_read = open && self.unpacking.is_none() && self.working.is_none() && self.has_room() && self.has_space();
         let can_send = self.output_has_room() && open;
         let can_owe = can_send && self.session.outbound.has_room();
         let ticket = self.acks.next_ticket();
         let (acks_wait, output_waits) = (ticket.is_some(), !self.output.is_empty());
-        let (appender, seat, sources, growing, unpacking) =
-            (&mut self.appender, &mut self.seat, &mut self.sources, &mut self.growing, &mut self.unpacking);
+        let (appender, seat, sources, growing) =
+            (&mut self.appender, &mut self.seat, &mut self.sources, &mut self.growing);
+        let (unpacking, working) = (&mut self.unpacking, &mut self.working);
         let room = async {
             match growing {
                 Some(Growing { room, .. }) => room.as_mut().await,
@@ -334,6 +343,12 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let unpack = async {
             match unpacking {
                 Some(room) => room.as_mut().await,
+                None => std::future::pending().await,
+            }
+        };
+        let work = async {
+            match working {
+                Some(work) => work.as_mut().await,
                 None => std::future::pending().await,
             }
         };
@@ -354,6 +369,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             count = self.reader.read(self.input.space()), if can_read => Event::Read(count),
             Ok(room) = room => Event::Room(room),
             Ok(room) = unpack => Event::Unpack(room),
+            () = work => Event::Worked,
             next = sources.next(can_owe), if can_send => Event::Deliver(next),
         }
     }

@@ -121,7 +121,7 @@ impl Inlet {
         self.headers.clear();
         let fixed_key_bytes = match &self.topics[at].verdict {
             Verdict::Refuse(reason) => return Err((*reason).into()),
-            Verdict::Answer => return Err(Reason::TopicNameInvalid.into()),
+            Verdict::Answer | Verdict::Chunk => return Err(Reason::TopicNameInvalid.into()),
             Verdict::Live => 0,
             Verdict::Store { stream, key, headers } => {
                 let joins = |bound: &Bound| {

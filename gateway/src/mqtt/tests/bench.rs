@@ -59,6 +59,7 @@ fn run(gateway: &Gateway, version: Version, input: &[u8], rounds: usize) -> f64 
         log: &gateway.log,
         bus: &bus,
         devices: &devices,
+        chunks: None,
         unpacked: &unpacked,
     };
     let placements = vec![crate::log::Placement::Stored { shard: 0, number: 1 }; PER_READ];

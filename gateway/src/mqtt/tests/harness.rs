@@ -49,7 +49,7 @@ impl Gateway {
 
     async fn listen(&mut self) {
         let (log, metrics) = (self.log.clone(), self.metrics.clone());
-        let mqtt = Mqtt::start(&self.config, &self.routes, &self.allow, log, Clock::system(), metrics).await;
+        let mqtt = Mqtt::start(&self.config, &self.routes, &self.allow, log, Clock::system(), metrics, None).await;
         self.mqtt = Some(mqtt.unwrap());
     }
 

@@ -257,6 +257,7 @@ async fn a_start_without_its_stream_is_refused_with_what_to_write() {
         gateway.log.clone(),
         crate::clock::Clock::system(),
         gateway.metrics.clone(),
+        None,
     );
     let told = started.await.err().unwrap().to_string();
     assert!(told.contains("add a [[stream]] with name = \"nowhere\""), "{told}");

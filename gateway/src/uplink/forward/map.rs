@@ -1,7 +1,7 @@
 //! How the upstream divides the key space, as far as the forwarder knows: asked for, followed, asked for anew.
 
 use super::{Forwarder, LANDED_MAX, Map};
-use crate::uplink::backoff::Backoff;
+use crate::backoff::Backoff;
 use crate::uplink::lanes::Verdict;
 use crate::uplink::map::ShardMap;
 use crate::uplink::sink::{Fault, Group};

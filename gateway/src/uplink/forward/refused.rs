@@ -4,7 +4,7 @@
 use super::Forwarder;
 use crate::log::Entry;
 use crate::record::Record;
-use crate::uplink::backoff::Backoff;
+use crate::backoff::Backoff;
 use crate::uplink::gap;
 use crate::uplink::lanes::Finished;
 use crate::uplink::sink::{Fault, GroupId, Kind, Outcome, Outgoing};

@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::record::{GapReason, Number, Record, ShardIndex};
 use crate::units::{ByteSize, Span};
-use crate::uplink::backoff::Backoff;
+use crate::backoff::Backoff;
 use crate::uplink::budget::Budget;
 use crate::uplink::config::Common;
 use crate::uplink::feed::{Chunk, Feed};
