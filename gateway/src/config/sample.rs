@@ -17,7 +17,7 @@ const SECTIONS: [(&str, &str, &str); 4] = [
 type Struct = (&'static str, &'static str);
 
 /// The lists: what stands above an item, the keys that have no default, and the structs whose fields are its keys.
-const LISTS: [(&str, &str, &[Struct]); 6] = [
+const LISTS: [(&str, &str, &[Struct]); 7] = [
     ("stream", "name = \"telemetry\"", &[("src/config.rs", "StreamConfig")]),
     ("route", "", &[("src/mqtt/config.rs", "RouteConfig")]),
     ("allow", "", &[("src/mqtt/config.rs", "AllowConfig")]),
@@ -25,6 +25,11 @@ const LISTS: [(&str, &str, &[Struct]); 6] = [
         "sink",
         "type = \"kinesis\"\nname = \"cloud\"",
         &[COMMON, SENDING, ("src/uplink/sink/kinesis.rs", "KinesisConfig")],
+    ),
+    (
+        "sink",
+        "type = \"kinesis-video\"\nname = \"cameras\"",
+        &[COMMON, ("src/uplink/sink/video.rs", "KinesisVideoConfig")],
     ),
     (
         "sink",
@@ -63,7 +68,7 @@ publish = ["site/+/dev/{identity}/t"]
 
 [[sink]]
 name = "cloud"
-type = "kinesis"                  # kinesis, mqtt or file
+type = "kinesis"                  # kinesis, kinesis-video, mqtt or file
 streams = ["telemetry"]
 target = "telemetry"
 region = "eu-west-1"

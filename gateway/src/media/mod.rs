@@ -24,6 +24,7 @@ mod pages;
 mod pictures;
 mod play;
 mod producer;
+mod send;
 mod shape;
 mod stream;
 
@@ -38,7 +39,7 @@ use crate::record::StreamName;
 use crate::units::Span;
 use pictures::Decoder;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use stream::{Camera, Settings, settings_key};
 use tokio::sync::{Semaphore, watch};
@@ -62,6 +63,8 @@ struct Inner {
     /// Changing what the control plane knows: one at a time.
     changing: tokio::sync::Mutex<()>,
     decoder: Decoder,
+    /// Sinks that take video on demand, each with the streams it takes; no streams: all.
+    senders: OnceLock<Vec<(String, Vec<String>)>>,
     stop: watch::Sender<bool>,
 }
 
@@ -94,9 +97,15 @@ impl Media {
             readers: Arc::new(Semaphore::new(config.max_readers as usize)),
             changing: tokio::sync::Mutex::default(),
             decoder: Decoder::find(),
+            senders: OnceLock::new(),
             stop: watch::channel(false).0,
         };
         Media { inner: Arc::new(inner) }
+    }
+
+    /// Tells which sinks there are to send old video when somebody asks for it. Once, before anybody asks.
+    pub fn sent_by(&self, senders: Vec<(String, Vec<String>)>) {
+        let _ = self.inner.senders.set(senders);
     }
 
     /// Ends producers and players; what producers handed in whole is kept.
