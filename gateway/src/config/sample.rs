@@ -6,11 +6,12 @@ use serde_json::Value;
 use std::fmt::Write as _;
 
 /// Section, the file its type lives in, and the type.
-const SECTIONS: [(&str, &str, &str); 4] = [
+const SECTIONS: [(&str, &str, &str); 5] = [
     ("data", "src/config.rs", "DataConfig"),
     ("mqtt", "src/mqtt/config.rs", "MqttConfig"),
     ("api", "src/api/config.rs", "ApiConfig"),
     ("console", "src/console/config.rs", "ConsoleConfig"),
+    ("video", "src/media/config.rs", "VideoConfig"),
 ];
 
 /// File and name.

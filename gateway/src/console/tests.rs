@@ -1,6 +1,7 @@
 //! The console in front of a real log, asked over a real socket.
 
 use super::*;
+use bytes::Bytes;
 use crate::clock::Clock;
 use crate::log::{Batch, CursorState, Options, StreamSettings};
 use crate::record::{NewRecord, StreamName};

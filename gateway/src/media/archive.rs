@@ -1,24 +1,59 @@
 //! The fragments that a stream keeps, read back from the log: the index follows the log, and a fragment's bytes are read when
 //! somebody wants them. What is not durable is not here.
 
-use super::index::{Entry, Index};
+use super::index::{By, Entry, Index};
 use crate::log::{Entry as LogEntry, Log, Position, ReadError, Reader, Stream};
 use crate::record::Number;
 use crate::wire::media::Media;
 use bytes::{Bytes, BytesMut};
 use headwater_video::{Fragment, matroska};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{Mutex, MutexGuard};
 
 /// Records looked at in one go while the index catches up.
 const LOOK_RECORDS: usize = 2_000;
 const LOOK_BYTES: usize = 4 << 20;
 
+/// A producer's clock and this box's differ by less than this, or what is older than the index is not found by time, in
+/// milliseconds.
+const CLOCKS_APART_MS: i64 = 3_600_000;
+/// Fragments older than the index that one question may find.
+const OLDER_MAX: usize = 100_000;
+/// Records of one fragment.
+const FRAGMENT_PARTS_MAX: u64 = 8;
+
+/// Which fragments are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Select {
+    pub by: By,
+    pub from_ms: i64,
+    pub to_ms: i64,
+    /// Those that show something of the range, not only those that begin in it.
+    pub showing: bool,
+}
+
+impl Select {
+    /// What shows something of a range of the producer's time.
+    pub fn showing(from_ms: i64, to_ms: i64) -> Select {
+        Select { by: By::Producer, from_ms, to_ms, showing: true }
+    }
+
+    pub fn takes(&self, entry: &Entry) -> bool {
+        match self.showing {
+            true => entry.start_ms < self.to_ms && entry.end_ms() > self.from_ms,
+            false => (self.from_ms..=self.to_ms).contains(&self.by.ms(entry)),
+        }
+    }
+}
+
 /// One stream's fragments. Shared by all who read the stream.
 pub struct Archive {
     log: Log,
     pub stream: Arc<Stream>,
     followed: Mutex<Followed>,
+    /// How many entries the index may hold.
+    entries_max: AtomicUsize,
 }
 
 struct Followed {
@@ -64,17 +99,133 @@ impl Stored {
 
 impl Archive {
     pub fn new(log: Log, stream: Arc<Stream>) -> Archive {
-        Archive { log, stream, followed: Mutex::new(Followed { index: Index::default(), reader: None }) }
+        let followed = Mutex::new(Followed { index: Index::new(usize::MAX), reader: None });
+        Archive { log, stream, followed, entries_max: AtomicUsize::new(usize::MAX) }
     }
 
     /// The index as the log is now. It is locked until dropped: take from it what is needed, and let go.
     pub async fn index(&self) -> Result<Looked<'_>, ReadError> {
         let mut followed = self.followed.lock().await;
+        followed.index.resize(self.entries_max.load(Ordering::Relaxed));
         followed.catch_up(&self.log, &self.stream).await?;
         if let Some(shard) = self.stream.shard(0) {
             followed.index.trim(shard.oldest());
         }
         Ok(Looked(followed))
+    }
+
+    pub fn hold_at_most(&self, entries: usize) {
+        self.entries_max.store(entries, Ordering::Relaxed);
+    }
+
+    /// Fragments that begin within a range of time, or show something of it, each with its ordinal; what the index does
+    /// not hold any more is looked up, and is numbered backwards from what it does.
+    pub async fn select(&self, what: Select) -> Result<Vec<(u64, Entry)>, ReadError> {
+        let (mut found, first) = {
+            let index = self.index().await?;
+            let found: Vec<(u64, Entry)> =
+                index.all().filter(|(_, entry)| what.takes(entry)).map(|(ordinal, entry)| (ordinal, *entry)).collect();
+            (found, index.first().filter(|_| index.is_cut()).copied())
+        };
+        if let Some(first) = first.filter(|first| what.from_ms < first.start_ms.max(first.server_ms as i64)) {
+            let older = self.older(what, first.number).await?;
+            let next = found.first().map_or(0, |(ordinal, _)| *ordinal);
+            let begin = next.saturating_sub(older.len() as u64);
+            let older = older.into_iter().enumerate().map(|(at, entry)| (begin + at as u64, entry));
+            found = older.chain(found).collect();
+        }
+        Ok(found)
+    }
+
+    /// Looks the log through for fragments before a number: from the time asked for, give or take what a producer's clock
+    /// may differ from this box's.
+    async fn older(&self, what: Select, before: Number) -> Result<Vec<Entry>, ReadError> {
+        let from_ms = u64::try_from(what.from_ms.saturating_sub(CLOCKS_APART_MS)).unwrap_or(0);
+        let to_ms = u64::try_from(what.to_ms.saturating_add(CLOCKS_APART_MS)).unwrap_or(0);
+        let (log, stream) = (self.log.clone(), self.stream.clone());
+        // Finding a time reads a block or two.
+        let opened = tokio::task::spawn_blocking(move || log.reader(&stream, 0, Position::Time(from_ms))).await;
+        let mut reader = opened.map_err(|error| ReadError::Store(error.to_string()))??.heads_only();
+        let mut index = Index::new(OLDER_MAX);
+        while reader.position() < before && index.last().is_none_or(|last| last.server_ms <= to_ms) {
+            let entries = reader.next(LOOK_RECORDS, LOOK_BYTES).await?;
+            if entries.is_empty() {
+                break;
+            }
+            for entry in &entries {
+                if let LogEntry::Record(record) = entry {
+                    index.add(record);
+                }
+            }
+        }
+        let found = index.all().map(|(_, entry)| *entry);
+        Ok(found.filter(|entry| entry.number < before && what.takes(entry)).collect())
+    }
+
+    /// The fragment that begins with a record, and the one behind it; from the log if the index does not hold it.
+    pub async fn entry(&self, number: Number) -> Result<Option<(u64, Entry, Option<Entry>)>, ReadError> {
+        {
+            let index = self.index().await?;
+            if let Some(entry) = index.by_number(number) {
+                let ordinal = index.behind(number).saturating_sub(1);
+                return Ok(Some((ordinal, *entry, index.at(ordinal + 1).copied())));
+            }
+            if !index.is_cut() {
+                return Ok(None);
+            }
+        }
+        let mut reader = self.log.reader(&self.stream, 0, Position::At(number))?.heads_only();
+        let mut index = Index::new(2);
+        let most = 2 * (FRAGMENT_PARTS_MAX + 1);
+        while index.len() < 2 && reader.position() < number + most {
+            let entries = reader.next(1, 1).await?;
+            match entries.first() {
+                Some(LogEntry::Record(record)) => index.add(record),
+                _ => break,
+            }
+        }
+        let entry = index.first().filter(|entry| entry.number == number).copied();
+        Ok(entry.map(|entry| (number, entry, index.last().filter(|last| last.number > number).copied())))
+    }
+
+    /// The first fragment behind a record, wherever it is, and by how much it is older than the newest, in milliseconds.
+    pub async fn behind(&self, number: Number) -> Result<Option<(Entry, u64)>, ReadError> {
+        let newest_ms = {
+            let index = self.index().await?;
+            let newest_ms = index.last().map_or(0, |last| last.server_ms);
+            if !index.is_cut() || index.first().is_none_or(|first| number >= first.number) {
+                let ordinal = index.behind(number);
+                return Ok(index.at(ordinal).map(|entry| (*entry, newest_ms.saturating_sub(entry.server_ms))));
+            }
+            newest_ms
+        };
+        let mut reader = self.log.reader(&self.stream, 0, Position::At(number + 1))?.heads_only();
+        let mut index = Index::new(1);
+        while index.len() == 0 {
+            let entries = reader.next(1, 1).await?;
+            if entries.is_empty() {
+                break;
+            }
+            if let Some(LogEntry::Record(record)) = entries.first() {
+                index.add(record);
+            }
+        }
+        Ok(index.first().map(|entry| (*entry, newest_ms.saturating_sub(entry.server_ms))))
+    }
+
+    /// The first fragment at or behind a time.
+    pub async fn first_at(&self, by: By, ms: i64) -> Result<Option<Entry>, ReadError> {
+        let (found, first) = {
+            let index = self.index().await?;
+            (index.first_at(by, ms).map(|(_, entry)| *entry), index.first().filter(|_| index.is_cut()).copied())
+        };
+        match first.filter(|first| ms < by.ms(first)) {
+            Some(first) => {
+                let what = Select { by, from_ms: ms, to_ms: by.ms(&first), showing: false };
+                Ok(self.older(what, first.number).await?.first().copied().or(found))
+            }
+            None => Ok(found),
+        }
     }
 
     /// Returns when there are records behind `number`, or the stream is deleted. Cancel-safe.

@@ -1,6 +1,7 @@
 //! A range of a stream as one MP4 file, made while it is sent: no more than a fragment of it is ever in memory.
 
 use super::Media;
+use super::archive::Select;
 use super::index::Entry;
 use super::shape::{Kind, Refusal};
 use super::stream::Camera;
@@ -15,7 +16,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 /// A file for download; only its head if that is all that is asked for.
 pub async fn respond(media: &Media, camera: Arc<Camera>, range: (i64, i64), head_only: bool) -> Result<Response<Body>, Refusal> {
-    let entries: Vec<Entry> = camera.archive.index().await?.showing(range.0, range.1).map(|(_, entry)| *entry).collect();
+    let found = camera.archive.select(Select::showing(range.0, range.1)).await?;
+    let entries: Vec<Entry> = found.into_iter().map(|(_, entry)| entry).collect();
     let name = format!("{}-{}.mp4", camera.name(), entries.first().map_or(0, |first| first.start_ms));
     let body = if head_only {
         check(&camera, &entries).await?;

@@ -1,7 +1,7 @@
 //! The `[video]` section.
 
 use crate::problem::Problem;
-use crate::units::Span;
+use crate::units::{ByteSize, Span};
 use serde::{Deserialize, Serialize};
 
 /// Video in and out: see docs/video.md. It is on the AWS port and the console's.
@@ -18,6 +18,13 @@ pub struct VideoConfig {
     pub max_readers: u32,
     /// A producer that sends nothing for so long is given up.
     pub idle_timeout: Span,
+    /// Memory for fragments that are being built or written, of all producers together. A fragment takes twice its size.
+    pub memory: ByteSize,
+    /// Keep one picture in so long a time for longer, in a stream of its own: "cam" is thinned out into "cam.thin".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thin_every: Option<Span>,
+    /// How long those pictures are kept.
+    pub thin_retention: Span,
 }
 
 impl Default for VideoConfig {
@@ -28,6 +35,9 @@ impl Default for VideoConfig {
             max_producers: 32,
             max_readers: 64,
             idle_timeout: Span::secs(60),
+            memory: ByteSize::mib(128),
+            thin_every: None,
+            thin_retention: Span::days(90),
         }
     }
 }
@@ -48,6 +58,12 @@ impl VideoConfig {
         }
         if self.idle_timeout < Span::secs(1) {
             wrong("idle_timeout", "at least \"1 s\"");
+        }
+        if self.memory < ByteSize::mib(16) {
+            wrong("memory", "at least \"16 MiB\": a fragment of 8 MiB takes it all");
+        }
+        if self.thin_every.is_some_and(|every| every < Span::secs(1)) {
+            wrong("thin_every", "at least \"1 s\"; leave it out to keep no pictures for longer");
         }
         problems
     }

@@ -1,15 +1,13 @@
 //! Which fragments a stream has, in the order they came: what lists, playlists and searches by time are made of. Pure.
 //!
 //! An entry is what the header of a record says; no fragment's bytes are here. Entries have ordinals, which count fragments
-//! and never come back, since players number segments without gaps and record numbers jump.
+//! and never come back, since players number segments without gaps and record numbers jump. Of a long recording the index
+//! holds the newest part; what is older is looked up in the log (`archive`).
 
 use crate::record::{Number, Record};
 use crate::wire::media::Media;
 use std::collections::VecDeque;
 
-/// Most fragments kept in memory of one stream, 48 bytes each: a week of one a second. Of more, the oldest are found by
-/// their number alone.
-pub const ENTRIES_MAX: usize = 604_800;
 /// Two fragments with more between them than this do not continue each other, in milliseconds.
 const HOLE_MS: i64 = 1_000;
 /// Nor do two that overlap by more than this: what is said of the last picture's length is a guess.
@@ -67,15 +65,36 @@ struct Open {
     seen: u8,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Index {
     entries: VecDeque<Entry>,
+    entries_max: usize,
+    /// Fragments that are there still are not in here any more.
+    cut: bool,
     /// Ordinal of the first entry.
     first: u64,
     open: Option<Open>,
 }
 
 impl Index {
+    pub fn new(entries_max: usize) -> Index {
+        Index { entries: VecDeque::new(), entries_max: entries_max.max(1), cut: false, first: 0, open: None }
+    }
+
+    /// How many it may hold from now on.
+    pub fn resize(&mut self, entries_max: usize) {
+        self.entries_max = entries_max.max(1);
+        while self.entries.len() > self.entries_max {
+            self.cut = true;
+            self.drop_first();
+        }
+    }
+
+    /// Whether fragments of this stream are on disk that are not in here.
+    pub fn is_cut(&self) -> bool {
+        self.cut
+    }
+
     /// Enters the next record of the stream. Records that are no fragments are passed over; a fragment whose parts are not all
     /// there is none.
     pub fn add(&mut self, record: &Record) {
@@ -114,13 +133,16 @@ impl Index {
             }
         }
         self.entries.push_back(entry);
-        if self.entries.len() > ENTRIES_MAX {
+        if self.entries.len() > self.entries_max {
+            self.cut = true;
             self.drop_first();
         }
     }
 
     /// Forgets what retention has taken.
     pub fn trim(&mut self, oldest: Number) {
+        // All that is there is in here again once retention has come so far.
+        self.cut &= self.entries.front().is_none_or(|first| first.number > oldest);
         while self.entries.front().is_some_and(|entry| entry.number < oldest) {
             self.drop_first();
         }
@@ -173,35 +195,24 @@ impl Index {
         self.first + self.entries.partition_point(|entry| entry.number <= number) as u64
     }
 
-    /// Fragments that begin within a range of time, in the order they came: a producer's clock may go anywhere.
-    pub fn within(&self, by: By, from_ms: i64, to_ms: i64) -> impl Iterator<Item = (u64, &Entry)> {
-        self.all().filter(move |(_, entry)| (from_ms..=to_ms).contains(&by.ms(entry)))
-    }
-
-    /// Fragments that show something of a range of the producer's time.
-    pub fn showing(&self, from_ms: i64, to_ms: i64) -> impl Iterator<Item = (u64, &Entry)> {
-        self.all().filter(move |(_, entry)| entry.start_ms < to_ms && entry.end_ms() > from_ms)
-    }
-
     /// The first fragment at or behind a time.
     pub fn first_at(&self, by: By, ms: i64) -> Option<(u64, &Entry)> {
         self.all().find(|(_, entry)| by.ms(entry) >= ms)
     }
+}
 
-    /// What is recorded of the producer's time, merged where fragments continue each other; at most `most` ranges, of
-    /// which the smallest holes are closed.
-    pub fn ranges(&self, from_ms: i64, to_ms: i64, most: usize) -> Vec<(i64, i64)> {
-        let mut spans: Vec<(i64, i64)> =
-            self.showing(from_ms, to_ms).map(|(_, entry)| (entry.start_ms, entry.end_ms())).collect();
-        spans.sort_unstable();
-        let mut hole = HOLE_MS;
-        loop {
-            let merged = merge(&spans, hole);
-            if merged.len() <= most.max(1) {
-                return merged;
-            }
-            hole = hole.saturating_mul(2);
+/// What is recorded of the producer's time, merged where fragments continue each other; at most `most` ranges, of which the
+/// smallest holes are closed.
+pub fn ranges<'a>(entries: impl Iterator<Item = &'a Entry>, most: usize) -> Vec<(i64, i64)> {
+    let mut spans: Vec<(i64, i64)> = entries.map(|entry| (entry.start_ms, entry.end_ms())).collect();
+    spans.sort_unstable();
+    let mut hole = HOLE_MS;
+    loop {
+        let merged = merge(&spans, hole);
+        if merged.len() <= most.max(1) {
+            return merged;
         }
+        hole = hole.saturating_mul(2);
     }
 }
 
@@ -237,7 +248,7 @@ mod tests {
     }
 
     fn index(records: &[(u64, u8, u8, i64)]) -> Index {
-        let mut index = Index::default();
+        let mut index = Index::new(100);
         records.iter().for_each(|(number, part, parts, start)| index.add(&record(*number, *part, *parts, *start)));
         index
     }
@@ -261,13 +272,21 @@ mod tests {
     }
 
     #[test]
+    fn of_a_long_recording_the_newest_part_is_held() {
+        let mut index = index(&[(1, 0, 1, 0), (2, 0, 1, 1000), (3, 0, 1, 2000)]);
+        index.resize(2);
+        assert!(index.is_cut() && index.len() == 2 && index.at(1).is_none() && index.at(2).is_some());
+        index.trim(2);
+        assert!(!index.is_cut(), "what is not in the index is gone from the disk too");
+    }
+
+    #[test]
     fn a_hole_or_a_clock_that_goes_back_is_a_discontinuity() {
         let index = index(&[(1, 0, 1, 0), (2, 0, 1, 1200), (3, 0, 1, 9_000), (4, 0, 1, 3_000)]);
         let breaks: Vec<_> = index.all().map(|(_, entry)| entry.discontinuity).collect();
         assert_eq!(breaks, [false, false, true, true]);
-        assert_eq!(index.ranges(0, 20_000, 10), [(0, 2_200), (3_000, 4_000), (9_000, 10_000)]);
-        assert_eq!(index.ranges(0, 20_000, 1), [(0, 10_000)], "the smallest holes are closed first");
+        assert_eq!(ranges(index.all().map(|(_, entry)| entry), 10), [(0, 2_200), (3_000, 4_000), (9_000, 10_000)]);
+        assert_eq!(ranges(index.all().map(|(_, entry)| entry), 1), [(0, 10_000)], "the smallest holes are closed first");
         assert_eq!(index.first_at(By::Producer, 8_000).unwrap().1.number, 3);
-        assert_eq!(index.within(By::Server, 5_000, 6_500).count(), 2);
     }
 }

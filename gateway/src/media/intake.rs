@@ -35,6 +35,8 @@ pub struct Ready {
     pub media: Media,
     pub bytes: Bytes,
     pub tags: Vec<(String, String)>,
+    /// The same fragment thinned out to its first picture, where it is time for one.
+    pub thin: Option<Box<Ready>>,
     /// The producer's own name for it: its first time, in milliseconds, as it came.
     pub timecode_ms: i64,
 }
@@ -96,6 +98,10 @@ impl Intake {
         parsed
     }
 
+    pub fn thin(&mut self, every_ms: Option<i64>) {
+        self.cutter.thin(every_ms);
+    }
+
     pub fn cutter(&self) -> &Cutter {
         &self.cutter
     }
@@ -120,12 +126,20 @@ pub struct Cutter {
     /// Nothing is known of what came before: another connection, another producer.
     is_first: bool,
     head: Option<Head>,
+    /// One picture in so many milliseconds is kept for longer; when the last one was.
+    thin_every_ms: Option<i64>,
+    thinned_ms: Option<i64>,
 }
 
 impl Cutter {
     pub fn new(timecodes: Timecodes) -> Cutter {
         let fragmenter = Fragmenter::new(Limits { duration_ns_min: KEYFRAMES_ONLY_NS, ..Limits::default() });
-        Cutter { fragmenter, timecodes, offset_ms: None, has_begun: false, is_first: true, head: None }
+        Cutter { fragmenter, timecodes, offset_ms: None, has_begun: false, is_first: true, head: None, thin_every_ms: None, thinned_ms: None }
+    }
+
+    /// Thins out from now on.
+    pub fn thin(&mut self, every_ms: Option<i64>) {
+        self.thin_every_ms = every_ms;
     }
 
     pub fn push(&mut self, event: Event, now_ms: u64, steps: &mut Vec<Step>) {
@@ -184,6 +198,35 @@ impl Cutter {
             }
         }
         let offset_ms = self.offset(end_ms, now_ms);
+        let thin = self.thinned(&fragment, offset_ms).map(Box::new);
+        let ready = self.ready(fragment, offset_ms, discontinuity);
+        steps.push(Step::Done(Box::new(Ready { thin, ..ready })));
+    }
+
+    /// The first picture alone, shown until the next one that is kept.
+    fn thinned(&mut self, fragment: &Fragment, offset_ms: i64) -> Option<Ready> {
+        let every_ms = self.thin_every_ms?;
+        let lead = fragment.tracks.lead()?.number;
+        let frame = fragment.of_track(lead).next()?;
+        let at_ms = (frame.pts_ns / MS).saturating_add(offset_ms);
+        let since = self.thinned_ms.map_or(i64::MAX, |last| at_ms.saturating_sub(last));
+        if (0..every_ms).contains(&since) {
+            return None;
+        }
+        self.thinned_ms = Some(at_ms);
+        let shown_ns = u64::try_from(every_ms.saturating_mul(MS)).ok();
+        let picture = Fragment {
+            frames: vec![Frame { duration_ns: shown_ns, ..frame.clone() }],
+            tracks: fragment.tracks.clone(),
+            discontinuity: fragment.discontinuity,
+            tags: Vec::new(),
+        };
+        Some(self.ready(picture, offset_ms, since > 2 * every_ms))
+    }
+
+    fn ready(&mut self, fragment: Fragment, offset_ms: i64, discontinuity: bool) -> Ready {
+        let timecode_ms = fragment.start_ns() / MS;
+        let duration_ms = i64::try_from(fragment.duration_ns()).unwrap_or(i64::MAX) / MS;
         let Head { bytes: head, id: head_id, delay_ms, .. } = self.head_of(&fragment);
         let mut bytes = Vec::with_capacity(head.len() + fragment.bytes() + 64 * fragment.frames.len() + 256);
         bytes.extend_from_slice(&head);
@@ -199,7 +242,7 @@ impl Cutter {
             head_id,
             delay_ms,
         };
-        steps.push(Step::Done(Box::new(Ready { media, bytes: bytes.into(), tags: fragment.tags, timecode_ms })));
+        Ready { media, bytes: bytes.into(), tags: fragment.tags, thin: None, timecode_ms }
     }
 
     fn head_of(&mut self, fragment: &Fragment) -> Head {

@@ -27,12 +27,15 @@ mod producer;
 mod send;
 mod shape;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use config::VideoConfig;
 pub use door::AwsDoor;
 pub use pages::ConsoleDoor;
 
 use crate::clock::Clock;
+use crate::http::Budget;
 use crate::log::{Batch, CreateError, DeleteError, Log, OnFull, StreamKind, StreamSettings, Table};
 use crate::metrics::Metrics;
 use crate::record::StreamName;
@@ -41,8 +44,14 @@ use pictures::Decoder;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use stream::{Camera, Settings, settings_key};
+use stream::{Camera, Settings, Shared, settings_key};
 use tokio::sync::{Semaphore, watch};
+
+/// Fragments that the indexes of all streams hold together, 48 bytes each: a day of eight cameras that cut every second.
+const INDEX_ENTRIES_MAX: usize = 700_000;
+
+/// How the name of a stream of thinned out pictures ends.
+const THIN: &str = ".thin";
 
 /// Video, running. Cheap to clone.
 #[derive(Clone)]
@@ -62,6 +71,7 @@ struct Inner {
     readers: Arc<Semaphore>,
     /// Changing what the control plane knows: one at a time.
     changing: tokio::sync::Mutex<()>,
+    shared: Arc<Shared>,
     decoder: Decoder,
     /// Sinks that take video on demand, each with the streams it takes; no streams: all.
     senders: OnceLock<Vec<(String, Vec<String>)>>,
@@ -96,6 +106,10 @@ impl Media {
             producers: Arc::new(Semaphore::new(config.max_producers as usize)),
             readers: Arc::new(Semaphore::new(config.max_readers as usize)),
             changing: tokio::sync::Mutex::default(),
+            shared: Arc::new(Shared {
+                memory: Budget::new(config.memory.0),
+                thin_every_ms: config.thin_every.map(|every| every.as_ms() as i64),
+            }),
             decoder: Decoder::find(),
             senders: OnceLock::new(),
             stop: watch::channel(false).0,
@@ -129,11 +143,14 @@ impl Media {
         cameras.retain(|_, camera| !camera.stream().is_deleted());
         let camera = cameras
             .entry(name.to_owned())
-            .or_insert_with(|| Arc::new(Camera::new(self.inner.log.clone(), stream.clone())));
+            .or_insert_with(|| Arc::new(Camera::new(self.inner.log.clone(), stream.clone(), self.inner.shared.clone())));
         if !Arc::ptr_eq(camera.stream(), &stream) {
-            *camera = Arc::new(Camera::new(self.inner.log.clone(), stream));
+            *camera = Arc::new(Camera::new(self.inner.log.clone(), stream, self.inner.shared.clone()));
         }
-        Ok(camera.clone())
+        let camera = camera.clone();
+        let each = INDEX_ENTRIES_MAX / cameras.len().max(1);
+        cameras.values().for_each(|camera| camera.archive.hold_at_most(each));
+        Ok(camera)
     }
 
     /// All video streams, by name.
@@ -145,6 +162,27 @@ impl Media {
 
     /// The same, made if it is not there and the configuration allows it.
     async fn camera_for_producer(&self, name: &str) -> Result<Arc<Camera>, StreamError> {
+        let camera = self.camera_or_new(name).await?;
+        if self.inner.config.thin_every.is_some() && !name.ends_with(THIN) {
+            camera.thin_out_to(self.thin_stream(&format!("{name}{THIN}")).await?.stream().clone());
+        }
+        Ok(camera)
+    }
+
+    /// The stream of thinned out pictures, made if it is not there.
+    async fn thin_stream(&self, name: &str) -> Result<Arc<Camera>, StreamError> {
+        if let Ok(camera) = self.camera(name) {
+            return Ok(camera);
+        }
+        let hours = self.inner.config.thin_retention.as_ms().div_ceil(3_600_000);
+        let settings = Settings { retention_hours: u32::try_from(hours).ok(), ..Settings::default() };
+        match self.create(name, settings).await {
+            Err(StreamError::Create(CreateError::Exists(_))) => self.camera(name),
+            made => made,
+        }
+    }
+
+    async fn camera_or_new(&self, name: &str) -> Result<Arc<Camera>, StreamError> {
         match self.camera(name) {
             Err(StreamError::NotFound(_)) if self.inner.config.create => {}
             found => return found,

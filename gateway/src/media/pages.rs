@@ -5,8 +5,9 @@
 //! judged who may ask.
 
 use super::Media;
+use super::archive::Select;
 use super::clip;
-use super::index::Entry;
+use super::index;
 use super::marks::NewMark;
 use super::pictures::{Format, Wanted};
 use super::play::{self, LIVE_FRAGMENTS, Links, Shape};
@@ -129,7 +130,8 @@ impl Media {
 
     async fn timeline(&self, camera: &Camera, query: &Query<'_>) -> Result<Response<Body>, Refusal> {
         let (from, to) = query.range()?;
-        let ranges = camera.archive.index().await?.ranges(from, to, RANGES_MAX);
+        let shown = camera.archive.select(Select::showing(from, to)).await?;
+        let ranges = index::ranges(shown.iter().map(|(_, entry)| entry), RANGES_MAX);
         let marks = self.marks(camera.name(), from, to)?;
         Ok(json_response(serde_json::json!({ "ranges": ranges, "marks": marks }).to_string()))
     }
@@ -194,12 +196,9 @@ impl Media {
 
     async fn image(&self, camera: &Camera, query: &Query<'_>) -> Result<Response<Body>, Refusal> {
         let at: Option<i64> = query.number("at")?;
-        let entry = {
-            let index = camera.archive.index().await?;
-            match at {
-                None => index.last().copied(),
-                Some(at) => index.showing(at, at.saturating_add(1)).last().map(|(_, entry)| *entry),
-            }
+        let entry = match at {
+            None => camera.archive.index().await?.last().copied(),
+            Some(at) => camera.archive.select(Select::showing(at, at.saturating_add(1))).await?.pop().map(|(_, entry)| entry),
         };
         let entry = entry.ok_or_else(|| Refusal::new(Kind::NotFound, "There is no picture of that time"))?;
         let wanted = Wanted { format: Format::Jpeg, width: query.number("width")?, height: None, quality: 4, keyframe_only: true };
@@ -298,8 +297,7 @@ fn short_name(codec: &headwater_video::Codec) -> &str {
 
 async fn recorded(camera: &Camera, query: &Query<'_>) -> Result<Response<Body>, Refusal> {
     let (from, to) = query.range()?;
-    let entries: Vec<(u64, Entry)> =
-        camera.archive.index().await?.showing(from, to).map(|(ordinal, entry)| (ordinal, *entry)).collect();
+    let entries = camera.archive.select(Select::showing(from, to)).await?;
     if entries.is_empty() {
         return Err(Refusal::new(Kind::NotFound, "Nothing is recorded of that time"));
     }

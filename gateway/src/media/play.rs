@@ -246,14 +246,9 @@ impl Camera {
     }
 
     pub async fn media_segment(&self, number: u64) -> Result<Vec<u8>, Refusal> {
-        let (entry, timing, ordinal) = {
-            let index = self.archive.index().await?;
-            let entry = *index.by_number(number).ok_or(FragmentError::Gone)?;
-            let ordinal = index.behind(number).saturating_sub(1);
-            (entry, timing(&entry, index.at(ordinal + 1)), ordinal)
-        };
+        let (ordinal, entry, next) = self.archive.entry(number).await?.ok_or(FragmentError::Gone)?;
         let fragment = self.archive.read(&entry).await?.fragment()?;
-        Ok(mp4::media(&fragment, ordinal as u32, timing)?)
+        Ok(mp4::media(&fragment, ordinal as u32, timing(&entry, next.as_ref()))?)
     }
 
     /// A part of the newest fragments.

@@ -8,6 +8,7 @@ use super::intake::{Cutter, Intake, Ready, Step, dropped_id, error_id};
 use super::keep::KeepError;
 use super::stream::Camera;
 use crate::clock::Clock;
+use crate::http::Charge;
 use crate::log::Ticket;
 use crate::record::Number;
 use headwater_video::matroska::{Event, ParseError};
@@ -22,6 +23,8 @@ const WAITING_MAX: usize = 2;
 const IN_FLIGHT_MAX: usize = 8;
 /// Acknowledgements that wait for a producer which does not read them.
 const ACKS_MAX: usize = 64;
+/// A byte of a fragment costs itself and what is made of it for the log.
+const COST: usize = 2;
 
 /// What became of all a producer sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub struct Kept {
 pub enum ProducerError {
     #[error(transparent)]
     Parse(#[from] ParseError),
+    #[error("too much is being sent at once: see video.memory")]
+    Memory,
     #[error("the fragments could not be kept: {0}")]
     Keep(String),
 }
@@ -44,7 +49,9 @@ pub struct Producer {
     camera: Arc<Camera>,
     clock: Clock,
     preview: u64,
-    ready: mpsc::Sender<Ready>,
+    ready: mpsc::Sender<(Ready, Charge)>,
+    /// For the fragment that is being built.
+    charge: Charge,
     acks: mpsc::Sender<Ack>,
     keeping: JoinHandle<Result<Kept, KeepError>>,
     steps: Vec<Step>,
@@ -58,7 +65,7 @@ impl Producer {
         let (acks, heard) = mpsc::channel(ACKS_MAX);
         let preview = camera.live.take_over();
         let keeping = tokio::spawn(keep(camera.clone(), preview, waiting, acks.clone()));
-        (Producer { camera, clock, preview, ready, acks, keeping, steps: Vec::new(), dropped: 0 }, heard)
+        (Producer { camera, clock, preview, ready, acks, keeping, steps: Vec::new(), dropped: 0, charge: Charge::default() }, heard)
     }
 
     pub fn acks(&self) -> &mpsc::Sender<Ack> {
@@ -121,7 +128,8 @@ impl Producer {
                 }
                 Step::Done(ready) => {
                     live.end(self.preview, ready.media.start_ms.saturating_sub(ready.timecode_ms));
-                    let taken = self.ready.send(*ready).await;
+                    let charge = std::mem::take(&mut self.charge);
+                    let taken = self.ready.send((*ready, charge)).await;
                     taken.map_err(|_| ProducerError::Keep("the log does not take them".into()))?;
                 }
             }
@@ -131,7 +139,9 @@ impl Producer {
             let (tracks, frames, offset_ms) = cutter.building(now_ms);
             live.feed(self.preview, tracks, frames, offset_ms, delay_ms);
         }
-        Ok(())
+        let building: usize = cutter.building(now_ms).1.iter().map(|frame| frame.data.len()).sum();
+        let charged = self.camera.shared.memory.raise(&mut self.charge, COST * building).await;
+        charged.map_err(|_| ProducerError::Memory)
     }
 
     /// A producer that does not read its acknowledgements hears less of them.
@@ -150,10 +160,10 @@ impl Producer {
 async fn keep(
     camera: Arc<Camera>,
     preview: u64,
-    mut waiting: mpsc::Receiver<Ready>,
+    mut waiting: mpsc::Receiver<(Ready, Charge)>,
     acks: mpsc::Sender<Ack>,
 ) -> Result<Kept, KeepError> {
-    let mut keeper = camera.keeper();
+    let (mut keeper, mut thin_keeper) = (camera.keeper(), camera.thin_keeper());
     let mut in_flight: VecDeque<(Ticket, i64, Number)> = VecDeque::new();
     let (mut kept, mut durable, mut open) = (Kept::default(), Ticket::NONE, true);
     while open || !in_flight.is_empty() {
@@ -171,10 +181,11 @@ async fn keep(
                 camera.live.tell();
             }
             first = waiting.recv(), if open && in_flight.len() < IN_FLIGHT_MAX => {
-                let Some(first) = first else { open = false; continue };
-                let mut fragments = vec![first];
-                while let Ok(more) = waiting.try_recv() {
+                let Some((first, charge)) = first else { open = false; continue };
+                let (mut fragments, mut charges) = (vec![first], vec![charge]);
+                while let Ok((more, charge)) = waiting.try_recv() {
                     fragments.push(more);
+                    charges.push(charge);
                 }
                 let (ticket, numbers) = match keeper.put(&fragments).await {
                     Ok(put) => put,
@@ -188,6 +199,14 @@ async fn keep(
                     camera.live.number(preview, ready.media.start_ms, number);
                     let _ = acks.try_send(Ack::Received { timecode_ms: ready.timecode_ms, number });
                     in_flight.push_back((ticket, ready.timecode_ms, number));
+                }
+                // Their bytes are in the blob files, or in the log's own bounds.
+                drop(charges);
+                let thin: Vec<Ready> = fragments.into_iter().filter_map(|ready| ready.thin).map(|thin| *thin).collect();
+                if let Some(thin_keeper) = thin_keeper.as_mut().filter(|_| !thin.is_empty())
+                    && let Err(error) = thin_keeper.put(&thin).await
+                {
+                    tracing::warn!(stream = camera.name(), %error, "a thinned out picture could not be kept");
                 }
             }
         }

@@ -4,6 +4,7 @@
 use super::archive::Archive;
 use super::keep::Keeper;
 use super::live::Live;
+use crate::http::Budget;
 use crate::log::{Log, Stream};
 use serde::{Deserialize, Serialize};
 use headwater_video::Tracks;
@@ -51,8 +52,18 @@ pub fn settings_key(name: &str) -> Vec<u8> {
 /// Sets of tracks remembered of a stream: a camera has one, or two when it was set anew.
 const HEADS_MAX: usize = 8;
 
+/// What all streams share.
+pub struct Shared {
+    /// Memory of fragments on their way to the disk.
+    pub memory: Budget,
+    pub thin_every_ms: Option<i64>,
+}
+
 pub struct Camera {
     log: Log,
+    pub shared: Arc<Shared>,
+    /// Where its pictures are thinned out to, once there is one.
+    thin: std::sync::Mutex<Option<Arc<Stream>>>,
     /// Tracks by the id of their head, the newest last.
     heads: std::sync::Mutex<Vec<(u64, Arc<Tracks>)>>,
     /// The longest target duration a live playlist has said, in seconds: it may never become less.
@@ -63,10 +74,10 @@ pub struct Camera {
 }
 
 impl Camera {
-    pub fn new(log: Log, stream: Arc<Stream>) -> Camera {
+    pub fn new(log: Log, stream: Arc<Stream>, shared: Arc<Shared>) -> Camera {
         let archive = Archive::new(log.clone(), stream);
         let (heads, target_s) = (std::sync::Mutex::default(), AtomicU64::new(0));
-        Camera { archive, live: Live::default(), turn: Arc::default(), log, heads, target_s }
+        Camera { archive, live: Live::default(), turn: Arc::default(), log, heads, target_s, shared, thin: std::sync::Mutex::default() }
     }
 
     pub fn name(&self) -> &str {
@@ -95,6 +106,16 @@ impl Camera {
     /// The target duration of live playlists, given that of now.
     pub fn target_s(&self, now: u64) -> u64 {
         self.target_s.fetch_max(now, Ordering::Relaxed).max(now)
+    }
+
+    /// The stream that its pictures are thinned out to.
+    pub fn thin_out_to(&self, stream: Arc<Stream>) {
+        *self.thin.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+    }
+
+    pub fn thin_keeper(&self) -> Option<Keeper> {
+        let thin = self.thin.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        thin.map(|stream| Keeper::new(&self.log, stream, Arc::default()))
     }
 
     pub fn keeper(&self) -> Keeper {

@@ -10,6 +10,7 @@ mod ingest;
 mod machine;
 mod probe;
 mod recover;
+mod video;
 
 use super::output::Output;
 use anyhow::Result;
@@ -27,6 +28,8 @@ enum What {
     Ingest(Box<ingest::Ingest>),
     /// How fast a backlog leaves for another gateway, against how fast it came in.
     Drain(drain::Drain),
+    /// Cameras: what is lost, how long a fragment waits for the disk, CPU; or the playlist of a day.
+    Video(video::Video),
     /// Time to the first PUBACK after SIGKILL with a full log, and what recovery reads.
     Recover(recover::Recover),
 }
@@ -36,6 +39,7 @@ impl Bench {
         match self.what {
             What::Ingest(ingest) => ingest.run(out),
             What::Drain(drain) => drain.run(out),
+            What::Video(video) => video.run(out),
             What::Recover(recover) => recover.run(out),
         }
     }

@@ -3,7 +3,8 @@
 use super::Call;
 use crate::http::Body;
 use crate::media::ack::{fragment_number, parse_fragment_number};
-use crate::media::index::Entry;
+use crate::media::archive::Select;
+use crate::media::index::{By, Entry};
 use crate::media::shape::{FragmentSelector, Moment, Refusal, StreamRef, answer, read};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -55,10 +56,9 @@ pub async fn list_fragments(call: &Call<'_>) -> Result<Response<Body>, Refusal> 
         None => None,
     };
     let range = request.fragment_selector.map(|selector| selector.range()).transpose()?;
-    let index = camera.archive.index().await?;
-    let from = after.map_or(0, |number| index.behind(number));
-    let wanted = |entry: &Entry| range.is_none_or(|(by, start, end)| (start..=end).contains(&by.ms(entry)));
-    let mut found = index.from(from).map(|(_, entry)| entry).filter(|entry| wanted(entry));
+    let (by, from_ms, to_ms) = range.unwrap_or((By::Server, i64::MIN, i64::MAX));
+    let selected = camera.archive.select(Select { by, from_ms, to_ms, showing: false }).await?;
+    let mut found = selected.iter().map(|(_, entry)| entry).filter(|entry| after.is_none_or(|after| entry.number > after));
     let page: Vec<Fragment> = found.by_ref().take(most).map(Fragment::from).collect();
     let more = found.next().is_some();
     let next = page.last().filter(|_| more).map(|last| STANDARD.encode(&last.fragment_number));

@@ -85,43 +85,38 @@ pub async fn get_media(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
     let camera = call.media.camera(request.stream.name()?)?;
     let place = call.media.reader_place()?;
     let start = request.start_selector.start()?;
-    let ordinal = {
-        let index = camera.archive.index().await?;
-        match start {
-            Start::After(number) => index.behind(number),
-            Start::Earliest => 0,
-            // The newest that is there, so that a player has a picture at once; AWS does the same.
-            Start::Now => index.next_ordinal().saturating_sub(1),
-            Start::At(by, ms) => index.first_at(by, ms).map_or(index.next_ordinal(), |(ordinal, _)| ordinal),
-        }
+    // The record behind which reading begins.
+    let after = match start {
+        Start::After(number) => number,
+        Start::Earliest => 0,
+        // The newest that is there, so that a player has a picture at once; AWS does the same.
+        Start::Now => camera.archive.index().await?.last().map_or(0, |last| last.number - 1),
+        Start::At(by, ms) => match camera.archive.first_at(by, ms).await? {
+            Some(entry) => entry.number - 1,
+            None => camera.archive.index().await?.last().map_or(0, |last| last.next_number() - 1),
+        },
     };
     let (stream, body) = Body::stream();
-    tokio::spawn(follow(call.media.clone(), camera, ordinal, stream, place));
+    tokio::spawn(follow(call.media.clone(), camera, after, stream, place));
     Ok(media_response(body))
 }
 
 /// Sends what is there and then what comes, until the client is gone or the gateway stops.
-async fn follow(media: Media, camera: Arc<Camera>, mut ordinal: u64, to: Stream, _place: OwnedSemaphorePermit) {
+async fn follow(media: Media, camera: Arc<Camera>, mut after: u64, to: Stream, _place: OwnedSemaphorePermit) {
     let mut stopped = media.stopped();
-    loop {
-        let next = match camera.archive.index().await {
-            Ok(index) => {
-                let newest = index.last().map_or(0, |entry| entry.next_number() - 1);
-                let entry = index.from(ordinal).next().map(|(at, entry)| (at, *entry));
-                let behind_ms = entry.map_or(0, |(_, entry)| index.last().map_or(0, |l| l.server_ms.saturating_sub(entry.server_ms)));
-                (entry, newest, behind_ms)
-            }
+    while !camera.stream().is_deleted() {
+        // First the end: what comes while we look is not waited for.
+        let newest = camera.stream().shard(0).map_or(after, |shard| shard.newest());
+        match camera.archive.behind(after).await {
             Err(_) => return,
-        };
-        match next {
-            (Some((at, entry)), _, behind_ms) => {
-                ordinal = at + 1;
+            Ok(Some((entry, behind_ms))) => {
+                after = entry.next_number() - 1;
                 if send(&camera, &entry, Some(behind_ms), &to).await.is_err() {
                     return;
                 }
             }
-            (None, newest, _) => tokio::select! {
-                changed = camera.archive.changed(newest) => if changed.is_err() || camera.stream().is_deleted() { return },
+            Ok(None) => tokio::select! {
+                changed = camera.archive.changed(newest) => if changed.is_err() { return },
                 () = to.gone() => return,
                 _ = stopped.wait_for(|stop| *stop) => return,
             },
@@ -144,14 +139,11 @@ pub async fn get_media_for_fragment_list(call: &Call<'_>) -> Result<Response<Bod
         return Err(Refusal::invalid(format!("Fragments has 1 to {LIST_MAX} fragment numbers")));
     }
     let mut entries = Vec::with_capacity(request.fragments.len());
-    {
-        let index = camera.archive.index().await?;
-        for text in &request.fragments {
-            let number = parse_fragment_number(text);
-            let number = number.ok_or_else(|| Refusal::invalid(format!("{text:?} is no fragment number")))?;
-            let entry = index.by_number(number).copied();
-            entries.push(entry.ok_or_else(|| Refusal::new(Kind::NotFound, format!("There is no fragment {text}")))?);
-        }
+    for text in &request.fragments {
+        let number = parse_fragment_number(text);
+        let number = number.ok_or_else(|| Refusal::invalid(format!("{text:?} is no fragment number")))?;
+        let entry = camera.archive.entry(number).await?.map(|(_, entry, _)| entry);
+        entries.push(entry.ok_or_else(|| Refusal::new(Kind::NotFound, format!("There is no fragment {text}")))?);
     }
     // In the order of time, whatever the order asked for: so AWS has it.
     entries.sort_unstable_by_key(|entry| entry.number);

@@ -73,6 +73,7 @@ async fn acknowledged(
     _place: OwnedSemaphorePermit,
 ) {
     let mut intake = Intake::new(timecodes);
+    intake.thin(media.inner.shared.thin_every_ms);
     if let Err(ended) = take(&media, &mut producer, &mut intake, first, &mut body).await {
         ended.tell(&producer);
     }
@@ -95,6 +96,7 @@ impl Ended {
         match self {
             Ended::Wrong(ProducerError::Parse(error)) => producer.tell_of(error),
             Ended::Wrong(ProducerError::Keep(_)) => {}
+            Ended::Wrong(ProducerError::Memory) => producer.tell(error(5000, "INTERNAL_ERROR")),
             Ended::Broken | Ended::Idle => producer.tell(error(4000, "STREAM_READ_ERROR")),
             Ended::Stopping => producer.tell(error(4003, "MAX_CONNECTION_DURATION_REACHED")),
         }
@@ -164,6 +166,7 @@ pub async fn post_media(media: &Media, name: &str, mut body: Incoming) -> Result
 async fn post(media: &Media, camera: Arc<Camera>, body: &mut Incoming) -> Result<Kept, Refusal> {
     let (mut producer, _) = Producer::begin(camera, media.inner.clock.clone());
     let mut intake = Intake::new(Timecodes::Anchored);
+    intake.thin(media.inner.shared.thin_every_ms);
     let first = timeout(media.inner.config.idle_timeout.0, next(body)).await.unwrap_or(Some(Err(())));
     let ended = take(media, &mut producer, &mut intake, first, body).await;
     let kept = producer.end().await;

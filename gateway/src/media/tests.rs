@@ -1,0 +1,173 @@
+//! Fragments through a real log, without sockets: what goes in comes out, whatever its size, and is found again.
+
+use super::archive::Select;
+use super::index::By;
+use super::intake::{Intake, Timecodes};
+use super::producer::{Producer, ProducerError};
+use super::*;
+use crate::log::Options;
+use crate::units::ByteSize;
+use bytes::Bytes;
+use headwater_video::media::MS;
+use headwater_video::{Codec, Fragment, Frame, Kind, Track, Tracks, matroska};
+
+/// 2026-01-01.
+const START_MS: i64 = 1_767_225_600_000;
+
+struct Rig {
+    media: Media,
+    clock: Clock,
+    _dir: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new(config: VideoConfig) -> Rig {
+        let dir = tempfile::tempdir().unwrap();
+        let (clock, metrics) = (Clock::manual(1, START_MS as u64), Metrics::new());
+        let log = Log::open(Options::new(dir.path()), clock.clone(), metrics.clone()).unwrap();
+        let media = Media::start(&config, log, clock.clone(), metrics, ("r".into(), "0".into()));
+        Rig { media, clock, _dir: dir }
+    }
+
+    /// Sends fragments as one producer does, and waits until they are on disk.
+    async fn send(&self, name: &str, fragments: &[Fragment]) -> Result<producer::Kept, ProducerError> {
+        let camera = self.media.camera_for_producer(name).await.unwrap();
+        let (mut producer, _) = Producer::begin(camera, self.clock.clone());
+        let mut intake = Intake::new(Timecodes::Absolute);
+        intake.thin(self.media.inner.shared.thin_every_ms);
+        let mut bytes = matroska::head(&fragments[0].tracks);
+        fragments.iter().for_each(|fragment| bytes.extend(matroska::cluster(fragment, 0)));
+        for piece in bytes.chunks(100_000) {
+            producer.push(&mut intake, piece).await?;
+        }
+        producer.finish(&mut intake).await?;
+        producer.end().await
+    }
+}
+
+fn tracks() -> Arc<Tracks> {
+    Arc::new(Tracks(vec![Track {
+        number: 1,
+        kind: Kind::Video,
+        codec: Codec::H264,
+        private: Bytes::from_static(&[1, 0x64, 0, 0x28, 0xff, 0xe1, 0, 4, 0x67, 0x64, 0, 0x28, 1, 0, 4, 0x68, 0xee, 0x3c, 0x80]),
+        name: String::new(),
+        width: 640,
+        height: 360,
+        sample_rate: 0,
+        channels: 0,
+        default_duration_ns: 100 * MS as u64,
+        codec_delay_ns: 0,
+        seek_preroll_ns: 0,
+    }]))
+}
+
+/// A second of ten pictures of so many bytes.
+fn fragment(tracks: &Arc<Tracks>, start_ms: i64, bytes: usize) -> Fragment {
+    let frame = |at: i64| Frame {
+        track: 1,
+        pts_ns: (start_ms + 100 * at) * MS,
+        duration_ns: None,
+        keyframe: at == 0,
+        data: vec![(start_ms / 1000 + at) as u8; bytes].into(),
+    };
+    Fragment { tracks: tracks.clone(), frames: (0..10).map(frame).collect(), discontinuity: false, tags: Vec::new() }
+}
+
+fn seconds(count: i64, bytes: usize) -> Vec<Fragment> {
+    let tracks = tracks();
+    (0..count).map(|second| fragment(&tracks, START_MS + second * 1000, bytes)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_persisted_is_read_back_frame_by_frame_whatever_its_size() {
+    let rig = Rig::new(VideoConfig::default());
+    let mut sent = seconds(3, 500);
+    // Beyond what one record may hold, beyond what the journal takes, and small again.
+    sent.push(fragment(&sent[0].tracks, START_MS + 3000, 2_100_000));
+    sent.push(fragment(&sent[0].tracks, START_MS + 4000, 20_000));
+    let kept = rig.send("cam", &sent).await.unwrap();
+    assert_eq!((kept.fragments, kept.dropped), (5, 0));
+    let camera = rig.media.camera("cam").unwrap();
+    let found = camera.archive.select(Select::showing(i64::MIN, i64::MAX)).await.unwrap();
+    let starts: Vec<i64> = found.iter().map(|(_, entry)| entry.start_ms - START_MS).collect();
+    assert_eq!(starts, [0, 1000, 2000, 3000, 4000]);
+    assert_eq!(found[3].1.parts, 3, "21 MB are three records");
+    for ((_, entry), sent) in found.iter().zip(&sent) {
+        let read = camera.archive.read(entry).await.unwrap().fragment().unwrap();
+        assert_eq!(read.frames, sent.frames);
+        assert_eq!(entry.duration_ms, 1000);
+    }
+    assert_eq!(found.iter().filter(|(_, entry)| entry.discontinuity).count(), 1, "the first alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_makes_a_break_and_never_a_long_fragment() {
+    let rig = Rig::new(VideoConfig::default());
+    let tracks = tracks();
+    let week = 7 * 86_400_000;
+    let times = [0, 1000, week, week + 1000, 5000, 6000];
+    let sent: Vec<_> = times.iter().map(|at| fragment(&tracks, START_MS + at, 300)).collect();
+    rig.send("cam", &sent).await.unwrap();
+    let camera = rig.media.camera("cam").unwrap();
+    let found = camera.archive.select(Select { by: By::Server, from_ms: i64::MIN, to_ms: i64::MAX, showing: false }).await;
+    let found = found.unwrap();
+    assert!(found.iter().all(|(_, entry)| entry.duration_ms <= 1000), "{found:?}");
+    let breaks: Vec<bool> = found.iter().map(|(_, entry)| entry.discontinuity).collect();
+    assert_eq!(breaks, [true, false, true, false, true, false]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fragments_older_than_the_index_are_found_all_the_same() {
+    let rig = Rig::new(VideoConfig::default());
+    rig.send("cam", &seconds(30, 200)).await.unwrap();
+    let camera = rig.media.camera("cam").unwrap();
+    camera.archive.hold_at_most(5);
+    let all = camera.archive.select(Select::showing(i64::MIN, i64::MAX)).await.unwrap();
+    assert_eq!(all.len(), 30);
+    assert!(all.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0 && pair[0].1.number < pair[1].1.number));
+    let some = camera.archive.select(Select::showing(START_MS + 3_500, START_MS + 5_500)).await.unwrap();
+    assert_eq!(some.len(), 3);
+    let (_, entry, next) = camera.archive.entry(all[2].1.number).await.unwrap().unwrap();
+    assert_eq!((entry.number, next.unwrap().number), (all[2].1.number, all[3].1.number));
+    assert!(camera.media_segment(all[2].1.number).await.is_ok());
+    let (mut after, mut met) = (0, 0);
+    while let Some((entry, _)) = camera.archive.behind(after).await.unwrap() {
+        (after, met) = (entry.next_number() - 1, met + 1);
+    }
+    assert_eq!(met, 30, "a reader from the earliest on meets all");
+    let first = camera.archive.first_at(By::Producer, START_MS + 2_000).await.unwrap().unwrap();
+    assert_eq!(first.start_ms, START_MS + 2_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_picture_in_so_many_is_kept_for_longer_in_a_stream_of_its_own() {
+    let rig = Rig::new(VideoConfig { thin_every: Some(Span::secs(5)), ..VideoConfig::default() });
+    rig.send("cam", &seconds(21, 200)).await.unwrap();
+    let thin = rig.media.camera("cam.thin").unwrap();
+    let looks = async {
+        loop {
+            let found = thin.archive.select(Select::showing(i64::MIN, i64::MAX)).await.unwrap();
+            if found.len() == 5 {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(10), looks).await.expect("five pictures in 21 seconds");
+    let starts: Vec<i64> = found.iter().map(|(_, entry)| entry.start_ms - START_MS).collect();
+    assert_eq!(starts, [0, 5_000, 10_000, 15_000, 20_000]);
+    let read = thin.archive.read(&found[1].1).await.unwrap().fragment().unwrap();
+    assert_eq!((read.frames.len(), found[1].1.duration_ms, found[1].1.discontinuity), (1, 5_000, false));
+    assert_eq!(thin.stream().settings().retention, Span::days(90));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fragment_that_outgrows_the_memory_costs_its_producer_alone() {
+    let rig = Rig::new(VideoConfig { memory: ByteSize::mib(16), ..VideoConfig::default() });
+    let tracks = tracks();
+    let large = [fragment(&tracks, START_MS, 100), fragment(&tracks, START_MS + 1000, 1_200_000)];
+    let refused = rig.send("greedy", &large).await;
+    assert!(matches!(refused, Err(ProducerError::Memory)), "{refused:?}");
+    assert_eq!(rig.send("modest", &seconds(3, 1_000)).await.unwrap().fragments, 3, "what was held is given back");
+}
