@@ -4,7 +4,8 @@
 //! when all of it is stored. What is not recorded yet is a mark's matter.
 
 use super::Media;
-use super::index::Index;
+use super::archive::Select;
+use super::index::Entry;
 use super::shape::{Kind, Refusal};
 use crate::log::{Batch, Table};
 use crate::record::Number;
@@ -49,7 +50,9 @@ impl Media {
             let says = "No sink sends this stream upstream: configure a [[sink]] of type \"kinesis-video\" that takes it";
             return Err(Refusal::new(Kind::NotFound, says));
         }
-        let (runs, fragments, bytes) = runs(&*camera.archive.index().await?, asked.from_ms, asked.to_ms);
+        let found = camera.archive.select(Select::showing(asked.from_ms, asked.to_ms)).await?;
+        let (fragments, bytes) = (found.len(), found.iter().map(|(_, entry)| u64::from(entry.bytes)).sum());
+        let runs = runs(found.iter().map(|(_, entry)| entry));
         if fragments == 0 {
             return Err(Refusal::new(Kind::NotFound, "Nothing is recorded of that time"));
         }
@@ -73,16 +76,14 @@ impl Media {
     }
 }
 
-/// The records of the fragments that show something of this time, as runs; how many fragments, and their bytes.
-fn runs(index: &Index, from_ms: i64, to_ms: i64) -> (Vec<(Number, Number)>, usize, u64) {
-    let (mut runs, mut fragments, mut bytes): (Vec<(Number, Number)>, _, _) = (Vec::new(), 0, 0);
-    for (_, entry) in index.showing(from_ms, to_ms) {
-        fragments += 1;
-        bytes += u64::from(entry.bytes);
+/// The records of fragments, as runs: first and last number.
+fn runs<'a>(fragments: impl Iterator<Item = &'a Entry>) -> Vec<(Number, Number)> {
+    let mut runs: Vec<(Number, Number)> = Vec::new();
+    for entry in fragments {
         match runs.last_mut() {
             Some((_, to)) if *to + 1 == entry.number => *to = entry.next_number() - 1,
             _ => runs.push((entry.number, entry.next_number() - 1)),
         }
     }
-    (runs, fragments, bytes)
+    runs
 }

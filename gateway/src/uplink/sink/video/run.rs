@@ -47,6 +47,8 @@ const TICK_MS: u64 = 250;
 const KEEP_AGAIN_MS: u64 = 1_000;
 /// Fragments refused in a row before it is taken for a fault of the destination, and nothing more is dropped.
 const REFUSED_IN_ROW_MAX: u32 = 16;
+/// Fragments acknowledged behind one that is not: then it is sent again.
+const OVERTAKEN_MAX: usize = 64;
 /// A video stream has one shard.
 const SHARD: u32 = 0;
 
@@ -236,7 +238,7 @@ impl VideoForwarder {
         let (log, name) = (&self.setup.log, self.setup.stream.name.as_str());
         if now_ms >= self.rows_at_ms {
             self.rows_at_ms = now_ms + ROWS_EVERY_MS;
-            if self.setup.config.only == Only::Marked {
+            if self.setup.config.only == Only::Marked && self.window.waiting().is_some() {
                 let rows = log.state_scan(Table::Media, Mark::prefix(name).as_bytes());
                 self.marks = rows.iter().filter_map(|(_, row)| serde_json::from_slice(row).ok()).collect();
             }
@@ -412,6 +414,15 @@ impl VideoForwarder {
         self.figures.stored(stored.records, stored.bytes);
         self.pace.answered(stored.bytes as usize, 0);
         (self.failures, self.refused_in_row, self.alone) = (0, 0, false);
+        let torn = !self.pieces.is_empty();
+        let overtaken = self.windows().any(|window| {
+            window.settle();
+            window.overtaken_by() >= OVERTAKEN_MAX
+        });
+        if let Some(connection) = self.connection.as_mut().filter(|connection| overtaken && !connection.is_closing()) {
+            let fault = Fault::Broken("it acknowledges later fragments, and not an earlier one".into());
+            connection.give_up(Some(fault), torn, now_ms);
+        }
         if self.setup.trouble.clear() {
             tracing::info!(sink = self.setup.config.common.name, stream = %self.setup.stream.name, "uplink flows again");
         }

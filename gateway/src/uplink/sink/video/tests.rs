@@ -342,6 +342,22 @@ async fn one_that_never_acknowledges_is_left_and_its_fragments_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_fragment_that_is_never_acknowledged_is_sent_again_and_memory_is_bounded() {
+    let upstream = Upstream::start(|_| None, |came| match came.connection == 0 && came.at == 1 {
+        true => Vec::new(),
+        false => vec![Act::Persist],
+    })
+    .await;
+    let mut rig = Rig::new();
+    rig.put(times(200), 1_000, HEAD).await;
+    rig.start(&upstream, "");
+    rig.drained().await;
+    let mut kept = upstream.kept();
+    kept.sort_unstable();
+    assert_eq!(kept, times(200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn errors_that_pass_are_waited_for_and_drop_nothing() {
     for id in [4000, 4003, 4004, 4500, 5000, 5001, 7777] {
         let busy = move |came: Came| match came.connection < 2 && came.at == 1 {

@@ -150,6 +150,11 @@ impl Window {
         true
     }
 
+    /// How many that came after the oldest in hand are done before it.
+    pub fn overtaken_by(&self) -> usize {
+        self.held.iter().filter(|held| matches!(held.state, State::Done)).count()
+    }
+
     /// The connection is gone: what it did not acknowledge waits again. How many fragments that are.
     pub fn broken(&mut self) -> usize {
         let flying = self.held.iter_mut().filter(|held| matches!(held.state, State::Leaving | State::Sent));
