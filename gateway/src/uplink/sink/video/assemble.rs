@@ -124,42 +124,9 @@ impl Assembler {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
+    use super::super::tests::records;
     use super::*;
-    use crate::record::{Header, HeaderId};
-
-    /// A fragment as it is stored: a head of a few bytes, a cluster with a time and noise.
-    pub fn records(number: Number, start_ms: i64, bytes: usize, part_bytes: usize, head: &[u8]) -> Vec<Record> {
-        let size = |bytes: usize| (bytes as u64 | 1 << 56).to_be_bytes();
-        let mut body = vec![TIMESTAMP, 0x88];
-        body.extend(start_ms.to_be_bytes());
-        body.push(0xec);
-        body.extend(size(bytes));
-        body.extend(std::iter::repeat_n(start_ms as u8, bytes));
-        let whole = [head, &CLUSTER, &size(body.len()), &body].concat();
-        let parts = whole.chunks(part_bytes).count() as u8;
-        let media = Media {
-            part: 0,
-            parts,
-            discontinuity: false,
-            start_ms,
-            duration_ms: 1000,
-            bytes: whole.len() as u32,
-            head_bytes: head.len() as u32,
-            head_id: crate::wire::media::head_id(head),
-            delay_ms: 0,
-        };
-        let record = |(part, data): (usize, &[u8])| Record {
-            number: number + part as u64,
-            arrival_ms: 1000,
-            key: "cam".into(),
-            explicit_hash: None,
-            producer: None,
-            headers: vec![Media { part: part as u8, ..media }.header(), Header::new(HeaderId::ContentType, "video/x-matroska")],
-            data: Bytes::copy_from_slice(data),
-        };
-        whole.chunks(part_bytes).enumerate().map(record).collect()
-    }
 
     fn assemble(records: impl IntoIterator<Item = Record>) -> Vec<Assembled> {
         let (mut assembler, mut out) = (Assembler::default(), Vec::new());

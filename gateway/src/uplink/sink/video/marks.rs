@@ -26,7 +26,7 @@ pub fn judge(fragment: &Fragment, marks: &[Mark], now_ms: u64, held_ms: u64, wit
 
 #[cfg(test)]
 mod tests {
-    use super::super::assemble::tests::records;
+    use super::super::tests::records;
     use super::super::assemble::{Assembled, Assembler};
     use super::*;
 

@@ -1,15 +1,15 @@
 //! The forwarder over a real log, against an upstream that speaks PutMedia and fails as the test says.
 
-use super::assemble::tests::records;
 use super::*;
 use crate::clock::Clock;
 use crate::log::{Batch, Log, Options, Stream, StreamKind, StreamSettings, Table};
 use crate::metrics::Metrics;
-use crate::record::{NewRecord, StreamName};
+use crate::record::{Header, HeaderId, NewRecord, Record, StreamName};
 use crate::uplink::budget::Budget;
 use crate::uplink::figures::Trouble;
 use crate::uplink::sink::Identity;
-use crate::wire::media::{Mark, Wanted};
+use crate::wire::media::{Mark, Media, Wanted, head_id};
+use bytes::Bytes;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,6 +21,39 @@ const HEAD: &[u8] = &[0x1a, 0x45, 0xdf, 0xa3, 0x80, 0x18, 0x53, 0x80, 0x67, 0x01
 /// Another: with a Void element in it.
 const OTHER_HEAD: &[u8] =
     &[0x1a, 0x45, 0xdf, 0xa3, 0x80, 0x18, 0x53, 0x80, 0x67, 0x01, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xec, 0x80];
+
+/// A fragment as it is stored: a head of a few bytes, a cluster with a time and noise.
+pub fn records(number: u64, start_ms: i64, bytes: usize, part_bytes: usize, head: &[u8]) -> Vec<Record> {
+    let size = |bytes: usize| (bytes as u64 | 1 << 56).to_be_bytes();
+    let mut body = vec![0xe7, 0x88];
+    body.extend(start_ms.to_be_bytes());
+    body.push(0xec);
+    body.extend(size(bytes));
+    body.extend(std::iter::repeat_n(start_ms as u8, bytes));
+    let whole = [head, &[0x1f, 0x43, 0xb6, 0x75][..], &size(body.len())[..], &body[..]].concat();
+    let parts = whole.chunks(part_bytes).count() as u8;
+    let media = Media {
+        part: 0,
+        parts,
+        discontinuity: false,
+        start_ms,
+        duration_ms: 1000,
+        bytes: whole.len() as u32,
+        head_bytes: head.len() as u32,
+        head_id: head_id(head),
+        delay_ms: 0,
+    };
+    let record = |(part, data): (usize, &[u8])| Record {
+        number: number + part as u64,
+        arrival_ms: 1000,
+        key: "cam".into(),
+        explicit_hash: None,
+        producer: None,
+        headers: vec![Media { part: part as u8, ..media }.header(), Header::new(HeaderId::ContentType, "video/x-matroska")],
+        data: Bytes::copy_from_slice(data),
+    };
+    whole.chunks(part_bytes).enumerate().map(record).collect()
+}
 
 /// A fragment that came whole.
 #[derive(Clone, Copy, Debug)]

@@ -20,6 +20,8 @@ enum State {
     Sent,
     Refused(String),
     Done,
+    /// Done without having been sent.
+    Passed,
 }
 
 #[derive(Debug)]
@@ -72,7 +74,7 @@ impl Window {
 
     /// Numbers that are gone, or that somebody else has seen to.
     pub fn pass(&mut self, next: Number) {
-        self.held.push_back(Held { what: What::Nothing, state: State::Done, bytes: 0, next });
+        self.held.push_back(Held { what: What::Nothing, state: State::Passed, bytes: 0, next });
     }
 
     /// Memory of what is in hand.
@@ -106,6 +108,7 @@ impl Window {
     pub fn skip(&mut self) {
         if let Some(held) = self.held.iter_mut().find(|held| matches!(held.state, State::Waiting)) {
             self.bytes -= held.done();
+            held.state = State::Passed;
         }
     }
 
@@ -150,7 +153,7 @@ impl Window {
         true
     }
 
-    /// How many that came after the oldest in hand are done before it.
+    /// How many that came after the oldest in hand were stored before it.
     pub fn overtaken_by(&self) -> usize {
         self.held.iter().filter(|held| matches!(held.state, State::Done)).count()
     }
@@ -180,7 +183,7 @@ impl Window {
 
     /// Lets go of what is done in front; the first number that is not.
     pub fn settle(&mut self) -> Number {
-        while let Some(held) = self.held.front().filter(|held| matches!(held.state, State::Done)) {
+        while let Some(held) = self.held.front().filter(|held| matches!(held.state, State::Done | State::Passed)) {
             self.next = self.next.max(held.next);
             self.held.pop_front();
         }
@@ -212,7 +215,7 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::super::assemble::Assembler;
-    use super::super::assemble::tests::records;
+    use super::super::tests::records;
     use super::*;
 
     /// Fragments of one record each, a second long, numbered from 1.
