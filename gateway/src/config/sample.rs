@@ -242,5 +242,5 @@ fn the_lists_have_every_key_and_are_good_once_the_mark_is_taken_away() {
             assert!(list.lines().any(there), "{kind}: {key} is missing in\n{list}");
         }
     }
-    assert_eq!(config.sinks.len(), 3);
+    assert_eq!(config.sinks.len(), 4);
 }

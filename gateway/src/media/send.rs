@@ -47,7 +47,8 @@ impl Media {
         let senders = self.inner.senders.get().map_or(&[][..], Vec::as_slice);
         let sinks: Vec<String> = senders.iter().filter(takes).map(|(name, _)| name.clone()).collect();
         if sinks.is_empty() {
-            let says = "No sink sends this stream upstream: configure a [[sink]] of type \"kinesis-video\" that takes it";
+            let says =
+                "No sink sends this stream upstream: configure a [[sink]] of type \"kinesis-video\" that takes it";
             return Err(Refusal::new(Kind::NotFound, says));
         }
         let found = camera.archive.select(Select::showing(asked.from_ms, asked.to_ms)).await?;

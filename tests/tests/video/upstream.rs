@@ -21,8 +21,10 @@ fn ffmpeg(input: &[&str], output: &[&str]) -> Option<Command> {
 /// A small camera that sends as fast as it films: H.264 with B-frames and AAC, a fragment a second.
 fn camera(gateway: &Gateway, seconds: u32) -> Option<Child> {
     let to = format!("http://{}/streams/{CAMERA}/media", gateway.api);
-    let (seconds, x264) = (seconds.to_string(), ["-c:v", "libx264", "-preset", "veryfast", "-bf", "2", "-g", "10", "-c:a", "aac"]);
-    let input = ["-re", "-f", "lavfi", "-i", "testsrc=size=320x240:rate=10", "-re", "-f", "lavfi", "-i", "sine=frequency=440"];
+    let (seconds, x264) =
+        (seconds.to_string(), ["-c:v", "libx264", "-preset", "veryfast", "-bf", "2", "-g", "10", "-c:a", "aac"]);
+    let input =
+        ["-re", "-f", "lavfi", "-i", "testsrc=size=320x240:rate=10", "-re", "-f", "lavfi", "-i", "sine=frequency=440"];
     let send = ["-f", "matroska", "-cluster_time_limit", "500", "-method", "POST", &to];
     Some(ffmpeg(&input, &[&["-t", &seconds], &x264[..], &send[..]].concat())?.spawn().expect("ffmpeg starts"))
 }
@@ -54,7 +56,8 @@ fn drained(gateway: &Gateway) {
 
 fn the_same(here: &Gateway, there: &Gateway) {
     let (sent, came) = (stored(here), stored(there));
-    let digest = |records: &[Vec<u8>]| records.iter().map(|record| (record.len(), record[record.len() / 2])).collect::<Vec<_>>();
+    let digest =
+        |records: &[Vec<u8>]| records.iter().map(|record| (record.len(), record[record.len() / 2])).collect::<Vec<_>>();
     assert!(sent == came, "{:?}\n{:?}", digest(&sent), digest(&came));
     let dir = tempfile::tempdir().expect("a directory");
     let path = |name: &str| -> PathBuf { dir.path().join(name) };
@@ -109,7 +112,9 @@ fn p4_a_gateway_that_is_killed_while_it_forwards_goes_on_where_it_was() {
 #[test]
 fn only_marked_video_goes_and_the_rest_when_somebody_asks() {
     let there = Gateway::plain();
-    let here = sink("kinesis-video", &there, "create = true\nidle = \"500 ms\"\nonly = \"marked\"\nmark_within = \"1 s\"").start();
+    let here =
+        sink("kinesis-video", &there, "create = true\nidle = \"500 ms\"\nonly = \"marked\"\nmark_within = \"1 s\"")
+            .start();
     let json = [("content-type", "application/json")];
     let mut film = need!(camera(&here, 6), "ffmpeg is not there");
     std::thread::sleep(Duration::from_secs(3));
@@ -120,7 +125,8 @@ fn only_marked_video_goes_and_the_rest_when_somebody_asks() {
     let (all, marked) = (stored(&here), stored(&there));
     assert!((1..=3).contains(&marked.len()) && all.len() > marked.len(), "{} of {}", marked.len(), all.len());
     assert!(marked.iter().all(|fragment| all.contains(fragment)));
-    let (status, said) = here.http_send(&format!("POST /video/{CAMERA}/send"), &json, br#"{"from_ms": 0, "to_ms": 9000000000000}"#);
+    let (status, said) =
+        here.http_send(&format!("POST /video/{CAMERA}/send"), &json, br#"{"from_ms": 0, "to_ms": 9000000000000}"#);
     assert_eq!((status, said.contains("\"sinks\":[\"up\"]")), (200, true), "{said}");
     let done = tools::eventually(SOON, || stored(&there).len() == all.len());
     assert!(done, "{} of {}", stored(&there).len(), all.len());
@@ -142,7 +148,8 @@ fn p4_an_ordinary_sink_carries_video_to_another_headwater_once() {
     // Noise, losslessly: pictures of a megabyte and more.
     let to = format!("http://{}/streams/{CAMERA}/media", here.api);
     let input = ["-f", "lavfi", "-i", "color=size=1280x720:rate=10", "-vf", "noise=alls=100:allf=t", "-frames:v", "20"];
-    let output = ["-c:v", "libx264", "-preset", "ultrafast", "-qp", "0", "-g", "10", "-f", "matroska", "-method", "POST", &to];
+    let output =
+        ["-c:v", "libx264", "-preset", "ultrafast", "-qp", "0", "-g", "10", "-f", "matroska", "-method", "POST", &to];
     assert!(ffmpeg(&input, &output).expect("ffmpeg").status().expect("ffmpeg").success());
     drained(&here);
     let (sent, came) = (stored(&here), stored(&there));

@@ -109,7 +109,10 @@ impl KinesisVideoConfig {
             problem("target", "name the stream there: 1 to 128 letters, digits, '_', '.' or '-', or \"{stream}\"");
         }
         if self.common.streams.len() != 1 && !self.target.contains("{stream}") {
-            problem("target", "one stream there takes one stream from here: write \"{stream}\", or name one in `streams`");
+            problem(
+                "target",
+                "one stream there takes one stream from here: write \"{stream}\", or name one in `streams`",
+            );
         }
         let http = |url: &str| url.starts_with("http://") || url.starts_with("https://");
         if !self.endpoint.is_empty() && (!http(&self.endpoint) || self.endpoint.parse::<http::Uri>().is_err()) {

@@ -12,7 +12,11 @@ pub enum Ack {
     /// Nothing came there for a while.
     Idle,
     Persisted(i64),
-    Error { timecode: Option<i64>, id: u32, says: String },
+    Error {
+        timecode: Option<i64>,
+        id: u32,
+        says: String,
+    },
 }
 
 /// What is to be done about an error.
@@ -81,7 +85,8 @@ impl Acks {
 }
 
 fn read(object: &[u8]) -> Result<Option<Ack>, String> {
-    let wire: Wire = serde_json::from_slice(object).map_err(|error| format!("an acknowledgement is not understood: {error}"))?;
+    let wire: Wire =
+        serde_json::from_slice(object).map_err(|error| format!("an acknowledgement is not understood: {error}"))?;
     Ok(match (wire.event_type.as_str(), wire.fragment_timecode) {
         ("PERSISTED", Some(timecode)) => Some(Ack::Persisted(timecode)),
         ("ERROR", timecode) => {
@@ -110,7 +115,8 @@ mod tests {
 
     fn expected() -> Vec<Ack> {
         let error = |timecode, id, says: &str| Ack::Error { timecode, id, says: says.into() };
-        let (no_mkv, internal) = (error(Some(8), 4006, "4006 INVALID_MKV_DATA"), error(None, 5000, "5000 INTERNAL_ERROR"));
+        let (no_mkv, internal) =
+            (error(Some(8), 4006, "4006 INVALID_MKV_DATA"), error(None, 5000, "5000 INTERNAL_ERROR"));
         vec![Ack::Alive, Ack::Persisted(7), Ack::Idle, no_mkv, internal]
     }
 

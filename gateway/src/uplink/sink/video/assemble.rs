@@ -49,7 +49,9 @@ impl Fragment {
             return Assembled::Refused(records, "it has more than 50 MiB, and Kinesis Video takes no more");
         }
         match cluster_ms(&first[head..]) {
-            Some(cluster_ms) => Assembled::Fragment(Fragment { timecodes: [cluster_ms, media.start_ms], records, media }),
+            Some(cluster_ms) => {
+                Assembled::Fragment(Fragment { timecodes: [cluster_ms, media.start_ms], records, media })
+            }
             None => Assembled::Refused(records, "no cluster stands behind its head"),
         }
     }
@@ -70,7 +72,8 @@ impl Fragment {
     pub fn body(&self) -> impl Iterator<Item = Bytes> + '_ {
         let head = self.media.head_bytes as usize;
         let data = move |(at, record): (usize, &Record)| record.data.slice(if at == 0 { head } else { 0 }..);
-        let users = self.records.iter().take(1).flat_map(|record| &record.headers).filter_map(|header| header.as_user());
+        let users =
+            self.records.iter().take(1).flat_map(|record| &record.headers).filter_map(|header| header.as_user());
         let tags: Vec<_> = users.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let tags = Bytes::from(matroska::tags(&tags));
         self.records.iter().enumerate().map(data).chain([tags]).filter(|bytes| !bytes.is_empty())
@@ -152,7 +155,8 @@ mod tests {
         let whole = records(10, 3000, 10, 300, b"head");
         let out = assemble(torn.into_iter().chain([plain]).chain(whole));
         let whole = out.iter().filter(|out| matches!(out, Assembled::Fragment(_))).count();
-        let refused: usize = out.iter().filter(|out| matches!(out, Assembled::Refused(..))).map(|out| out.records().len()).sum();
+        let refused: usize =
+            out.iter().filter(|out| matches!(out, Assembled::Refused(..))).map(|out| out.records().len()).sum();
         assert_eq!((whole, refused), (1, 4));
     }
 }

@@ -26,8 +26,8 @@ pub fn judge(fragment: &Fragment, marks: &[Mark], now_ms: u64, held_ms: u64, wit
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::records;
     use super::super::assemble::{Assembled, Assembler};
+    use super::super::tests::records;
     use super::*;
 
     #[test]

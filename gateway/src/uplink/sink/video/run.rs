@@ -223,7 +223,8 @@ impl VideoForwarder {
                     out.drain(..).for_each(|assembled| self.window.push(assembled));
                     self.window.pass(gap.to + 1);
                     if gap.reason != GapReason::Unused {
-                        let (sink, stream, reason) = (&self.setup.config.common.name, &self.setup.stream.name, gap.reason.as_str());
+                        let (sink, stream, reason) =
+                            (&self.setup.config.common.name, &self.setup.stream.name, gap.reason.as_str());
                         let records = gap.count();
                         tracing::warn!(sink, %stream, from = gap.from, to = gap.to, records, reason, "video is missing upstream");
                     }
@@ -279,7 +280,8 @@ impl VideoForwarder {
         }
         let Some((fragment, is_job)) = self.next(now_ms) else {
             let idle_ms = self.setup.config.idle.as_ms();
-            let is_idle = |connection: &&mut Connection| !connection.is_closing() && connection.idle_at_ms(idle_ms) <= now_ms;
+            let is_idle =
+                |connection: &&mut Connection| !connection.is_closing() && connection.idle_at_ms(idle_ms) <= now_ms;
             let is_over = |connection: &&mut Connection| self.is_stopping && !connection.is_closing();
             if let Some(connection) = self.connection.as_mut().filter(|one| is_idle(one) || is_over(one)) {
                 connection.close(now_ms);

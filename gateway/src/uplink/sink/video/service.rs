@@ -44,13 +44,17 @@ impl Service {
         let asked = serde_json::json!({ "StreamName": self.target, "APIName": "PUT_MEDIA" });
         match self.ask("getDataEndpoint", &asked).await? {
             Ok(body) => {
-                let endpoint: Endpoint = serde_json::from_slice(&body)
-                    .map_err(|error| Fault::Broken(format!("the answer to GetDataEndpoint is not understood: {error}")))?;
+                let endpoint: Endpoint = serde_json::from_slice(&body).map_err(|error| {
+                    Fault::Broken(format!("the answer to GetDataEndpoint is not understood: {error}"))
+                })?;
                 Ok(endpoint.data_endpoint)
             }
             Err((kind, fault)) if kind == "ResourceNotFoundException" => match self.config.create {
                 true => self.create().await,
-                false => Err(Fault::Broken(format!("{fault}; create the video stream {:?} there, or set create = true", self.target))),
+                false => Err(Fault::Broken(format!(
+                    "{fault}; create the video stream {:?} there, or set create = true",
+                    self.target
+                ))),
             },
             Err((_, fault)) => Err(fault),
         }

@@ -17,7 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 /// EBML without a word, and a Segment that never ends.
-const HEAD: &[u8] = &[0x1a, 0x45, 0xdf, 0xa3, 0x80, 0x18, 0x53, 0x80, 0x67, 0x01, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+const HEAD: &[u8] =
+    &[0x1a, 0x45, 0xdf, 0xa3, 0x80, 0x18, 0x53, 0x80, 0x67, 0x01, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
 /// Another: with a Void element in it.
 const OTHER_HEAD: &[u8] =
     &[0x1a, 0x45, 0xdf, 0xa3, 0x80, 0x18, 0x53, 0x80, 0x67, 0x01, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xec, 0x80];
@@ -49,7 +50,10 @@ pub fn records(number: u64, start_ms: i64, bytes: usize, part_bytes: usize, head
         key: "cam".into(),
         explicit_hash: None,
         producer: None,
-        headers: vec![Media { part: part as u8, ..media }.header(), Header::new(HeaderId::ContentType, "video/x-matroska")],
+        headers: vec![
+            Media { part: part as u8, ..media }.header(),
+            Header::new(HeaderId::ContentType, "video/x-matroska"),
+        ],
         data: Bytes::copy_from_slice(data),
     };
     whole.chunks(part_bytes).enumerate().map(record).collect()
@@ -99,11 +103,15 @@ fn error(timecode: &str, id: u32) -> String {
 
 impl Upstream {
     /// `cut`: connection and bytes of its body after which it breaks.
-    async fn start(cut: impl Fn(usize) -> Option<usize> + Send + Sync + 'static, script: impl Fn(Came) -> Vec<Act> + Send + Sync + 'static) -> Upstream {
+    async fn start(
+        cut: impl Fn(usize) -> Option<usize> + Send + Sync + 'static,
+        script: impl Fn(Came) -> Vec<Act> + Send + Sync + 'static,
+    ) -> Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let (cut, script): (Arc<dyn Fn(usize) -> Option<usize> + Send + Sync>, Arc<Script>) = (Arc::new(cut), Arc::new(script));
+        let (cut, script): (Arc<dyn Fn(usize) -> Option<usize> + Send + Sync>, Arc<Script>) =
+            (Arc::new(cut), Arc::new(script));
         let (told, to) = (seen.clone(), address.clone());
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
@@ -143,7 +151,10 @@ async fn serve(
         let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
         return tcp.write_all(answer.as_bytes()).await;
     }
-    assert!(head.contains("x-amzn-fragment-timecode-type: ABSOLUTE") && head.contains("x-amzn-stream-name: cam"), "{head}");
+    assert!(
+        head.contains("x-amzn-fragment-timecode-type: ABSOLUTE") && head.contains("x-amzn-stream-name: cam"),
+        "{head}"
+    );
     let connection = {
         let mut seen = seen.lock().unwrap();
         seen.connections += 1;
@@ -245,7 +256,8 @@ impl Rig {
         let log = Log::open(Options::new(dir.path()), clock.clone(), Metrics::new()).unwrap();
         let settings = StreamSettings { shards: 1, kind: StreamKind::Video, ..Default::default() };
         let stream = log.create_stream(&StreamName::new("cam").unwrap(), settings).unwrap();
-        log.create_stream(&StreamName::new("letters").unwrap(), StreamSettings { shards: 1, ..Default::default() }).unwrap();
+        log.create_stream(&StreamName::new("letters").unwrap(), StreamSettings { shards: 1, ..Default::default() })
+            .unwrap();
         log.register_sink("up", std::slice::from_ref(&stream), true);
         Rig { _dir: dir, log, stream, clock, trouble: Trouble::default(), stop: None }
     }
@@ -276,7 +288,10 @@ impl Rig {
             who: Identity { gateway: "g".into(), incarnation: 1, stream: self.stream.name.clone() },
             clock: self.clock.clone(),
             metrics: Metrics::new(),
-            budget: Arc::new(Mutex::new(Budget::new(Some(config.common.max_bytes_per_s.0).filter(|cap| *cap > 0), self.clock.now().mono_ms))),
+            budget: Arc::new(Mutex::new(Budget::new(
+                Some(config.common.max_bytes_per_s.0).filter(|cap| *cap > 0),
+                self.clock.now().mono_ms,
+            ))),
             trouble: self.trouble.clone(),
             stop: stopped,
             config,
@@ -288,7 +303,12 @@ impl Rig {
         let newest = self.stream.shard(0).unwrap().newest();
         let until = Instant::now() + Duration::from_secs(60);
         while self.log.cursor("up", &self.stream, 0).next <= newest {
-            assert!(Instant::now() < until, "at {:?} of {newest}: {:?}", self.log.cursor("up", &self.stream, 0), self.trouble.get());
+            assert!(
+                Instant::now() < until,
+                "at {:?} of {newest}: {:?}",
+                self.log.cursor("up", &self.stream, 0),
+                self.trouble.get()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -340,16 +360,19 @@ async fn a_connection_that_breaks_at_any_byte_costs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledgements_that_are_lost_doubled_late_or_lies_move_nothing_wrong() {
     // An answer that is lost after the fragment was kept.
-    let upstream = Upstream::start(|_| None, |came| match came.connection < 3 && came.at == 2 {
-        true => vec![Act::Keep, Act::Cut],
-        false => vec![Act::Persist],
-    })
+    let upstream = Upstream::start(
+        |_| None,
+        |came| match came.connection < 3 && came.at == 2 {
+            true => vec![Act::Keep, Act::Cut],
+            false => vec![Act::Persist],
+        },
+    )
     .await;
     sends(12, &upstream).await;
     assert_eq!(upstream.seen.lock().unwrap().kept.len(), 15, "what was kept and not told is sent once more");
     // Twice, of others, of none, of what is still to come.
     let lies = |came: Came| {
-        let says = [came.timecode - 1_000, came.timecode + 5_000, FIRST * 3, -1].map(|lie| Act::Say(persisted(lie)));
+        let says = [came.timecode - 1_000, came.timecode + 50_000, FIRST * 3, -1].map(|lie| Act::Say(persisted(lie)));
         [vec![Act::Persist, Act::Say(persisted(came.timecode))], says.to_vec()].concat()
     };
     sends(12, &Upstream::start(|_| None, lies).await).await;
@@ -376,10 +399,13 @@ async fn one_that_never_acknowledges_is_left_and_its_fragments_wait() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_fragment_that_is_never_acknowledged_is_sent_again_and_memory_is_bounded() {
-    let upstream = Upstream::start(|_| None, |came| match came.connection == 0 && came.at == 1 {
-        true => Vec::new(),
-        false => vec![Act::Persist],
-    })
+    let upstream = Upstream::start(
+        |_| None,
+        |came| match came.connection == 0 && came.at == 1 {
+            true => Vec::new(),
+            false => vec![Act::Persist],
+        },
+    )
     .await;
     let mut rig = Rig::new();
     rig.put(times(200), 1_000, HEAD).await;
@@ -394,7 +420,7 @@ async fn one_fragment_that_is_never_acknowledged_is_sent_again_and_memory_is_bou
 async fn errors_that_pass_are_waited_for_and_drop_nothing() {
     for id in [4000, 4003, 4004, 4500, 5000, 5001, 7777] {
         let busy = move |came: Came| match came.connection < 2 && came.at == 1 {
-            true => vec![Act::Say(error(&format!("\"FragmentTimecode\":{},", came.timecode), id))],
+            true => vec![Act::Say(error(&format!("\"FragmentTimecode\":{},", came.timecode), id)), Act::Cut],
             false => vec![Act::Persist],
         };
         sends(5, &Upstream::start(|_| None, busy).await).await;
@@ -406,11 +432,14 @@ async fn a_fragment_refused_for_good_is_a_letter_and_the_rest_goes_on() {
     // Once named in the error, once not: then it is found by sending one at a time.
     for named in [true, false] {
         let bad = FIRST + 3_000;
-        let upstream = Upstream::start(|_| None, move |came| match came.timecode == bad {
-            true if named => vec![Act::Say(error(&format!("\"FragmentTimecode\":{bad},"), 4006))],
-            true => vec![Act::Say(error("", 4006)), Act::Cut],
-            false => vec![Act::Persist],
-        })
+        let upstream = Upstream::start(
+            |_| None,
+            move |came| match came.timecode == bad {
+                true if named => vec![Act::Say(error(&format!("\"FragmentTimecode\":{bad},"), 4006))],
+                true => vec![Act::Say(error("", 4006)), Act::Cut],
+                false => vec![Act::Persist],
+            },
+        )
         .await;
         let mut rig = Rig::new();
         rig.put(times(8), 10_000, HEAD).await;
@@ -428,7 +457,11 @@ async fn a_fragment_refused_for_good_is_a_letter_and_the_rest_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_refuses_everything_is_waited_for() {
-    let upstream = Upstream::start(|_| None, |came| vec![Act::Say(error(&format!("\"FragmentTimecode\":{},", came.timecode), 4006))]).await;
+    let upstream = Upstream::start(
+        |_| None,
+        |came| vec![Act::Say(error(&format!("\"FragmentTimecode\":{},", came.timecode), 4006))],
+    )
+    .await;
     let mut rig = Rig::new();
     rig.put(times(40), 100, HEAD).await;
     rig.start(&upstream, "");
@@ -451,7 +484,9 @@ async fn other_tracks_and_a_clock_that_went_back_have_a_connection_of_their_own(
     let mut batch = Batch::new();
     batch.push(&rig.stream, &NewRecord { key: b"cam", data: b"hello", ..Default::default() }).unwrap();
     let torn = records(1, FIRST + 90_000, 10_000, 3_000, HEAD).remove(2);
-    batch.push(&rig.stream, &NewRecord { key: b"cam", headers: &torn.headers, data: &torn.data, ..Default::default() }).unwrap();
+    batch
+        .push(&rig.stream, &NewRecord { key: b"cam", headers: &torn.headers, data: &torn.data, ..Default::default() })
+        .unwrap();
     rig.log.appender().commit(&mut batch).await.unwrap();
     rig.put([FIRST + 99_000], 10_000, OTHER_HEAD).await;
     rig.start(&upstream, "");
@@ -476,7 +511,11 @@ async fn a_restart_goes_on_where_it_was_and_a_stop_waits_for_the_last() {
     rig.put((5..9).map(|at| FIRST + at * 1_000), 10_000, HEAD).await;
     rig.start(&upstream, "");
     rig.drained().await;
-    assert_eq!(upstream.seen.lock().unwrap().kept.iter().map(|(_, time)| *time).collect::<Vec<_>>(), times(9), "nothing twice");
+    assert_eq!(
+        upstream.seen.lock().unwrap().kept.iter().map(|(_, time)| *time).collect::<Vec<_>>(),
+        times(9),
+        "nothing twice"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

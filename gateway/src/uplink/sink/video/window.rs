@@ -93,7 +93,10 @@ impl Window {
     /// Records in hand, what they weigh, and when the oldest came.
     pub fn held(&self) -> ((u64, u64), Option<u64>) {
         let records = self.held.iter().map(|held| held.records().len() as u64).sum();
-        ((records, self.bytes as u64), self.held.iter().find_map(|held| held.records().first()).map(|record| record.arrival_ms))
+        (
+            (records, self.bytes as u64),
+            self.held.iter().find_map(|held| held.records().first()).map(|record| record.arrival_ms),
+        )
     }
 
     /// The oldest fragment that waits.
@@ -222,7 +225,9 @@ mod tests {
     fn window(count: u64) -> Window {
         let (mut window, mut assembler, mut out) = (Window::new(1), Assembler::default(), Vec::new());
         for number in 1..=count {
-            records(number, number as i64 * 1000, 100, 1 << 20, b"h").into_iter().for_each(|record| assembler.push(record, &mut out));
+            records(number, number as i64 * 1000, 100, 1 << 20, b"h")
+                .into_iter()
+                .for_each(|record| assembler.push(record, &mut out));
         }
         out.into_iter().for_each(|fragment| window.push(fragment));
         window
