@@ -69,7 +69,8 @@ fn the_same(here: &Gateway, there: &Gateway) {
 fn sink(kind: &str, to: &Gateway, more: &str) -> Setup {
     let api = to.api;
     Setup::new(&format!(
-        "[[sink]]\nname = \"up\"\ntype = \"{kind}\"\nstreams = [\"{CAMERA}\"]\nendpoint = \"http://{api}\"\ncredentials = \"none\"\nregion = \"us-east-1\"\nrequired = true\n{more}\n"
+        "[[sink]]\nname = \"up\"\ntype = \"{kind}\"\nstreams = [\"{CAMERA}\"]\nendpoint = \"http://{api}\"\n\
+         credentials = \"none\"\nregion = \"us-east-1\"\nrequired = true\n{more}\n"
     ))
 }
 
@@ -138,8 +139,9 @@ fn only_marked_video_goes_and_the_rest_when_somebody_asks() {
 /// Fragments of many megabytes are records of 8 MiB; they go as what they are to a stream of video there.
 #[test]
 fn p4_an_ordinary_sink_carries_video_to_another_headwater_once() {
-    let mut there = Setup::new(&format!("[[stream]]\nname = \"{CAMERA}\"\nkind = \"video\"\nshards = 1\n")).start();
-    let here = sink("kinesis", &there, "").start();
+    let stream = format!("[[stream]]\nname = \"{CAMERA}\"\nkind = \"video\"\nshards = 1\n");
+    let mut there = Setup::new(&stream).start();
+    let here = sink("kinesis", &there, &stream).start();
     let mut film = need!(camera(&here, 6), "ffmpeg is not there");
     std::thread::sleep(Duration::from_secs(3));
     there.kill();
