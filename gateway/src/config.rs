@@ -279,9 +279,11 @@ impl Config {
                 let says = format!("there is no stream {name:?}; add a [[stream]] with name = {name:?}");
                 problems.push(Problem::new(format!("sink[{at}].{key}"), says));
             }
-            let of_records = |stream: &&StreamConfig| stream.kind != StreamKind::Video && common.streams.contains(&stream.name);
+            let of_records =
+                |stream: &&StreamConfig| stream.kind != StreamKind::Video && common.streams.contains(&stream.name);
             if let Some(stream) = self.streams.iter().filter(|_| sink.is_for_video()).find(of_records) {
-                let says = format!("{:?} is a stream of records; write kind = \"video\" in its [[stream]]", stream.name);
+                let says =
+                    format!("{:?} is a stream of records; write kind = \"video\" in its [[stream]]", stream.name);
                 problems.push(Problem::new(format!("sink[{at}].streams"), says));
             }
         }

@@ -171,7 +171,8 @@ impl Daemon {
             Listen::Off => None,
         };
         let chunks = Some(Arc::new(chunks::Door(media.clone())) as Arc<dyn ChunkDoor>);
-        let mqtt = Mqtt::start(&config.mqtt, &config.routes, &config.allows, log.clone(), clock, metrics, chunks).await?;
+        let mqtt =
+            Mqtt::start(&config.mqtt, &config.routes, &config.allows, log.clone(), clock, metrics, chunks).await?;
         let kept = mqtt.devices().keep_firmware_in(config.data.dir.join("firmware"));
         kept.context("the directory for devices' firmware")?;
         media.pull(&config.cameras);

@@ -48,7 +48,9 @@ impl NewMark {
         let (from, to) = match (self.from_ms, self.to_ms) {
             (Some(from), Some(to)) => (from, to),
             (None, None) => (at.saturating_sub(roll(self.pre_roll_s)), at.saturating_add(roll(self.post_roll_s))),
-            _ => return Err(Refusal::invalid("a mark has from_ms and to_ms, or at_ms with pre_roll_s and post_roll_s")),
+            _ => {
+                return Err(Refusal::invalid("a mark has from_ms and to_ms, or at_ms with pre_roll_s and post_roll_s"));
+            }
         };
         match to.checked_sub(from) {
             Some(1..=SPAN_MS_MAX) => Ok((from, to)),
@@ -88,7 +90,8 @@ impl Media {
         let surplus = (rows.len() + 1).saturating_sub(MARKS_MAX);
         let oldest_ms = camera.archive.index().await?.first().map(|entry| entry.start_ms);
         for (at, (key, row)) in rows.iter().enumerate() {
-            let ended = serde_json::from_slice::<Mark>(row).is_ok_and(|old| oldest_ms.is_some_and(|oldest| old.to_ms < oldest));
+            let ended =
+                serde_json::from_slice::<Mark>(row).is_ok_and(|old| oldest_ms.is_some_and(|oldest| old.to_ms < oldest));
             if at < surplus || ended {
                 batch.put_state(Table::Media, key.clone(), None);
             }

@@ -103,7 +103,13 @@ pub enum StreamError {
 }
 
 impl Media {
-    pub fn start(config: &VideoConfig, log: Log, clock: Clock, metrics: Arc<Metrics>, account: (String, String)) -> Media {
+    pub fn start(
+        config: &VideoConfig,
+        log: Log,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        account: (String, String),
+    ) -> Media {
         let inner = Inner {
             log,
             clock,
@@ -150,9 +156,9 @@ impl Media {
         }
         let mut cameras = self.inner.cameras.lock().unwrap_or_else(PoisonError::into_inner);
         cameras.retain(|_, camera| !camera.stream().is_deleted());
-        let camera = cameras
-            .entry(name.to_owned())
-            .or_insert_with(|| Arc::new(Camera::new(self.inner.log.clone(), stream.clone(), self.inner.shared.clone())));
+        let camera = cameras.entry(name.to_owned()).or_insert_with(|| {
+            Arc::new(Camera::new(self.inner.log.clone(), stream.clone(), self.inner.shared.clone()))
+        });
         if !Arc::ptr_eq(camera.stream(), &stream) {
             *camera = Arc::new(Camera::new(self.inner.log.clone(), stream, self.inner.shared.clone()));
         }

@@ -106,7 +106,8 @@ impl Media {
             }
             ("", "send") => send_page(self, camera.name(), head, body).await,
             ("init", file) => {
-                let id = file.strip_suffix(".mp4").and_then(|id| u64::from_str_radix(id, 16).ok()).ok_or_else(nothing)?;
+                let id =
+                    file.strip_suffix(".mp4").and_then(|id| u64::from_str_radix(id, 16).ok()).ok_or_else(nothing)?;
                 Ok(media(camera.init_segment(id).await?))
             }
             ("fragment", file) => {
@@ -198,10 +199,18 @@ impl Media {
         let at: Option<i64> = query.number("at")?;
         let entry = match at {
             None => camera.archive.index().await?.last().copied(),
-            Some(at) => camera.archive.select(Select::showing(at, at.saturating_add(1))).await?.pop().map(|(_, entry)| entry),
+            Some(at) => {
+                camera.archive.select(Select::showing(at, at.saturating_add(1))).await?.pop().map(|(_, entry)| entry)
+            }
         };
         let entry = entry.ok_or_else(|| Refusal::new(Kind::NotFound, "There is no picture of that time"))?;
-        let wanted = Wanted { format: Format::Jpeg, width: query.number("width")?, height: None, quality: 4, keyframe_only: true };
+        let wanted = Wanted {
+            format: Format::Jpeg,
+            width: query.number("width")?,
+            height: None,
+            quality: 4,
+            keyframe_only: true,
+        };
         let wanted = Wanted { width: wanted.width.map(|width: u32| width.clamp(16, 3840)), ..wanted };
         let stored = camera.archive.read(&entry).await?;
         let picture = self.inner.decoder.picture(&entry, &stored, at.unwrap_or(i64::MAX), wanted).await?;
@@ -223,7 +232,8 @@ impl Media {
             return Ok(json_response(serde_json::json!({ "marks": self.marks(stream, from, to)? }).to_string()));
         }
         is_json(head)?;
-        let new: NewMark = serde_json::from_slice(body).map_err(|error| Refusal::invalid(format!("no mark: {error}")))?;
+        let new: NewMark =
+            serde_json::from_slice(body).map_err(|error| Refusal::invalid(format!("no mark: {error}")))?;
         let mark = self.mark(stream, &new).await?;
         Ok(json_response(serde_json::json!(mark).to_string() + "\n"))
     }

@@ -65,11 +65,20 @@ impl Producer {
         let (acks, heard) = mpsc::channel(ACKS_MAX);
         let preview = camera.live.take_over();
         let keeping = tokio::spawn(keep(camera.clone(), preview, waiting, acks.clone()));
-        (Producer { camera, clock, preview, ready, acks, keeping, steps: Vec::new(), dropped: 0, charge: Charge::default() }, heard)
-    }
-
-    pub fn acks(&self) -> &mpsc::Sender<Ack> {
-        &self.acks
+        (
+            Producer {
+                camera,
+                clock,
+                preview,
+                ready,
+                acks,
+                keeping,
+                steps: Vec::new(),
+                dropped: 0,
+                charge: Charge::default(),
+            },
+            heard,
+        )
     }
 
     /// Bytes of a container.
