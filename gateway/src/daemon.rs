@@ -157,8 +157,8 @@ impl Daemon {
                 let board = uplink.board();
                 let sinks = Box::new(move || serde_json::json!(board.status()));
                 let guest = Some(Arc::new(ConsoleDoor(media.clone())) as Arc<dyn Guest>);
-                let (log, metrics, devices) = (log.clone(), metrics.clone(), devices.clone());
-                Some(Console::start(&config.console, log, metrics, card, sinks, devices, seen, guest).await?)
+                let others = console::Others { sinks, devices: devices.clone(), guest };
+                Some(Console::start(&config.console, log.clone(), metrics.clone(), card, others, seen).await?)
             }
             Listen::Off => None,
         };

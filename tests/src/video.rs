@@ -175,8 +175,11 @@ fn hear(from: TcpStream, acks: &Mutex<Vec<Ack>>) -> io::Result<u16> {
         }
         chunked |= line.to_ascii_lowercase().starts_with("transfer-encoding: chunked");
     }
+    if !chunked {
+        return Ok(status);
+    }
     let mut text = Vec::new();
-    while chunked {
+    loop {
         line.clear();
         // A connection that is cut ends what can be heard.
         if from.read_line(&mut line).unwrap_or(0) == 0 {

@@ -18,7 +18,7 @@ const SECTIONS: [(&str, &str, &str); 5] = [
 type Struct = (&'static str, &'static str);
 
 /// The lists: what stands above an item, the keys that have no default, and the structs whose fields are its keys.
-const LISTS: [(&str, &str, &[Struct]); 7] = [
+const LISTS: [(&str, &str, &[Struct]); 8] = [
     ("stream", "name = \"telemetry\"", &[("src/config.rs", "StreamConfig")]),
     ("route", "", &[("src/mqtt/config.rs", "RouteConfig")]),
     ("allow", "", &[("src/mqtt/config.rs", "AllowConfig")]),

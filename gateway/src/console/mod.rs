@@ -42,6 +42,14 @@ const BODY_WITHIN: Duration = Duration::from_secs(10);
 /// Gives what `/status` shows as `sinks`: a list of what each has to say of each stream.
 pub type SinksStatus = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 
+/// What other parts of the gateway have to show.
+pub struct Others {
+    pub sinks: SinksStatus,
+    pub devices: Devices,
+    /// Answers what is below `/video/`.
+    pub guest: Option<Arc<dyn Guest>>,
+}
+
 /// The running console.
 pub struct Console {
     server: Server,
@@ -64,11 +72,10 @@ impl Console {
         log: Log,
         metrics: Arc<Metrics>,
         card: CardLife,
-        sinks: SinksStatus,
-        devices: Devices,
+        others: Others,
         ready: watch::Receiver<bool>,
-        guest: Option<Arc<dyn Guest>>,
     ) -> Result<Console, ConsoleStartError> {
+        let Others { sinks, devices, guest } = others;
         let token = config.token_file.as_deref().map(Token::load).transpose()?;
         let (pages, scrape) = (Semaphore::new(PAGES_AT_ONCE), Mutex::default());
         let for_this_box = token.is_none() && !config.insecure_no_token;

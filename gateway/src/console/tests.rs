@@ -41,8 +41,16 @@ async fn start(token: Option<&str>) -> Running {
     let sinks = Box::new(|| serde_json::json!([{ "sink": "cloud", "stream": "tele", "trouble": "it denies access" }]));
     let (ready, receiver) = watch::channel(false);
     let devices = Devices::default();
-    let console =
-        Console::start(&config, log.clone(), metrics, card, sinks, devices.clone(), receiver, None).await.unwrap();
+    let console = Console::start(
+        &config,
+        log.clone(),
+        metrics,
+        card,
+        Others { sinks, devices: devices.clone(), guest: None },
+        receiver,
+    )
+    .await
+    .unwrap();
     Running { console, log, clock, devices, ready, _dir: dir }
 }
 
