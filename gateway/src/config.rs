@@ -271,11 +271,20 @@ impl Config {
                 Problem::new(format!("sink[{at}].broker"), says)
             }));
             let common = sink.common();
-            let wanted = common.streams.iter().map(|name| ("streams", name));
+            // A stream of video is made by its camera, unless that is switched off.
+            let made_later = sink.is_for_video() && self.video.create;
+            let wanted = common.streams.iter().filter(|_| !made_later).map(|name| ("streams", name));
             let wanted = wanted.chain(sink.dead_letter().map(|name| ("dead_letter", name)));
             for (key, name) in wanted.filter(|(_, name)| !names.contains(name.as_str())) {
                 let says = format!("there is no stream {name:?}; add a [[stream]] with name = {name:?}");
                 problems.push(Problem::new(format!("sink[{at}].{key}"), says));
+            }
+            let of_records =
+                |stream: &&StreamConfig| stream.kind != StreamKind::Video && common.streams.contains(&stream.name);
+            if let Some(stream) = self.streams.iter().filter(|_| sink.is_for_video()).find(of_records) {
+                let says =
+                    format!("{:?} is a stream of records; write kind = \"video\" in its [[stream]]", stream.name);
+                problems.push(Problem::new(format!("sink[{at}].streams"), says));
             }
         }
         problems

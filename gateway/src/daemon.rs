@@ -20,7 +20,7 @@ use crate::metrics::{CardLife, Metrics};
 use crate::mqtt::{ChunkDoor, Mqtt};
 use crate::record::StreamName;
 use crate::units::Listen;
-use crate::uplink::Uplink;
+use crate::uplink::{SinkConfig, Uplink};
 use anyhow::{Context, Result};
 use notify::Notify;
 use std::fmt::Write as _;
@@ -149,6 +149,8 @@ impl Daemon {
         let devices = console::Devices::default();
         let account = (config.api.region.clone(), config.api.account.clone());
         let media = Media::start(&config.video, log.clone(), clock.clone(), metrics.clone(), account);
+        let for_video = config.sinks.iter().filter(|sink| sink.is_for_video()).map(SinkConfig::common);
+        media.sent_by(for_video.map(|sink| (sink.name.clone(), sink.streams.clone())).collect());
         let console = match config.console.listen {
             Listen::At(_) => {
                 let card = CardLife::watch(&config.data.dir, clock.clone());
@@ -169,7 +171,8 @@ impl Daemon {
             Listen::Off => None,
         };
         let chunks = Some(Arc::new(chunks::Door(media.clone())) as Arc<dyn ChunkDoor>);
-        let mqtt = Mqtt::start(&config.mqtt, &config.routes, &config.allows, log.clone(), clock, metrics, chunks).await?;
+        let mqtt =
+            Mqtt::start(&config.mqtt, &config.routes, &config.allows, log.clone(), clock, metrics, chunks).await?;
         let kept = mqtt.devices().keep_firmware_in(config.data.dir.join("firmware"));
         kept.context("the directory for devices' firmware")?;
         media.pull(&config.cameras);

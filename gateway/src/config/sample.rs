@@ -30,6 +30,11 @@ const LISTS: [(&str, &str, &[Struct]); 7] = [
     ),
     (
         "sink",
+        "type = \"kinesis-video\"\nname = \"cameras\"",
+        &[COMMON, ("src/uplink/sink/video.rs", "KinesisVideoConfig")],
+    ),
+    (
+        "sink",
         "type = \"mqtt\"\nname = \"broker\"\nbroker = \"mqtt://127.0.0.1:1884\"",
         &[COMMON, SENDING, ("src/uplink/sink/mqtt.rs", "MqttConfig")],
     ),
@@ -65,7 +70,7 @@ publish = ["site/+/dev/{identity}/t"]
 
 [[sink]]
 name = "cloud"
-type = "kinesis"                  # kinesis, mqtt or file
+type = "kinesis"                  # kinesis, kinesis-video, mqtt or file
 streams = ["telemetry"]
 target = "telemetry"
 region = "eu-west-1"
@@ -238,5 +243,5 @@ fn the_lists_have_every_key_and_are_good_once_the_mark_is_taken_away() {
             assert!(list.lines().any(there), "{kind}: {key} is missing in\n{list}");
         }
     }
-    assert_eq!(config.sinks.len(), 3);
+    assert_eq!(config.sinks.len(), 4);
 }

@@ -267,3 +267,13 @@ streams = ["three"]
         ]
     );
 }
+
+#[test]
+fn a_sink_for_video_may_name_streams_that_cameras_make_and_none_of_records() {
+    let sink = "[[sink]]\nname = \"up\"\ntype = \"kinesis-video\"\nstreams = [\"cam\"]\n";
+    assert!(Config::parse("h.toml", sink, &[]).is_ok());
+    let off = format!("{sink}[video]\ncreate = false\n");
+    assert!(mistakes(&off)[0].contains("there is no stream \"cam\""), "{:?}", mistakes(&off));
+    let records = format!("{sink}[[stream]]\nname = \"cam\"\n");
+    assert!(mistakes(&records)[0].contains("is a stream of records"), "{:?}", mistakes(&records));
+}

@@ -61,7 +61,8 @@ pub fn answer(path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
     let asset = ASSETS.iter().find(|asset| asset.name == name)?;
     let tag = format!("\"{:016x}\"", xxh3_64(asset.bytes));
     let known = headers.get(IF_NONE_MATCH).is_some_and(|value| value.as_bytes() == tag.as_bytes());
-    let takes_gzip = headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains("gzip"));
+    let takes_gzip =
+        headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains("gzip"));
     let gzip = takes_gzip && asset.bytes.len() >= GZIP_FROM;
     let body = match (known, gzip) {
         (true, _) => Bytes::new(),
@@ -125,6 +126,8 @@ mod tests {
         headers.insert(IF_NONE_MATCH, first.headers()[ETAG].clone());
         assert_eq!(answer("/assets/player.js", &headers).unwrap().status(), StatusCode::NOT_MODIFIED);
         assert!(answer("/assets/../player.js", &headers).is_none());
-        assert!(answer("/video", &headers).unwrap().headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().contains("'none'"));
+        assert!(
+            answer("/video", &headers).unwrap().headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().contains("'none'")
+        );
     }
 }

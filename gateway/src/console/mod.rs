@@ -7,8 +7,8 @@
 mod assets;
 mod config;
 mod devices;
-mod sign_in;
 mod pages;
+mod sign_in;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -17,7 +17,7 @@ pub use config::ConsoleConfig;
 pub use devices::{Answer, DeviceDoor, Devices};
 pub use token::TokenError;
 
-use crate::http::{Body, Budget, BodyLimits, Guest, Handler, Input, Server, Wants, read_body};
+use crate::http::{Body, BodyLimits, Budget, Guest, Handler, Input, Server, Wants, read_body};
 use crate::log::Log;
 use crate::metrics::{CardLife, Metrics};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
@@ -74,8 +74,21 @@ impl Console {
         let for_this_box = token.is_none() && !config.insecure_no_token;
         let to_devices = Semaphore::new(TO_DEVICES_AT_ONCE);
         let bodies = Budget::new(BODIES_BYTES);
-        let desk =
-            Desk { log, metrics, card, sinks, devices, ready, token, for_this_box, pages, to_devices, scrape, guest, bodies };
+        let desk = Desk {
+            log,
+            metrics,
+            card,
+            sinks,
+            devices,
+            ready,
+            token,
+            for_this_box,
+            pages,
+            to_devices,
+            scrape,
+            guest,
+            bodies,
+        };
         let desk = Arc::new(desk);
         let listen = config.listen.address().ok_or(ConsoleStartError::Off)?;
         let server = Server::start(listen, config.limits(), desk).await;
@@ -207,7 +220,10 @@ impl Desk {
                 pages::metrics(&self.log, &self.metrics, &self.card)
             }
             "/status" => pages::status(&self.log, (self.sinks)(), *self.ready.borrow() && self.log.trouble().is_none()),
-            _ => Page::text(StatusCode::NOT_FOUND, "there are /video, /metrics, /healthz, /readyz, /status and /devices\n"),
+            _ => Page::text(
+                StatusCode::NOT_FOUND,
+                "there are /video, /metrics, /healthz, /readyz, /status and /devices\n",
+            ),
         }
     }
 

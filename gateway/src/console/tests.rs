@@ -1,11 +1,11 @@
 //! The console in front of a real log, asked over a real socket.
 
 use super::*;
-use bytes::Bytes;
 use crate::clock::Clock;
 use crate::log::{Batch, CursorState, Options, StreamSettings};
 use crate::record::{NewRecord, StreamName};
 use crate::units::{ByteSize, Span};
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -41,7 +41,8 @@ async fn start(token: Option<&str>) -> Running {
     let sinks = Box::new(|| serde_json::json!([{ "sink": "cloud", "stream": "tele", "trouble": "it denies access" }]));
     let (ready, receiver) = watch::channel(false);
     let devices = Devices::default();
-    let console = Console::start(&config, log.clone(), metrics, card, sinks, devices.clone(), receiver, None).await.unwrap();
+    let console =
+        Console::start(&config, log.clone(), metrics, card, sinks, devices.clone(), receiver, None).await.unwrap();
     Running { console, log, clock, devices, ready, _dir: dir }
 }
 

@@ -36,7 +36,9 @@ impl Token {
     pub fn is_in(&self, headers: &HeaderMap) -> bool {
         let bearer = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         let cookies = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
-        let cookie = cookies.filter_map(|pair| pair.trim_ascii().strip_prefix(COOKIE_NAME)).find_map(|rest| rest.strip_prefix(b"="));
+        let cookie = cookies
+            .filter_map(|pair| pair.trim_ascii().strip_prefix(COOKIE_NAME))
+            .find_map(|rest| rest.strip_prefix(b"="));
         bearer.or(cookie).is_some_and(|sent| self.is(sent))
     }
 

@@ -24,7 +24,10 @@ pub struct Body(Form);
 enum Form {
     /// `None` once it was taken.
     Whole(Option<Bytes>),
-    Stream { pieces: mpsc::Receiver<io::Result<Bytes>>, busy: Option<Box<Busy>> },
+    Stream {
+        pieces: mpsc::Receiver<io::Result<Bytes>>,
+        busy: Option<Box<Busy>>,
+    },
 }
 
 /// The end of a streaming body that is filled. The body ends when it is dropped.

@@ -2,6 +2,7 @@
 //! somebody wants them. What is not durable is not here.
 
 use super::index::{By, Entry, Index};
+use super::intake::Ready;
 use crate::log::{Entry as LogEntry, Log, Position, ReadError, Reader, Stream};
 use crate::record::Number;
 use crate::wire::media::Media;
@@ -14,6 +15,8 @@ use tokio::sync::{Mutex, MutexGuard};
 /// Records looked at in one go while the index catches up.
 const LOOK_RECORDS: usize = 2_000;
 const LOOK_BYTES: usize = 4 << 20;
+/// Fragments among which one that is sent again is looked for: more than a producer has on its way.
+const LATELY: usize = 2_000;
 
 /// A producer's clock and this box's differ by less than this, or what is older than the index is not found by time, in
 /// milliseconds.
@@ -233,6 +236,21 @@ impl Archive {
         let mut reader = self.log.reader(&self.stream, 0, Position::At(number + 1))?;
         reader.ready().await;
         Ok(())
+    }
+
+    /// The number of a fragment that is there already and is this one, byte for byte: a producer whose connection broke
+    /// sends what it was not told of again. Only what came lately is looked at.
+    pub async fn twin(&self, ready: &Ready) -> Option<Number> {
+        let is_like = |entry: &Entry| {
+            let (it, its) = (&ready.media, (entry.start_ms, entry.bytes, entry.head_id));
+            its == (it.start_ms, it.bytes, it.head_id)
+        };
+        let found = {
+            let index = self.index().await.ok()?;
+            index.all().rev().take(LATELY).map(|(_, entry)| *entry).find(is_like)?
+        };
+        let stored = self.read(&found).await.ok()?;
+        (stored.bytes == ready.bytes).then_some(found.number)
     }
 
     /// Reads a fragment's parts and puts them together.

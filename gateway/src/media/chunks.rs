@@ -167,7 +167,13 @@ impl Media {
     }
 
     /// Takes a message of a client; all that becomes of it is in the batch, or nothing.
-    pub fn take_chunk(&self, client: &str, topic: &str, payload: &[u8], batch: &mut Batch) -> Result<Taken, ChunkError> {
+    pub fn take_chunk(
+        &self,
+        client: &str,
+        topic: &str,
+        payload: &[u8],
+        batch: &mut Batch,
+    ) -> Result<Taken, ChunkError> {
         let parsed = parse(&self.inner.config.mqtt_prefix, topic);
         let (name, what) = parsed.ok_or_else(|| ChunkError::Stream("this is no topic of video".into()))?;
         if what == What::Mark {
@@ -188,12 +194,20 @@ impl Media {
         let mut feed = lock(&feed);
         self.read_feed(&mut feed, &camera);
         match what {
-            What::Chunk(number) => self.put_chunk(&mut feed, &camera, xxh3_64(client.as_bytes()), number, payload, batch),
+            What::Chunk(number) => {
+                self.put_chunk(&mut feed, &camera, xxh3_64(client.as_bytes()), number, payload, batch)
+            }
             What::Init | What::Mark => self.put_init(&mut feed, &camera, payload, batch),
         }
     }
 
-    fn put_init(&self, feed: &mut Feed, camera: &Camera, payload: &[u8], batch: &mut Batch) -> Result<Taken, ChunkError> {
+    fn put_init(
+        &self,
+        feed: &mut Feed,
+        camera: &Camera,
+        payload: &[u8],
+        batch: &mut Batch,
+    ) -> Result<Taken, ChunkError> {
         let init = read::read_init(payload)?;
         let hash = xxh3_64(payload);
         if feed.init.as_ref().is_none_or(|(known, _)| *known != hash) {
@@ -330,7 +344,8 @@ impl Media {
         let rows = self.inner.log.state_scan(Table::Media, prefix.as_bytes());
         let own = rows.iter().filter(|(key, _)| !key[prefix.len()..].contains(&b'/')).take(PUBLISHERS_MAX);
         for (key, _) in own {
-            let client = std::str::from_utf8(&key[prefix.len()..]).ok().and_then(|hex| u64::from_str_radix(hex, 16).ok());
+            let client =
+                std::str::from_utf8(&key[prefix.len()..]).ok().and_then(|hex| u64::from_str_radix(hex, 16).ok());
             if let Some(client) = client {
                 let publisher = self.kept_publisher(life, key);
                 feed.publishers.insert(client, Known { publisher, used_ms: 0 });
@@ -366,7 +381,8 @@ impl Media {
             true => serde_json::from_slice(b"{}"),
             false => serde_json::from_slice(payload),
         };
-        let new = new.map_err(|error| ChunkError::Mark(format!("a mark is JSON such as {{\"name\": \"door\"}}: {error}")))?;
+        let new =
+            new.map_err(|error| ChunkError::Mark(format!("a mark is JSON such as {{\"name\": \"door\"}}: {error}")))?;
         self.put_mark(name, &new, batch).map_err(|Refusal { says, .. }| ChunkError::Mark(says))?;
         Ok(Taken::Noted)
     }

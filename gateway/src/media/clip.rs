@@ -15,7 +15,12 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// A file for download; only its head if that is all that is asked for.
-pub async fn respond(media: &Media, camera: Arc<Camera>, range: (i64, i64), head_only: bool) -> Result<Response<Body>, Refusal> {
+pub async fn respond(
+    media: &Media,
+    camera: Arc<Camera>,
+    range: (i64, i64),
+    head_only: bool,
+) -> Result<Response<Body>, Refusal> {
     let found = camera.archive.select(Select::showing(range.0, range.1)).await?;
     let entries: Vec<Entry> = found.into_iter().map(|(_, entry)| entry).collect();
     let name = format!("{}-{}.mp4", camera.name(), entries.first().map_or(0, |first| first.start_ms));
@@ -58,7 +63,14 @@ pub async fn start(media: &Media, camera: Arc<Camera>, entries: Vec<Entry>) -> R
     Ok(body)
 }
 
-async fn send(camera: Arc<Camera>, entries: Vec<Entry>, mut clip: Clip, head: Vec<u8>, to: Stream, _place: OwnedSemaphorePermit) {
+async fn send(
+    camera: Arc<Camera>,
+    entries: Vec<Entry>,
+    mut clip: Clip,
+    head: Vec<u8>,
+    to: Stream,
+    _place: OwnedSemaphorePermit,
+) {
     if to.send(head).await.is_err() {
         return;
     }

@@ -63,8 +63,15 @@ impl VideoConfig {
             wrong("retention", "at least \"1 min\"; whole segments go, so less keeps no less");
         }
         let prefix = &self.mqtt_prefix;
-        if prefix.starts_with(['$', '/']) || prefix.ends_with('/') || prefix.contains(['+', '#', '\0']) || prefix.len() > 256 {
-            wrong("mqtt_prefix", "the first levels of a topic, such as \"video\" or \"site/video\"; \"\" turns chunks over MQTT off");
+        if prefix.starts_with(['$', '/'])
+            || prefix.ends_with('/')
+            || prefix.contains(['+', '#', '\0'])
+            || prefix.len() > 256
+        {
+            wrong(
+                "mqtt_prefix",
+                "the first levels of a topic, such as \"video\" or \"site/video\"; \"\" turns chunks over MQTT off",
+            );
         }
         if self.idle_timeout < Span::secs(1) {
             wrong("idle_timeout", "at least \"1 s\"");
@@ -195,7 +202,8 @@ mod tests {
         for url in ["", "rtsp://", "http://192.0.2.7/a", "rtsps://192.0.2.7/a"] {
             assert!(told(camera(url)).contains("camera[0].url"), "{url}");
         }
-        let missing = CameraConfig { password_file: Some("/no/such/file".into()), username: "a".into(), ..camera("rtsp://a/") };
+        let missing =
+            CameraConfig { password_file: Some("/no/such/file".into()), username: "a".into(), ..camera("rtsp://a/") };
         assert!(told(missing).contains("/no/such/file"));
         let nobody = CameraConfig { password_file: Some("/no/such/file".into()), ..camera("rtsp://a/") };
         assert!(told(nobody).contains("username"));

@@ -255,7 +255,15 @@ mod tests {
 
     fn record(number: u64, part: u8, parts: u8, start_ms: i64) -> Record {
         let media = Media {
-            part, parts, discontinuity: false, start_ms, duration_ms: 1000, bytes: 10, head_bytes: 5, head_id: 1, delay_ms: 0,
+            part,
+            parts,
+            discontinuity: false,
+            start_ms,
+            duration_ms: 1000,
+            bytes: 10,
+            head_bytes: 5,
+            head_id: 1,
+            delay_ms: 0,
         };
         Record {
             number,
@@ -309,7 +317,11 @@ mod tests {
         let counted: Vec<_> = index.all().map(|(_, entry)| entry.breaks).collect();
         assert_eq!(counted, [1, 1, 2, 3]);
         assert_eq!(ranges(index.all().map(|(_, entry)| entry), 10), [(0, 2_200), (5_000, 6_000), (9_000, 10_000)]);
-        assert_eq!(ranges(index.all().map(|(_, entry)| entry), 1), [(0, 10_000)], "the smallest holes are closed first");
+        assert_eq!(
+            ranges(index.all().map(|(_, entry)| entry), 1),
+            [(0, 10_000)],
+            "the smallest holes are closed first"
+        );
         assert_eq!(index.first_at(By::Producer, 8_000).unwrap().1.number, 3);
     }
 }

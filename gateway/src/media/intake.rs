@@ -46,10 +46,15 @@ pub struct Ready {
 #[derive(Clone, Debug)]
 pub enum Step {
     /// A fragment has begun; its first picture is there.
-    Begun { timecode_ms: i64 },
+    Begun {
+        timecode_ms: i64,
+    },
     Done(Box<Ready>),
     /// A fragment was dropped for this.
-    Dropped { timecode_ms: Option<i64>, error: FragmentError },
+    Dropped {
+        timecode_ms: Option<i64>,
+        error: FragmentError,
+    },
 }
 
 /// By Kinesis Video's numbers: `AckErrorCode` of PutMedia.
@@ -168,7 +173,16 @@ pub struct Cutter {
 impl Cutter {
     pub fn new(timecodes: Timecodes) -> Cutter {
         let fragmenter = Fragmenter::new(Limits { duration_ns_min: KEYFRAMES_ONLY_NS, ..Limits::default() });
-        Cutter { fragmenter, timecodes, offset_ms: None, has_begun: false, is_first: true, head: None, thin_every_ms: None, thinned_ms: None }
+        Cutter {
+            fragmenter,
+            timecodes,
+            offset_ms: None,
+            has_begun: false,
+            is_first: true,
+            head: None,
+            thin_every_ms: None,
+            thinned_ms: None,
+        }
     }
 
     /// Thins out from now on.

@@ -66,7 +66,10 @@ pub fn push(batch: &mut Batch, stream: &Arc<Stream>, ready: &Ready) -> Result<()
     headers.extend(ready.tags.iter().map(|(name, value)| Header::user(name, value)));
     for (part, data) in ready.bytes.chunks(PART_BYTES_MAX).enumerate() {
         headers[0] = Media { part: part as u8, ..ready.media }.header();
-        batch.push(stream, &NewRecord { key: stream.name.as_str().as_bytes(), headers: &headers, data, ..Default::default() })?;
+        batch.push(
+            stream,
+            &NewRecord { key: stream.name.as_str().as_bytes(), headers: &headers, data, ..Default::default() },
+        )?;
         headers.truncate(2);
     }
     Ok(())

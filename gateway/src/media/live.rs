@@ -194,7 +194,9 @@ impl State {
         let offset_ns = offset_ms.saturating_mul(MS).saturating_add(TIME_BASE_NS);
         let timing = Timing { offset_ns, decode_delay_ns: u64::from(self.delay_ms) * MS as u64, ..part.timing };
         // What MP4 does not carry has no preview.
-        let Ok(bytes) = mp4::part(&preview.tracks, &part.frames, preview.parts.len() as u32, timing) else { return false };
+        let Ok(bytes) = mp4::part(&preview.tracks, &part.frames, preview.parts.len() as u32, timing) else {
+            return false;
+        };
         if held + bytes.len() > BYTES_MAX {
             return false;
         }
@@ -246,7 +248,8 @@ mod tests {
         live.end(me, &frames, 0);
         live.number(me, 0, 7);
         let preview = live.parts_of(7).unwrap();
-        let pictures: usize = preview.parts.iter().map(|part| part.bytes.windows(7).filter(|w| *w == b"picture").count()).sum();
+        let pictures: usize =
+            preview.parts.iter().map(|part| part.bytes.windows(7).filter(|w| *w == b"picture").count()).sum();
         assert_eq!((pictures, preview.whole), (25, true));
         assert_eq!(preview.parts.iter().map(|part| part.duration_ms).sum::<u64>(), 1000);
         live.end(me, &frames, 0);

@@ -6,7 +6,8 @@
 use super::shape::{Kind, Refusal};
 use super::{Media, StreamError};
 use crate::log::{Batch, Table};
-use serde::{Deserialize, Serialize};
+use crate::wire::media::Mark;
+use serde::Deserialize;
 
 /// Most marks of a stream; a further one takes the place of the oldest.
 const MARKS_MAX: usize = 2_000;
@@ -14,14 +15,6 @@ const MARKS_MAX: usize = 2_000;
 const NAME_BYTES_MAX: usize = 256;
 /// Longest time that one mark may cover, in milliseconds: a day.
 const SPAN_MS_MAX: i64 = 86_400_000;
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
-    pub id: String,
-    pub from_ms: i64,
-    pub to_ms: i64,
-    pub name: String,
-}
 
 /// As it is asked for: a range, or a moment and what was before and after it.
 #[derive(Clone, Debug, Deserialize)]
@@ -55,7 +48,9 @@ impl NewMark {
         let (from, to) = match (self.from_ms, self.to_ms) {
             (Some(from), Some(to)) => (from, to),
             (None, None) => (at.saturating_sub(roll(self.pre_roll_s)), at.saturating_add(roll(self.post_roll_s))),
-            _ => return Err(Refusal::invalid("a mark has from_ms and to_ms, or at_ms with pre_roll_s and post_roll_s")),
+            _ => {
+                return Err(Refusal::invalid("a mark has from_ms and to_ms, or at_ms with pre_roll_s and post_roll_s"));
+            }
         };
         match to.checked_sub(from) {
             Some(1..=SPAN_MS_MAX) => Ok((from, to)),
@@ -69,24 +64,19 @@ impl NewMark {
     }
 }
 
-/// Keys of a stream's marks in the table `Media`.
-pub fn prefix(stream: &str) -> String {
-    format!("m/{stream}/")
-}
-
 impl Media {
     /// The same within a batch of others: the oldest surplus goes, and what has outlived its fragments waits for the next.
     pub fn put_mark(&self, stream: &str, new: &NewMark, batch: &mut Batch) -> Result<(), Refusal> {
         self.camera(stream)?;
         let (from_ms, to_ms) = new.range(self.inner.clock.now().wall_ms as i64)?;
         let mark = new.named(from_ms, to_ms);
-        let rows = self.inner.log.state_scan(Table::Media, prefix(stream).as_bytes());
+        let rows = self.inner.log.state_scan(Table::Media, Mark::prefix(stream).as_bytes());
         let surplus = (rows.len() + 1).saturating_sub(MARKS_MAX);
         for (key, _) in &rows[..surplus] {
             batch.put_state(Table::Media, key.clone(), None);
         }
         let row = serde_json::to_vec(&mark).map_err(|error| Refusal::new(Kind::Internal, error.to_string()))?;
-        batch.put_state(Table::Media, (prefix(stream) + &mark.id).into_bytes(), Some(row.into()));
+        batch.put_state(Table::Media, (Mark::prefix(stream) + &mark.id).into_bytes(), Some(row.into()));
         Ok(())
     }
 
@@ -96,24 +86,25 @@ impl Media {
         let _one = self.inner.changing.lock().await;
         let mark = new.named(from_ms, to_ms);
         let mut batch = Batch::new();
-        let rows = self.inner.log.state_scan(Table::Media, prefix(stream).as_bytes());
+        let rows = self.inner.log.state_scan(Table::Media, Mark::prefix(stream).as_bytes());
         let surplus = (rows.len() + 1).saturating_sub(MARKS_MAX);
         let oldest_ms = camera.archive.index().await?.first().map(|entry| entry.start_ms);
         for (at, (key, row)) in rows.iter().enumerate() {
-            let ended = serde_json::from_slice::<Mark>(row).is_ok_and(|old| oldest_ms.is_some_and(|oldest| old.to_ms < oldest));
+            let ended =
+                serde_json::from_slice::<Mark>(row).is_ok_and(|old| oldest_ms.is_some_and(|oldest| old.to_ms < oldest));
             if at < surplus || ended {
                 batch.put_state(Table::Media, key.clone(), None);
             }
         }
         let row = serde_json::to_vec(&mark).map_err(|error| Refusal::new(Kind::Internal, error.to_string()))?;
-        batch.put_state(Table::Media, (prefix(stream) + &mark.id).into_bytes(), Some(row.into()));
+        batch.put_state(Table::Media, (Mark::prefix(stream) + &mark.id).into_bytes(), Some(row.into()));
         self.commit(&mut batch).await?;
         Ok(mark)
     }
 
     pub async fn unmark(&self, stream: &str, id: &str) -> Result<(), Refusal> {
         self.camera(stream)?;
-        let key = (prefix(stream) + id).into_bytes();
+        let key = (Mark::prefix(stream) + id).into_bytes();
         if self.inner.log.state(Table::Media, &key).is_none() {
             return Err(Refusal::new(Kind::NotFound, "There is no such mark"));
         }
@@ -125,7 +116,7 @@ impl Media {
     /// Marks that cover something of a range of time, by their beginning.
     pub fn marks(&self, stream: &str, from_ms: i64, to_ms: i64) -> Result<Vec<Mark>, StreamError> {
         self.camera(stream)?;
-        let rows = self.inner.log.state_scan(Table::Media, prefix(stream).as_bytes());
+        let rows = self.inner.log.state_scan(Table::Media, Mark::prefix(stream).as_bytes());
         let marks = rows.iter().filter_map(|(_, row)| serde_json::from_slice::<Mark>(row).ok());
         Ok(marks.filter(|mark| mark.from_ms < to_ms && mark.to_ms > from_ms).collect())
     }

@@ -27,6 +27,7 @@ mod pictures;
 mod play;
 mod producer;
 mod rtsp;
+mod send;
 mod session;
 mod sessions;
 mod shape;
@@ -45,9 +46,10 @@ use crate::log::{Batch, CreateError, DeleteError, Log, OnFull, StreamKind, Strea
 use crate::metrics::Metrics;
 use crate::record::StreamName;
 use crate::units::Span;
+use crate::wire::media::Mark;
 use pictures::Decoder;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use stream::{Camera, Settings, Shared, settings_key};
 use tokio::sync::{Semaphore, watch};
@@ -79,6 +81,8 @@ struct Inner {
     changing: tokio::sync::Mutex<()>,
     shared: Arc<Shared>,
     decoder: Decoder,
+    /// Sinks that take video on demand, each with the streams it takes; no streams: all.
+    senders: OnceLock<Vec<(String, Vec<String>)>>,
     stop: watch::Sender<bool>,
 }
 
@@ -99,7 +103,13 @@ pub enum StreamError {
 }
 
 impl Media {
-    pub fn start(config: &VideoConfig, log: Log, clock: Clock, metrics: Arc<Metrics>, account: (String, String)) -> Media {
+    pub fn start(
+        config: &VideoConfig,
+        log: Log,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        account: (String, String),
+    ) -> Media {
         let inner = Inner {
             log,
             clock,
@@ -116,9 +126,15 @@ impl Media {
                 thin_every_ms: config.thin_every.map(|every| every.as_ms() as i64),
             }),
             decoder: Decoder::find(),
+            senders: OnceLock::new(),
             stop: watch::channel(false).0,
         };
         Media { inner: Arc::new(inner) }
+    }
+
+    /// Tells which sinks there are to send old video when somebody asks for it. Once, before anybody asks.
+    pub fn sent_by(&self, senders: Vec<(String, Vec<String>)>) {
+        let _ = self.inner.senders.set(senders);
     }
 
     /// Ends producers and players; what producers handed in whole is kept.
@@ -140,9 +156,9 @@ impl Media {
         }
         let mut cameras = self.inner.cameras.lock().unwrap_or_else(PoisonError::into_inner);
         cameras.retain(|_, camera| !camera.stream().is_deleted());
-        let camera = cameras
-            .entry(name.to_owned())
-            .or_insert_with(|| Arc::new(Camera::new(self.inner.log.clone(), stream.clone(), self.inner.shared.clone())));
+        let camera = cameras.entry(name.to_owned()).or_insert_with(|| {
+            Arc::new(Camera::new(self.inner.log.clone(), stream.clone(), self.inner.shared.clone()))
+        });
         if !Arc::ptr_eq(camera.stream(), &stream) {
             *camera = Arc::new(Camera::new(self.inner.log.clone(), stream, self.inner.shared.clone()));
         }
@@ -235,7 +251,7 @@ impl Media {
         batch.put_state(Table::Media, settings_key(name), None);
         self.forget_chunks(name, &mut batch);
         // A stream of the same name begins without the marks of this one.
-        for (key, _) in self.inner.log.state_scan(Table::Media, marks::prefix(name).as_bytes()) {
+        for (key, _) in self.inner.log.state_scan(Table::Media, Mark::prefix(name).as_bytes()) {
             batch.put_state(Table::Media, key, None);
         }
         self.commit(&mut batch).await

@@ -11,6 +11,7 @@ use super::index::{self, By};
 use super::marks::NewMark;
 use super::pictures::{Format, Wanted};
 use super::play::{self, LIVE_FRAGMENTS, Links, Shape};
+use super::send::SendRange;
 use super::shape::{Kind, Refusal, json_response};
 use super::stream::Camera;
 use crate::http::{Answering, Body, Guest, Input, Wants};
@@ -39,7 +40,8 @@ impl Guest for ConsoleDoor {
     fn wants(&self, method: &Method, path: &str) -> Option<Wants> {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         let writes = matches!(*method, Method::POST | Method::DELETE) && path.contains("/marks");
-        (path.starts_with("/video/") && (reads || writes)).then_some(Wants::Whole(BODY_BYTES_MAX))
+        let sends = *method == Method::POST && path.ends_with("/send");
+        (path.starts_with("/video/") && (reads || writes || sends)).then_some(Wants::Whole(BODY_BYTES_MAX))
     }
 
     fn answer(&self, head: request::Parts, input: Input) -> Answering<'_> {
@@ -102,8 +104,10 @@ impl Media {
                 self.unmark(camera.name(), id).await?;
                 Ok(json_response("{}\n".into()))
             }
+            ("", "send") => send_page(self, camera.name(), head, body).await,
             ("init", file) => {
-                let id = file.strip_suffix(".mp4").and_then(|id| u64::from_str_radix(id, 16).ok()).ok_or_else(nothing)?;
+                let id =
+                    file.strip_suffix(".mp4").and_then(|id| u64::from_str_radix(id, 16).ok()).ok_or_else(nothing)?;
                 Ok(media(camera.init_segment(id).await?))
             }
             ("fragment", file) => {
@@ -195,10 +199,18 @@ impl Media {
         let at: Option<i64> = query.number("at")?;
         let entry = match at {
             None => camera.archive.index().await?.last().copied(),
-            Some(at) => camera.archive.select(Select::showing(at, at.saturating_add(1))).await?.pop().map(|(_, entry)| entry),
+            Some(at) => {
+                camera.archive.select(Select::showing(at, at.saturating_add(1))).await?.pop().map(|(_, entry)| entry)
+            }
         };
         let entry = entry.ok_or_else(|| Refusal::new(Kind::NotFound, "There is no picture of that time"))?;
-        let wanted = Wanted { format: Format::Jpeg, width: query.number("width")?, height: None, quality: 4, keyframe_only: true };
+        let wanted = Wanted {
+            format: Format::Jpeg,
+            width: query.number("width")?,
+            height: None,
+            quality: 4,
+            keyframe_only: true,
+        };
         let wanted = Wanted { width: wanted.width.map(|width: u32| width.clamp(16, 3840)), ..wanted };
         let stored = camera.archive.read(&entry).await?;
         let picture = self.inner.decoder.picture(&entry, &stored, at.unwrap_or(i64::MAX), wanted).await?;
@@ -219,15 +231,26 @@ impl Media {
             let (from, to) = query.range()?;
             return Ok(json_response(serde_json::json!({ "marks": self.marks(stream, from, to)? }).to_string()));
         }
-        // A form of a foreign page cannot say this.
-        let is_json = head.headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
-        if !is_json {
-            return Err(Refusal::invalid("send a mark as application/json"));
-        }
-        let new: NewMark = serde_json::from_slice(body).map_err(|error| Refusal::invalid(format!("no mark: {error}")))?;
+        is_json(head)?;
+        let new: NewMark =
+            serde_json::from_slice(body).map_err(|error| Refusal::invalid(format!("no mark: {error}")))?;
         let mark = self.mark(stream, &new).await?;
         Ok(json_response(serde_json::json!(mark).to_string() + "\n"))
     }
+}
+
+async fn send_page(media: &Media, stream: &str, head: &request::Parts, body: &[u8]) -> Result<Response<Body>, Refusal> {
+    is_json(head)?;
+    let asked: SendRange = serde_json::from_slice(body)
+        .map_err(|error| Refusal::invalid(format!("send {{\"from_ms\": ..., \"to_ms\": ...}}: {error}")))?;
+    let sending = media.send(stream, &asked).await?;
+    Ok(json_response(serde_json::json!(sending).to_string() + "\n"))
+}
+
+/// A form of a foreign page cannot say this.
+fn is_json(head: &request::Parts) -> Result<(), Refusal> {
+    let is_json = head.headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
+    if is_json { Ok(()) } else { Err(Refusal::invalid("send application/json")) }
 }
 
 #[derive(Serialize)]
@@ -300,7 +323,7 @@ async fn master(camera: &Camera) -> Result<Response<Body>, Refusal> {
 }
 
 fn nothing() -> Refusal {
-    let says = "there are live.m3u8, playlist.m3u8, master.m3u8, clip.mp4, image.jpg, timeline and marks below /video/STREAM/";
+    let says = "there are live.m3u8, playlist.m3u8, master.m3u8, clip.mp4, image.jpg, timeline, marks and send below /video/STREAM/";
     Refusal::new(Kind::NotFound, says)
 }
 

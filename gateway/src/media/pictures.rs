@@ -58,18 +58,24 @@ impl Decoder {
     /// The picture that is shown at a time of a fragment.
     pub async fn picture(&self, entry: &Entry, stored: &Stored, at_ms: i64, wanted: Wanted) -> Result<Bytes, Refusal> {
         let fragment = stored.fragment()?;
-        let video = fragment.tracks.video().ok_or_else(|| Refusal::new(Kind::UnsupportedMediaType, "The stream has no pictures"))?;
+        let video = fragment
+            .tracks
+            .video()
+            .ok_or_else(|| Refusal::new(Kind::UnsupportedMediaType, "The stream has no pictures"))?;
         let as_it_came = wanted.format == Format::Jpeg && wanted.width.is_none() && wanted.height.is_none();
         if video.codec == Codec::Mjpeg && as_it_came {
             return jpeg_at(&fragment, video.number, at_ms);
         }
         let program = self.program.as_ref().ok_or_else(no_decoder)?;
-        let _place = self.places.acquire().await.map_err(|_| Refusal::new(Kind::Internal, "The gateway is stopping"))?;
+        let _place =
+            self.places.acquire().await.map_err(|_| Refusal::new(Kind::Internal, "The gateway is stopping"))?;
         let offset_ms = if wanted.keyframe_only { 0 } else { at_ms.saturating_sub(entry.start_ms).max(0) };
         // Behind the last picture there is none to show: the last but a little.
         let offset_ms = offset_ms.min(i64::from(entry.duration_ms).saturating_sub(20).max(0));
         let decoded = decode(program, stored.bytes.clone(), offset_ms, wanted);
-        timeout(WITHIN, decoded).await.map_err(|_| Refusal::new(Kind::Internal, "The picture could not be decoded in time"))?
+        timeout(WITHIN, decoded)
+            .await
+            .map_err(|_| Refusal::new(Kind::Internal, "The picture could not be decoded in time"))?
     }
 }
 

@@ -262,7 +262,13 @@ impl Camera {
     }
 
     /// One track of it, as DASH has them.
-    pub async fn track_segment(&self, entry: &Entry, next: Option<&Entry>, sequence: u32, track: u8) -> Result<Vec<u8>, Refusal> {
+    pub async fn track_segment(
+        &self,
+        entry: &Entry,
+        next: Option<&Entry>,
+        sequence: u32,
+        track: u8,
+    ) -> Result<Vec<u8>, Refusal> {
         let mut fragment = self.archive.read(entry).await?.fragment()?;
         let timing = match fragment.tracks.lead().is_some_and(|lead| lead.number == track) {
             true => timing(entry, next),
@@ -290,12 +296,14 @@ impl Camera {
             None => None,
         };
         let part = preview.and_then(|preview| preview.parts.get(part).cloned());
-        part.map(|part| part.bytes).ok_or_else(|| Refusal::new(Kind::NotFound, "There is no such part, or not any more"))
+        part.map(|part| part.bytes)
+            .ok_or_else(|| Refusal::new(Kind::NotFound, "There is no such part, or not any more"))
     }
 }
 
 fn one_track(tracks: &Tracks, number: u8) -> Result<Tracks, Refusal> {
-    let track = tracks.get(number).ok_or_else(|| Refusal::new(Kind::NotFound, format!("There is no track {number}")))?;
+    let track =
+        tracks.get(number).ok_or_else(|| Refusal::new(Kind::NotFound, format!("There is no track {number}")))?;
     Ok(Tracks(vec![track.clone()]))
 }
 

@@ -65,11 +65,20 @@ impl Producer {
         let (acks, heard) = mpsc::channel(ACKS_MAX);
         let preview = camera.live.take_over();
         let keeping = tokio::spawn(keep(camera.clone(), preview, waiting, acks.clone()));
-        (Producer { camera, clock, preview, ready, acks, keeping, steps: Vec::new(), dropped: 0, charge: Charge::default() }, heard)
-    }
-
-    pub fn acks(&self) -> &mpsc::Sender<Ack> {
-        &self.acks
+        (
+            Producer {
+                camera,
+                clock,
+                preview,
+                ready,
+                acks,
+                keeping,
+                steps: Vec::new(),
+                dropped: 0,
+                charge: Charge::default(),
+            },
+            heard,
+        )
     }
 
     /// Bytes of a container.
@@ -184,10 +193,21 @@ async fn keep(
             }
             first = waiting.recv(), if open && in_flight.len() < IN_FLIGHT_MAX => {
                 let Some((first, charge)) = first else { open = false; continue };
-                let (mut fragments, mut charges) = (vec![first], vec![charge]);
-                while let Ok((more, charge)) = waiting.try_recv() {
-                    fragments.push(more);
-                    charges.push(charge);
+                let (mut fragments, mut charges) = (Vec::new(), vec![charge]);
+                let mut next = Some(first);
+                while let Some(ready) = next.take() {
+                    // Sent again, because its acknowledgement was lost: it is kept once.
+                    match camera.archive.twin(&ready).await {
+                        Some(number) => drop(acks.send(Ack::Persisted { timecode_ms: ready.timecode_ms, number }).await),
+                        None => fragments.push(ready),
+                    }
+                    if let Ok((more, charge)) = waiting.try_recv() {
+                        next = Some(more);
+                        charges.push(charge);
+                    }
+                }
+                if fragments.is_empty() {
+                    continue;
                 }
                 let (ticket, numbers) = match keeper.put(&fragments).await {
                     Ok(put) => put,

@@ -17,7 +17,8 @@ use futures_core::Stream as _;
 use headwater_video::matroska::{Event, FRAME_BYTES_MAX};
 use headwater_video::{Codec, Frame, Kind, Track, Tracks};
 use retina::client::{
-    Credentials, Demuxed, Described, InitialTimestampPolicy, PlayOptions, Session, SessionOptions, SetupOptions, Stream, Transport,
+    Credentials, Demuxed, Described, InitialTimestampPolicy, PlayOptions, Session, SessionOptions, SetupOptions,
+    Stream, Transport,
 };
 use retina::codec::{CodecItem, FrameFormat, ParametersRef, VideoParametersCodec};
 use std::pin::Pin;
@@ -232,7 +233,13 @@ impl<'a> Puller<'a> {
                         self.announce(producer).await?;
                     }
                     let (stamp, keyframe) = (frame.timestamp(), frame.is_random_access_point());
-                    Frame { track: VIDEO, pts_ns: pts_ns(stamp), duration_ns: None, keyframe, data: frame.into_data().into() }
+                    Frame {
+                        track: VIDEO,
+                        pts_ns: pts_ns(stamp),
+                        duration_ns: None,
+                        keyframe,
+                        data: frame.into_data().into(),
+                    }
                 }
                 CodecItem::AudioFrame(frame) => {
                     self.count_lost(frame.loss());

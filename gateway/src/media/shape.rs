@@ -178,7 +178,9 @@ impl StreamRef {
     pub fn name(&self) -> Result<&str, Refusal> {
         match (&self.stream_name, &self.stream_arn) {
             (Some(name), None) => Ok(name),
-            (None, Some(arn)) => name_in_arn(arn).ok_or_else(|| Refusal::invalid("StreamARN is not an ARN of a video stream")),
+            (None, Some(arn)) => {
+                name_in_arn(arn).ok_or_else(|| Refusal::invalid("StreamARN is not an ARN of a video stream"))
+            }
             // AWS says the same where both are there.
             _ => Err(Refusal::invalid("Either StreamName or StreamARN is required, and not both")),
         }
@@ -312,7 +314,9 @@ mod tests {
         assert_eq!(arn, "arn:aws:kinesisvideo:eu-west-1:000000000000:stream/cam-1/1700000000000");
         let by_arn: StreamRef = read(format!(r#"{{"StreamARN":"{arn}"}}"#).as_bytes()).unwrap();
         assert_eq!(by_arn.name().unwrap(), "cam-1");
-        for wrong in ["{}", r#"{"StreamName":"a","StreamARN":"b"}"#, r#"{"StreamARN":"arn:aws:kinesis:a:b:stream/x/1"}"#] {
+        for wrong in
+            ["{}", r#"{"StreamName":"a","StreamARN":"b"}"#, r#"{"StreamARN":"arn:aws:kinesis:a:b:stream/x/1"}"#]
+        {
             assert_eq!(read::<StreamRef>(wrong.as_bytes()).unwrap().name().unwrap_err().kind, Kind::InvalidArgument);
         }
     }

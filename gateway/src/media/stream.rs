@@ -6,8 +6,8 @@ use super::keep::Keeper;
 use super::live::Live;
 use crate::http::Budget;
 use crate::log::{Log, Stream};
-use serde::{Deserialize, Serialize};
 use headwater_video::Tracks;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -77,7 +77,16 @@ impl Camera {
     pub fn new(log: Log, stream: Arc<Stream>, shared: Arc<Shared>) -> Camera {
         let archive = Archive::new(log.clone(), stream);
         let (heads, target_s) = (std::sync::Mutex::default(), AtomicU64::new(0));
-        Camera { archive, live: Live::default(), turn: Arc::default(), log, heads, target_s, shared, thin: std::sync::Mutex::default() }
+        Camera {
+            archive,
+            live: Live::default(),
+            turn: Arc::default(),
+            log,
+            heads,
+            target_s,
+            shared,
+            thin: std::sync::Mutex::default(),
+        }
     }
 
     pub fn name(&self) -> &str {

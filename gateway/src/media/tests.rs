@@ -50,7 +50,9 @@ fn tracks() -> Arc<Tracks> {
         number: 1,
         kind: Kind::Video,
         codec: Codec::H264,
-        private: Bytes::from_static(&[1, 0x64, 0, 0x28, 0xff, 0xe1, 0, 4, 0x67, 0x64, 0, 0x28, 1, 0, 4, 0x68, 0xee, 0x3c, 0x80]),
+        private: Bytes::from_static(&[
+            1, 0x64, 0, 0x28, 0xff, 0xe1, 0, 4, 0x67, 0x64, 0, 0x28, 1, 0, 4, 0x68, 0xee, 0x3c, 0x80,
+        ]),
         name: String::new(),
         width: 640,
         height: 360,
@@ -110,7 +112,8 @@ async fn a_clock_that_jumps_makes_a_break_and_never_a_long_fragment() {
     let sent: Vec<_> = times.iter().map(|at| fragment(&tracks, START_MS + at, 300)).collect();
     rig.send("cam", &sent).await.unwrap();
     let camera = rig.media.camera("cam").unwrap();
-    let found = camera.archive.select(Select { by: By::Server, from_ms: i64::MIN, to_ms: i64::MAX, showing: false }).await;
+    let found =
+        camera.archive.select(Select { by: By::Server, from_ms: i64::MIN, to_ms: i64::MAX, showing: false }).await;
     let found = found.unwrap();
     assert!(found.iter().all(|(_, entry)| entry.duration_ms <= 1000), "{found:?}");
     let breaks: Vec<bool> = found.iter().map(|(_, entry)| entry.discontinuity).collect();

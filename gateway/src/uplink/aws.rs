@@ -63,9 +63,39 @@ pub struct IotConfig {
     pub key: PathBuf,
 }
 
+impl IotConfig {
+    /// What has to be written, if credentials are to come from here.
+    pub fn missing(&self, credentials: CredentialSource) -> Option<&'static str> {
+        let said = !self.endpoint.is_empty()
+            && !self.role_alias.is_empty()
+            && !self.cert.as_os_str().is_empty()
+            && !self.key.as_os_str().is_empty();
+        (credentials == CredentialSource::Iot && !said)
+            .then_some("credentials = \"iot\" needs iot = { endpoint, role_alias, cert, key }")
+    }
+}
+
+/// A service of AWS: its name in signatures and host names, and the environment's variable for its endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub name: &'static str,
+    pub endpoint_variable: &'static str,
+}
+
+pub const KINESIS: Service = Service { name: "kinesis", endpoint_variable: "AWS_ENDPOINT_URL_KINESIS" };
+pub const KINESIS_VIDEO: Service =
+    Service { name: "kinesisvideo", endpoint_variable: "AWS_ENDPOINT_URL_KINESIS_VIDEO" };
+
+impl Default for Service {
+    fn default() -> Self {
+        KINESIS
+    }
+}
+
 /// What the sink's section says about AWS.
 #[derive(Clone, Debug, Default)]
 pub struct AwsSettings {
+    pub service: Service,
     pub region: String,
     pub endpoint: String,
     pub profile: String,
@@ -98,7 +128,7 @@ impl Aws {
         let env = |names: &[&str]| names.iter().find_map(|name| context.env_var(name)).filter(|v| !v.is_empty());
         let own = |key: &str| Some(key.to_owned()).filter(|key| !key.is_empty());
         let endpoint = own(&settings.endpoint)
-            .or_else(|| env(&["AWS_ENDPOINT_URL_KINESIS", "AWS_ENDPOINT_URL"]))
+            .or_else(|| env(&[settings.service.endpoint_variable, "AWS_ENDPOINT_URL"]))
             .or_else(|| profile.get("endpoint_url").cloned());
         let region = own(&settings.region)
             .or_else(|| env(&["AWS_REGION", "AWS_DEFAULT_REGION"]))
@@ -109,7 +139,7 @@ impl Aws {
                 }
                 REGION.to_owned()
             });
-        let endpoint = endpoint.unwrap_or_else(|| public_endpoint(&region));
+        let endpoint = endpoint.unwrap_or_else(|| public_endpoint(settings.service, &region));
         let mut aws = Aws { endpoint, region, settings: settings.clone(), context, signer: None };
         aws.signer = aws.make_signer(&profile).map(std::sync::Mutex::new);
         aws
@@ -137,21 +167,21 @@ impl Aws {
 
     fn make_signer(&self, profile: &HashMap<String, String>) -> Option<Signer<Credential>> {
         let settings = &self.settings;
-        let kinesis = || RequestSigner::new("kinesis", &self.region);
+        let requests = || RequestSigner::new(settings.service.name, &self.region);
         let base = match (settings.credentials, settings.assume_role.is_empty()) {
             (CredentialSource::None, _) => return None,
             // No chain around it: a chain keeps to itself why a source gave nothing.
             (CredentialSource::Iot, true) => {
-                return Some(Signer::new(self.context.clone(), IotProvider::new(&settings.iot), kinesis()));
+                return Some(Signer::new(self.context.clone(), IotProvider::new(&settings.iot), requests()));
             }
             (CredentialSource::Iot, false) => ProvideCredentialChain::new().push(IotProvider::new(&settings.iot)),
             (CredentialSource::Chain, true) => {
-                return Some(Signer::new(self.context.clone(), self.chain(profile), kinesis()));
+                return Some(Signer::new(self.context.clone(), self.chain(profile), requests()));
             }
             (CredentialSource::Chain, false) => self.chain(profile),
         };
         let role = self.role(&settings.assume_role, &settings.external_id, "", base);
-        Some(Signer::new(self.context.clone(), role, kinesis()))
+        Some(Signer::new(self.context.clone(), role, requests()))
     }
 
     /// The usual chain; a profile that names a role is asked for that role first, unless the environment has keys.
@@ -206,9 +236,9 @@ impl Aws {
     }
 }
 
-fn public_endpoint(region: &str) -> String {
+fn public_endpoint(service: Service, region: &str) -> String {
     let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-    format!("https://kinesis.{region}.{suffix}")
+    format!("https://{}.{region}.{suffix}", service.name)
 }
 
 /// The keys of the profile in the shared configuration file; empty if there is none.
@@ -353,6 +383,7 @@ mod tests {
         let aws = Aws::find(&settings, HttpClient::new(Trust::default())).await;
         assert_eq!((aws.endpoint.as_str(), aws.region.as_str()), ("http://127.0.0.1:1", "eu-west-3"));
         assert!(!aws.signs());
-        assert_eq!(public_endpoint("cn-north-1"), "https://kinesis.cn-north-1.amazonaws.com.cn");
+        assert_eq!(public_endpoint(KINESIS, "cn-north-1"), "https://kinesis.cn-north-1.amazonaws.com.cn");
+        assert_eq!(public_endpoint(KINESIS_VIDEO, "eu-west-1"), "https://kinesisvideo.eu-west-1.amazonaws.com");
     }
 }

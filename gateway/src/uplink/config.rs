@@ -3,6 +3,7 @@
 use super::sink::file::FileConfig;
 use super::sink::kinesis::KinesisConfig;
 use super::sink::mqtt::MqttConfig;
+use super::sink::video::KinesisVideoConfig;
 use crate::problem::Problem;
 use crate::record::StreamName;
 use crate::units::{ByteSize, Span};
@@ -14,6 +15,7 @@ use std::collections::HashSet;
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum SinkConfig {
     Kinesis(KinesisConfig),
+    KinesisVideo(KinesisVideoConfig),
     Mqtt(MqttConfig),
     File(FileConfig),
 }
@@ -67,23 +69,33 @@ impl SinkConfig {
     pub fn common(&self) -> &Common {
         match self {
             SinkConfig::Kinesis(config) => &config.common,
+            SinkConfig::KinesisVideo(config) => &config.common,
             SinkConfig::Mqtt(config) => &config.common,
             SinkConfig::File(config) => &config.common,
         }
     }
 
-    /// `None` for files.
+    /// `None` for files and for video.
     fn sending(&self) -> Option<&Sending> {
         match self {
             SinkConfig::Kinesis(config) => Some(&config.sending),
             SinkConfig::Mqtt(config) => Some(&config.sending),
-            SinkConfig::File(_) => None,
+            SinkConfig::File(_) | SinkConfig::KinesisVideo(_) => None,
         }
     }
 
     /// The local stream for what the destination refuses, if one is named.
     pub fn dead_letter(&self) -> Option<&String> {
-        self.sending().map(|sending| &sending.dead_letter).filter(|name| !name.is_empty())
+        let letters = match self {
+            SinkConfig::KinesisVideo(config) => Some(&config.dead_letter),
+            _ => self.sending().map(|sending| &sending.dead_letter),
+        };
+        letters.filter(|name| !name.is_empty())
+    }
+
+    /// It takes streams of video alone.
+    pub fn is_for_video(&self) -> bool {
+        matches!(self, SinkConfig::KinesisVideo(_))
     }
 
     /// Host and port of an MQTT broker.
@@ -101,6 +113,7 @@ impl SinkConfig {
         }
         match self {
             SinkConfig::Kinesis(config) => config.check(key, &mut problems),
+            SinkConfig::KinesisVideo(config) => config.check(key, &mut problems),
             SinkConfig::Mqtt(config) => config.check(key, &mut problems),
             SinkConfig::File(config) => config.check(key, &mut problems),
         }
@@ -185,6 +198,11 @@ mod tests {
         type = "file"
         dir = "/srv/files"
         compression = "gzip"
+        [[sink]]
+        name = "cameras"
+        type = "kinesis-video"
+        streams = ["cam-1", "cam-2"]
+        only = "marked"
     "#;
 
     #[test]
@@ -232,6 +250,12 @@ mod tests {
             [[sink]]
             type = "file"
             name = "disk"
+            [[sink]]
+            type = "kinesis-video"
+            name = "cameras"
+            target = "all"
+            create_retention = "1 s"
+            idle = "1 ms"
         "#;
         let file: File = toml::from_str(text).unwrap();
         let keys: Vec<_> = SinkConfig::check_all(&file.sink).into_iter().map(|problem| problem.key).collect();
@@ -244,6 +268,9 @@ mod tests {
             "sink[1].broker",
             "sink[1].topic",
             "sink[2].dir",
+            "sink[3].target",
+            "sink[3].create_retention",
+            "sink[3].idle",
         ];
         assert_eq!(keys, expected);
     }

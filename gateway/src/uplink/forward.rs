@@ -11,7 +11,6 @@ mod map;
 mod refused;
 mod relay;
 
-use crate::backoff::Backoff;
 use super::batch;
 use super::budget::Budget;
 use super::config::{Common, Sending};
@@ -24,6 +23,7 @@ use super::lanes::{Lanes, Verdict};
 use super::map::ShardMap;
 use super::pace::Pace;
 use super::sink::{Answer, Fault, Group, Identity, Kind, Outcome, Relayed, Request, Sink};
+use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::log::{Entry, Log, Stream};
 use crate::metrics::Metrics;

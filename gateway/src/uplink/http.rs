@@ -3,6 +3,10 @@
 //! Kinesis, the credential sources and other gateways are asked through it. It tries once: whether to try again is decided
 //! by who knows what a repeated request means. Only a request that never left is sent again on a fresh connection.
 
+mod duplex;
+
+pub use duplex::Duplex;
+
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full};
@@ -80,12 +84,12 @@ struct Kept {
     since: Instant,
 }
 
-struct Connection {
-    sender: SendRequest<Body>,
+struct Connection<B = Body> {
+    sender: SendRequest<B>,
     driver: AbortHandle,
 }
 
-impl Drop for Connection {
+impl<B> Drop for Connection<B> {
     fn drop(&mut self) {
         // A request that was given up must not linger in a half-open connection.
         self.driver.abort();
@@ -144,7 +148,7 @@ impl HttpClient {
         }
     }
 
-    async fn connect(&self, place: &Place) -> Result<Connection, HttpError> {
+    async fn connect<B: Sendable>(&self, place: &Place) -> Result<Connection<B>, HttpError> {
         let opened = tokio::time::timeout(CONNECT_WITHIN, self.open(place)).await;
         let at = format!("{}:{}", place.host, place.port);
         match opened {
@@ -155,7 +159,7 @@ impl HttpClient {
         }
     }
 
-    async fn open(&self, place: &Place) -> io::Result<Connection> {
+    async fn open<B: Sendable>(&self, place: &Place) -> io::Result<Connection<B>> {
         let tcp = TcpStream::connect(&addresses(place).await?[..]).await?;
         let _ = tcp.set_nodelay(true);
         if !place.tls {
@@ -218,7 +222,7 @@ async fn look_up<T: Send + 'static>(
 }
 
 /// The path alone, and the host as a header: as HTTP/1.1 wants it.
-fn origin_form(mut request: Request<Body>, place: &Place) -> Request<Body> {
+fn origin_form<B>(mut request: Request<B>, place: &Place) -> Request<B> {
     if !request.headers().contains_key(header::HOST) {
         let authority = request.uri().authority().map_or(place.host.as_str(), |authority| authority.as_str());
         if let Ok(value) = HeaderValue::from_str(authority) {
@@ -230,9 +234,14 @@ fn origin_form(mut request: Request<Body>, place: &Place) -> Request<Body> {
     request
 }
 
-async fn start<T>(io: T) -> io::Result<Connection>
+/// What may be the body of a request.
+trait Sendable: hyper::body::Body<Data = Bytes, Error = std::convert::Infallible> + Send + 'static {}
+impl<B: hyper::body::Body<Data = Bytes, Error = std::convert::Infallible> + Send + 'static> Sendable for B {}
+
+async fn start<T, B>(io: T) -> io::Result<Connection<B>>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: Sendable,
 {
     let (sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
     // What goes wrong in it is told to the request that waits.

@@ -30,7 +30,7 @@ pub use gap::{CONTENT_TYPE as GAP_CONTENT_TYPE, KEY as GAP_KEY};
 pub use kpl::ID_TAG;
 
 use crate::clock::Clock;
-use crate::log::{Log, Stream};
+use crate::log::{Log, Stream, StreamKind};
 use crate::metrics::Metrics;
 use budget::Budget;
 use figures::Trouble;
@@ -38,6 +38,7 @@ use forward::Forwarder;
 use sink::file::FileForwarder;
 use sink::kinesis::KinesisSink;
 use sink::mqtt::MqttSink;
+use sink::video::VideoForwarder;
 use sink::{Identity, Sink};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -218,7 +219,8 @@ impl Running {
         let wanted = |stream: &Arc<Stream>| {
             let name = stream.name.as_str();
             let is_any = common.streams.is_empty() && self.config.dead_letter().is_none_or(|letters| name != letters);
-            !stream.is_deleted() && (is_any || common.streams.iter().any(|wanted| wanted == name))
+            let is_kind = !self.config.is_for_video() || stream.settings().kind == StreamKind::Video;
+            !stream.is_deleted() && is_kind && (is_any || common.streams.iter().any(|wanted| wanted == name))
         };
         self.log.streams().into_iter().filter(wanted).collect()
     }
@@ -234,6 +236,7 @@ impl Running {
             SinkConfig::Kinesis(config) => (Arc::new(KinesisSink::new(config, who.clone())), &config.sending),
             SinkConfig::Mqtt(config) => (Arc::new(MqttSink::new(config, who.clone())), &config.sending),
             SinkConfig::File(config) => return self.write_files(config, stream, who, trouble),
+            SinkConfig::KinesisVideo(config) => return self.send_video(config, stream, who, trouble),
         };
         let forwarder = Forwarder::new(forward::Setup {
             log: self.log.clone(),
@@ -259,6 +262,27 @@ impl Running {
         trouble: Trouble,
     ) -> JoinHandle<()> {
         let forwarder = FileForwarder::new(sink::file::Setup {
+            log: self.log.clone(),
+            stream: stream.clone(),
+            config: config.clone(),
+            who,
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+            budget: self.budget.clone(),
+            trouble,
+            stop: self.stop.clone(),
+        });
+        tokio::spawn(forwarder.run())
+    }
+
+    fn send_video(
+        &self,
+        config: &sink::video::KinesisVideoConfig,
+        stream: &Arc<Stream>,
+        who: Identity,
+        trouble: Trouble,
+    ) -> JoinHandle<()> {
+        let forwarder = VideoForwarder::new(sink::video::Setup {
             log: self.log.clone(),
             stream: stream.clone(),
             config: config.clone(),

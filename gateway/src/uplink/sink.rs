@@ -6,6 +6,7 @@
 pub mod file;
 pub mod kinesis;
 pub mod mqtt;
+pub mod video;
 
 use super::map::ShardMap;
 use crate::record::{HashKey, HeaderId, Number, Record, RecordId, ShardIndex, StreamName};

@@ -8,8 +8,12 @@
 //! version u8 = 1 | flags u8 | part u8 | parts u8 | start i64 ms | duration u32 ms | bytes u32 | head bytes u32 | head id u64 | delay u16 ms
 //! ```
 //! Big-endian. All parts of a fragment carry the same but for `part`, which counts from 0.
+//!
+//! Beside the fragments stand rows of the state (table `Media`), which both the video part and the sinks know: [`Mark`] and
+//! [`Wanted`].
 
-use crate::record::{Header, HeaderId, Record};
+use crate::record::{Header, HeaderId, Number, Record};
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes of one record of a fragment: with headers it has to fit through every door a record passes.
@@ -77,6 +81,43 @@ impl Media {
             delay_ms: u16::from_be_bytes([bytes[32], bytes[33]]),
         };
         (bytes[0] == VERSION && media.part < media.parts && media.head_bytes <= media.bytes).then_some(media)
+    }
+}
+
+/// Something happened, and this time of the stream shows it: a sink that is told `only = "marked"` sends what it covers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    pub id: String,
+    pub from_ms: i64,
+    pub to_ms: i64,
+    pub name: String,
+}
+
+impl Mark {
+    /// What the keys of a stream's marks begin with.
+    pub fn prefix(stream: &str) -> String {
+        format!("m/{stream}/")
+    }
+
+    /// It covers something of the fragment.
+    pub fn covers(&self, media: &Media) -> bool {
+        self.from_ms < media.start_ms.saturating_add(i64::from(media.duration_ms)) && self.to_ms > media.start_ms
+    }
+}
+
+/// Somebody wants a sink to send old fragments, wherever its cursor stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    pub from_ms: i64,
+    pub to_ms: i64,
+    /// The records that hold them: first and last number of each run.
+    pub runs: Vec<(Number, Number)>,
+}
+
+impl Wanted {
+    /// What the keys of a sink's work on a stream begin with; neither name holds a slash.
+    pub fn prefix(sink: &str, stream: &str) -> String {
+        format!("w/{sink}/{stream}/")
     }
 }
 

@@ -411,7 +411,8 @@ impl World {
         for (name, shards, on_full) in STREAMS {
             if log.stream(name).is_none() {
                 let max_bytes = self.profile.tight.then_some(ByteSize(1 << 20));
-                let settings = StreamSettings { shards, retention: Span::days(2), max_bytes, on_full, ..Default::default() };
+                let settings =
+                    StreamSettings { shards, retention: Span::days(2), max_bytes, on_full, ..Default::default() };
                 let name = StreamName::new(name).map_err(|error| error.to_string())?;
                 log.create_stream(&name, settings).map_err(|error| error.to_string())?;
                 if self.profile.damage {

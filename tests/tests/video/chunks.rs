@@ -13,13 +13,13 @@ const BOUND: Duration = Duration::from_secs(60);
 /// A cluster of Matroska.
 const CLUSTER: &[u8] = &[0x1f, 0x43, 0xb6, 0x75];
 /// The head of a JPEG of 640 by 480, and a scan of nothing.
-const JPEG: &[u8] =
-    b"\xff\xd8\xff\xe0\x00\x04\x00\x00\xff\xff\xc0\x00\x0b\x08\x01\xe0\x02\x80\x01\x01\x11\x00\xff\xda";
+const JPEG: &[u8] = b"\xff\xd8\xff\xe0\x00\x04\x00\x00\xff\xff\xc0\x00\x0b\x08\x01\xe0\x02\x80\x01\x01\x11\x00\xff\xda";
 
 /// Four seconds of pictures, with B-frames, a keyframe a second.
 fn ffmpeg(to: &[&str]) {
     let source = ["-v", "error", "-f", "lavfi", "-i", "testsrc=size=192x108:rate=25:duration=4"];
-    let codec = ["-c:v", "libx264", "-preset", "veryfast", "-bf", "2", "-g", "25", "-sc_threshold", "0", "-pix_fmt", "yuv420p"];
+    let codec =
+        ["-c:v", "libx264", "-preset", "veryfast", "-bf", "2", "-g", "25", "-sc_threshold", "0", "-pix_fmt", "yuv420p"];
     run_ok(Command::new("ffmpeg").args(source).args(codec).args(to), BOUND);
 }
 
@@ -60,8 +60,17 @@ fn segments_of_mp4_come_out_as_they_went_in() {
     let home = tempfile::tempdir().unwrap();
     let at = |name: &str| home.path().join(name).display().to_string();
     ffmpeg(&[
-        "-f", "hls", "-hls_segment_type", "fmp4", "-hls_time", "1", "-hls_list_size", "0",
-        "-hls_segment_filename", &at("%d.m4s"), &at("list.m3u8"),
+        "-f",
+        "hls",
+        "-hls_segment_type",
+        "fmp4",
+        "-hls_time",
+        "1",
+        "-hls_list_size",
+        "0",
+        "-hls_segment_filename",
+        &at("%d.m4s"),
+        &at("list.m3u8"),
     ]);
     let gateway = Gateway::plain();
     let mut camera = Client::connect(gateway.mqtt, "camera", Version::V5).unwrap();

@@ -272,8 +272,10 @@ fn a_clock_that_jumps_makes_a_discontinuity_and_never_a_fragment_of_a_week() {
             let (_, text) = gateway.http_get(&format!("/video/{stream}/playlist.m3u8"));
             assert!(text.matches("#EXT-X-DISCONTINUITY\n").count() == 1, "{stream}: {text}");
             assert!(text.contains("#EXT-X-TARGETDURATION:1\n"), "{stream}: {text}");
-            // The jump may come within a group of pictures: what was there of it plays.
-            let seen = video::pictures(&playlist(&gateway, &stream), &[]).len();
+            // The jump may come within a group of pictures: what was there of it plays. As a clip, which goes on where the clock
+            // went back: ffmpeg's HLS does not know discontinuities and leaves out what it has shown the time of.
+            let clip = format!("http://{}/video/{stream}/clip.mp4", gateway.console);
+            let seen = video::pictures(&clip, &[]).len();
             assert!(((kept.len() - 1) * 25..=kept.len() * 25).contains(&seen), "{stream}: {seen} of {kept:?}");
         }
     }

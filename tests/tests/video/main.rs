@@ -2,7 +2,8 @@
 //! kinds come between. A picture that comes out is compared with the one that went in by the MD5 of its pixels.
 //!
 //! `ingest` is the ways in over HTTP, `chunks` those over MQTT, `rtsp` the gateway that goes to a camera, `aws` the operations,
-//! `playback` the ways out and `latency` how soon, `faults` what breaks.
+//! `playback` the ways out and `latency` how soon, `upstream` is from one
+//! gateway to the next, `faults` what breaks.
 
 mod aws;
 mod chunks;
@@ -11,3 +12,4 @@ mod ingest;
 mod latency;
 mod playback;
 mod rtsp;
+mod upstream;

@@ -1,3 +1,5 @@
+//! Names of codecs, and private data that is short, long or wrong.
+
 use super::*;
 use crate::Kind;
 use bytes::Bytes;

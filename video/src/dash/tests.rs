@@ -1,3 +1,5 @@
+//! Manifests as text, and what must not break out of them.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Playlists as text, and what must not break out of them.
+
 use super::*;
 use m3u8_rs::{MasterPlaylist, MediaPlaylistType};
 use proptest::prelude::*;

@@ -279,7 +279,9 @@ impl Camera {
             kind: Kind::Video,
             codec: Codec::H264,
             // Configuration record of 1080p, High, level 4: enough for a playlist's codec name.
-            private: Bytes::from_static(&[1, 0x64, 0, 0x28, 0xff, 0xe1, 0, 4, 0x67, 0x64, 0, 0x28, 1, 0, 4, 0x68, 0xee, 0x3c, 0x80]),
+            private: Bytes::from_static(&[
+                1, 0x64, 0, 0x28, 0xff, 0xe1, 0, 4, 0x67, 0x64, 0, 0x28, 1, 0, 4, 0x68, 0xee, 0x3c, 0x80,
+            ]),
             name: String::new(),
             width: 1920,
             height: 1080,
@@ -291,7 +293,8 @@ impl Camera {
         };
         let mut random = fastrand::Rng::with_seed(7);
         let bytes = kbits as usize * 125;
-        let sizes = (0..FRAMES as usize).map(|at| if at == 0 { bytes / 4 } else { bytes * 3 / 4 / (FRAMES as usize - 1) });
+        let sizes =
+            (0..FRAMES as usize).map(|at| if at == 0 { bytes / 4 } else { bytes * 3 / 4 / (FRAMES as usize - 1) });
         let frames = sizes.enumerate().map(|(at, size)| {
             let mut data = vec![0; size.max(1)];
             random.fill(&mut data);

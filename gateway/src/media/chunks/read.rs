@@ -27,7 +27,9 @@ const BOXES: [&[u8]; 8] = [b"moof", b"styp", b"sidx", b"emsg", b"prft", b"ftyp",
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadFault {
-    #[error("this is no init: publish ftyp and moov of a fragmented MP4, or the head of a Matroska file up to its Tracks")]
+    #[error(
+        "this is no init: publish ftyp and moov of a fragmented MP4, or the head of a Matroska file up to its Tracks"
+    )]
     NoInit,
     #[error("an init has at most {INIT_BYTES_MAX} bytes")]
     InitTooLong,
@@ -168,7 +170,9 @@ pub mod tests {
             number: 1,
             kind: Kind::Video,
             codec: Codec::H264,
-            private: Bytes::from_static(b"\x01\x64\x00\x1f\xff\xe1\x00\x08\x67\x64\x00\x1f\xac\xd9\x40\x50\x01\x00\x04\x68\xeb\xe3\xcb"),
+            private: Bytes::from_static(
+                b"\x01\x64\x00\x1f\xff\xe1\x00\x08\x67\x64\x00\x1f\xac\xd9\x40\x50\x01\x00\x04\x68\xeb\xe3\xcb",
+            ),
             name: String::new(),
             width: 640,
             height: 480,

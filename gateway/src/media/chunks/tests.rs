@@ -13,8 +13,7 @@ use proptest::prelude::*;
 use std::path::Path;
 use std::time::Duration;
 
-const JPEG: &[u8] =
-    b"\xff\xd8\xff\xe0\x00\x04\x00\x00\xff\xff\xc0\x00\x0b\x08\x01\xe0\x02\x80\x01\x01\x11\x00\xff\xda";
+const JPEG: &[u8] = b"\xff\xd8\xff\xe0\x00\x04\x00\x00\xff\xff\xc0\x00\x0b\x08\x01\xe0\x02\x80\x01\x01\x11\x00\xff\xda";
 
 fn open(dir: &Path, config: VideoConfig) -> (Media, Log) {
     let metrics = Metrics::new();
@@ -81,10 +80,14 @@ async fn what_is_kept_already_is_answered_and_not_kept_twice_and_a_gap_is_told()
     for number in [1, 2, 2, 1, 5, 5, 6] {
         publish(&media, "c", &format!("video/cam/{number}"), &mkv_chunk(number * 1_000)).await.unwrap();
     }
-    assert_eq!(kept(&log, "cam").iter().map(|(_, media)| media.discontinuity).collect::<Vec<_>>(), [true, false, true, false]);
+    assert_eq!(
+        kept(&log, "cam").iter().map(|(_, media)| media.discontinuity).collect::<Vec<_>>(),
+        [true, false, true, false]
+    );
     let label = StreamLabel { stream: "cam".into() };
     let metrics = &media.inner.metrics;
-    let counted = [&metrics.video_chunks_missing, &metrics.video_chunks_repeated].map(|family| family.get_or_create(&label).get());
+    let counted = [&metrics.video_chunks_missing, &metrics.video_chunks_repeated]
+        .map(|family| family.get_or_create(&label).get());
     assert_eq!(counted, [2, 3]);
     // Another camera's numbers are its own.
     publish(&media, "d", "video/cam/6", &mkv_chunk(6_000)).await.unwrap();

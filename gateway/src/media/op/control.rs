@@ -214,10 +214,13 @@ pub async fn update_data_retention(call: &Call<'_>) -> Answered {
     let hours = match request.operation.as_str() {
         "INCREASE_DATA_RETENTION" => now.checked_add(by),
         "DECREASE_DATA_RETENTION" => now.checked_sub(by),
-        other => return Err(Refusal::invalid(format!("Operation {other:?} is not INCREASE_ or DECREASE_DATA_RETENTION"))),
+        other => {
+            return Err(Refusal::invalid(format!("Operation {other:?} is not INCREASE_ or DECREASE_DATA_RETENTION")));
+        }
     };
     let hours = hours.filter(|hours| by > 0 && *hours <= 87_600);
-    let hours = hours.ok_or_else(|| Refusal::invalid(format!("{now} hours cannot be changed by {by}: 0 to 87600 are possible")))?;
+    let hours = hours
+        .ok_or_else(|| Refusal::invalid(format!("{now} hours cannot be changed by {by}: 0 to 87600 are possible")))?;
     call.media.change(name, |settings| settings.retention_hours = Some(hours)).await?;
     answer(&serde_json::json!({}))
 }

@@ -63,7 +63,9 @@ impl Selector {
     fn start(&self) -> Result<Start, Refusal> {
         let number = |text: &Option<String>, name: &str| {
             let number = text.as_deref().and_then(parse_fragment_number);
-            number.map(Start::After).ok_or_else(|| Refusal::invalid(format!("{name} is required and is a fragment number")))
+            number
+                .map(Start::After)
+                .ok_or_else(|| Refusal::invalid(format!("{name} is required and is a fragment number")))
         };
         let time = |by| {
             let at = self.start_timestamp.ok_or_else(|| Refusal::invalid("StartTimestamp is required"))?;

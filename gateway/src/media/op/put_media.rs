@@ -30,13 +30,16 @@ pub async fn put_media(media: &Media, headers: &HeaderMap, mut body: Incoming) -
         stream_arn: header("x-amzn-stream-arn").map(str::to_owned),
     };
     let start = header("x-amzn-producer-start-timestamp");
-    let start = start.map(|text| parse_moment(text).ok_or_else(|| Refusal::invalid("x-amzn-producer-start-timestamp is no time")));
+    let start = start
+        .map(|text| parse_moment(text).ok_or_else(|| Refusal::invalid("x-amzn-producer-start-timestamp is no time")));
     let timecodes = match (header("x-amzn-fragment-timecode-type").unwrap_or("ABSOLUTE"), start.transpose()?) {
         ("ABSOLUTE", _) => Timecodes::Absolute,
         ("RELATIVE", Some(start_ms)) => Timecodes::Since(start_ms),
         ("RELATIVE", None) => return Err(Refusal::invalid("RELATIVE timecodes want x-amzn-producer-start-timestamp")),
         (other, _) => {
-            return Err(Refusal::invalid(format!("x-amzn-fragment-timecode-type {other:?} is not ABSOLUTE or RELATIVE")));
+            return Err(Refusal::invalid(format!(
+                "x-amzn-fragment-timecode-type {other:?} is not ABSOLUTE or RELATIVE"
+            )));
         }
     };
     let camera = media.camera_for_producer(stream.name()?).await?;
@@ -167,7 +170,8 @@ pub async fn post_media(media: &Media, name: &str, body: Incoming) -> Result<Res
     });
     let kept = kept.await.map_err(|error| Refusal::new(crate::media::shape::Kind::Internal, error.to_string()))??;
     let last = kept.last.map(fragment_number);
-    let said = serde_json::json!({ "fragments": kept.fragments, "bytes": kept.bytes, "dropped": kept.dropped, "last": last });
+    let said =
+        serde_json::json!({ "fragments": kept.fragments, "bytes": kept.bytes, "dropped": kept.dropped, "last": last });
     Ok(json_response(format!("{said}\n")))
 }
 

@@ -326,7 +326,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         timer: std::pin::Pin<&mut tokio::time::Sleep>,
     ) -> Event {
         let open = self.closing.is_none();
-        let can_read = open && self.unpacking.is_none() && self.working.is_none() && self.has_room() && self.has_space();
+        let can_read =
+            open && self.unpacking.is_none() && self.working.is_none() && self.has_room() && self.has_space();
         let can_send = self.output_has_room() && open;
         let can_owe = can_send && self.session.outbound.has_room();
         let ticket = self.acks.next_ticket();

@@ -2,9 +2,9 @@
 //! their place; or, where no letter can be kept, nothing but waiting.
 
 use super::Forwarder;
+use crate::backoff::Backoff;
 use crate::log::Entry;
 use crate::record::Record;
-use crate::backoff::Backoff;
 use crate::uplink::gap;
 use crate::uplink::lanes::Finished;
 use crate::uplink::sink::{Fault, GroupId, Kind, Outcome, Outgoing};

@@ -10,13 +10,13 @@ mod roll;
 pub use roll::Compression;
 
 use super::{Identity, weight};
+use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::log::{CursorState, Entry, Log, Position, Stream};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::record::{GapReason, Number, Record, ShardIndex};
 use crate::units::{ByteSize, Span};
-use crate::backoff::Backoff;
 use crate::uplink::budget::Budget;
 use crate::uplink::config::Common;
 use crate::uplink::feed::{Chunk, Feed};

@@ -4,14 +4,14 @@
 //! with producer numbers and headers for another Headwater, as `PutRecords` or, if it offers it, as the compact batch of
 //! `wire`. Who it is stands in the headers of every answer, so the first question, the shard map, settles it.
 
-mod answer;
+pub(super) mod answer;
 mod body;
 
 use super::{Answer, Fault, Identity, Limits, Relay, Relayed, Request, Sink, SinkFuture, Taken};
 use crate::problem::Problem;
 use crate::record::{HashKey, Record};
 use crate::units::{ByteSize, Span};
-use crate::uplink::aws::{Aws, AwsSettings, CredentialSource, IotConfig, trust};
+use crate::uplink::aws::{Aws, AwsSettings, CredentialSource, IotConfig, KINESIS, trust};
 use crate::uplink::config::{Common, Sending};
 use crate::uplink::http::{Bounds, HttpClient, HttpError};
 use crate::uplink::kpl;
@@ -118,19 +118,14 @@ impl KinesisConfig {
         if self.timeout < Span::ms(100) || self.timeout > Span::secs(600) {
             problem("timeout", "write \"100 ms\" to \"10 min\"");
         }
-        if self.credentials == CredentialSource::Iot {
-            let said = !self.iot.endpoint.is_empty()
-                && !self.iot.role_alias.is_empty()
-                && !self.iot.cert.as_os_str().is_empty()
-                && !self.iot.key.as_os_str().is_empty();
-            if !said {
-                problem("iot", "credentials = \"iot\" needs iot = { endpoint, role_alias, cert, key }");
-            }
+        if let Some(says) = self.iot.missing(self.credentials) {
+            problem("iot", says);
         }
     }
 
     fn aws(&self) -> AwsSettings {
         AwsSettings {
+            service: KINESIS,
             region: self.region.clone(),
             endpoint: self.endpoint.clone(),
             profile: self.profile.clone(),

@@ -1,3 +1,5 @@
+//! What was written is read back, and what is damaged is refused.
+
 use super::*;
 use crate::mp4::{Init, ReadError, SAMPLES_MAX, Timing, init, media, read_init, read_media};
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Init and media segments, parts and clips, box by box.
+
 use super::*;
 use crate::mp4::{Clip, Mp4Error, PartCutter, Timing, init, media, part, read_init, read_media};
 use mp4_atom::{Any, Codec as Entry, DecodeMaybe, Moof, Moov, ReadFrom};

@@ -193,7 +193,7 @@ pub fn fault(status: StatusCode, body: &[u8]) -> Fault {
     fault_of(kind, status, message)
 }
 
-fn fault_of(kind: &str, status: StatusCode, message: &str) -> Fault {
+pub fn fault_of(kind: &str, status: StatusCode, message: &str) -> Fault {
     let said: String = if kind.is_empty() { status.to_string() } else { format!("{kind}: {message}") };
     let said = said.chars().take(300).collect();
     match kind {
