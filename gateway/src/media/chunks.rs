@@ -253,8 +253,15 @@ impl Media {
         let taken = next.take(place, came, now_ms);
         let head = match &feed.head {
             Some(head) if head.tracks == fragment.tracks => head.clone(),
-            _ => Head::of(&fragment),
+            _ => {
+                let mut made = Head::of(&fragment);
+                if publisher.head.0 == made.id {
+                    made.delay_ms = publisher.head.1;
+                }
+                made
+            }
         };
+        next.head = (head.id, head.delay_ms);
         let ready = head.seal(fragment, taken.offset_ms, taken.discontinuity);
         if ready.bytes.len() > PART_BYTES_MAX {
             return Err(ChunkError::TooLarge);

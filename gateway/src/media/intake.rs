@@ -119,8 +119,9 @@ impl Intake {
 pub struct Head {
     pub tracks: Arc<Tracks>,
     bytes: Bytes,
-    id: u64,
-    delay_ms: u16,
+    pub id: u64,
+    /// So far in front of its showing a picture is decoded. It must stay what it was while fragments continue each other.
+    pub delay_ms: u16,
 }
 
 impl Head {

@@ -125,7 +125,8 @@ fn clusters_of_matroska_come_from_mosquitto_pub_a_connection_each() {
     }
     let (seen, there) = (pictures(streamed.to_str().unwrap()), pictures(&playlist(&gateway, "cam")));
     assert_eq!(seen.len(), 100);
-    assert!(seen == there, "other pictures come out");
+    let differ = seen.iter().zip(&there).position(|(seen, there)| seen != there);
+    assert!(seen == there, "{} pictures come out, the first that differs is {differ:?}", there.len());
 }
 
 /// Promise P1 for chunks: SIGKILL comes between PUBACKs, and the camera goes on with what was not acknowledged.

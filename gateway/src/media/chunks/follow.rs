@@ -4,7 +4,7 @@
 //! that began anew, and is kept. A camera may store and forward: chunks of one clock that come late keep their times.
 //!
 //! ```text
-//! a camera: version u8 = 1 | last u64 | init u64 | offset i64 ms (MIN: none) | end i64 ms
+//! a camera: version u8 = 1 | last u64 | init u64 | offset i64 ms (MIN: none) | end i64 ms | head u64 | delay u16 ms
 //! each of its last 64 chunks: number u64 | hash u64
 //! ```
 //! Big-endian.
@@ -30,7 +30,7 @@ const FORWARD_MS: i64 = 10_000;
 const BACK_MS: i64 = 1_000;
 const VERSION: u8 = 1;
 const NO_OFFSET: i64 = i64::MIN;
-const ROW_BYTES: usize = 33;
+const ROW_BYTES: usize = 43;
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Publisher {
@@ -41,6 +41,8 @@ pub struct Publisher {
     offset_ms: Option<i64>,
     /// Where its last chunk ended, by its own clock.
     end_ms: i64,
+    /// Id of the head of its fragments and their delay: a decoder goes on only if both stay.
+    pub head: (u64, u16),
     /// Numbers and hashes of its last chunks.
     recent: VecDeque<(u64, u64)>,
 }
@@ -143,6 +145,8 @@ impl Publisher {
         out.put_u64(self.init);
         out.put_i64(self.offset_ms.unwrap_or(NO_OFFSET));
         out.put_i64(self.end_ms);
+        out.put_u64(self.head.0);
+        out.put_u16(self.head.1);
         out.freeze()
     }
 
@@ -152,12 +156,13 @@ impl Publisher {
             return None;
         }
         let (last, init, offset_ms, end_ms) = (row.get_u64(), row.get_u64(), row.get_i64(), row.get_i64());
+        let head = (row.get_u64(), row.get_u16());
         let offset_ms = Some(offset_ms).filter(|offset| *offset != NO_OFFSET);
         // Those of a life before the last beginning lie in the other places, or too far back.
         let is_recent = |(number, _): &(u64, u64)| *number <= last && last - *number < RECENT_MAX as u64;
         let mut recent: Vec<_> = chunks.filter(is_recent).take(RECENT_MAX).collect();
         recent.sort_unstable();
-        Some(Publisher { last: Some(last), init, offset_ms, end_ms, recent: recent.into() })
+        Some(Publisher { last: Some(last), init, offset_ms, end_ms, head, recent: recent.into() })
     }
 }
 
