@@ -123,12 +123,8 @@ fn parse_time(text: &str) -> Option<i64> {
     let of_day = (hour * 60 + minute) * 60_000 + (second * 1000.0).round() as i64;
     let now = video::now_ms() as i64;
     let midnight = now - now.rem_euclid(86_400_000);
-    Some(
-        [midnight - 86_400_000, midnight, midnight + 86_400_000]
-            .map(|day| day + of_day)
-            .into_iter()
-            .min_by_key(|at| at.abs_diff(now))?,
-    )
+    let days = [midnight - 86_400_000, midnight, midnight + 86_400_000];
+    days.map(|day| day + of_day).into_iter().min_by_key(|at| at.abs_diff(now))
 }
 
 #[test]

@@ -80,6 +80,7 @@ enum Act {
 }
 
 type Script = dyn Fn(Came) -> Vec<Act> + Send + Sync;
+type Cut = dyn Fn(usize) -> Option<usize> + Send + Sync;
 
 #[derive(Default)]
 struct Seen {
@@ -110,8 +111,8 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let (cut, script): (Arc<dyn Fn(usize) -> Option<usize> + Send + Sync>, Arc<Script>) =
-            (Arc::new(cut), Arc::new(script));
+        let cut: Arc<Cut> = Arc::new(cut);
+        let script: Arc<Script> = Arc::new(script);
         let (told, to) = (seen.clone(), address.clone());
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
