@@ -46,7 +46,7 @@ use crate::log::{Batch, CreateError, DeleteError, Log, OnFull, StreamKind, Strea
 use crate::metrics::Metrics;
 use crate::record::StreamName;
 use crate::units::Span;
-use crate::wire::media::Mark;
+use crate::wire::media::{Mark, Wanted};
 use pictures::Decoder;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -250,9 +250,13 @@ impl Media {
         let mut batch = Batch::new();
         batch.put_state(Table::Media, settings_key(name), None);
         self.forget_chunks(name, &mut batch);
-        // A stream of the same name begins without the marks of this one.
-        for (key, _) in self.inner.log.state_scan(Table::Media, Mark::prefix(name).as_bytes()) {
-            batch.put_state(Table::Media, key, None);
+        // A stream of the same name begins without the marks of this one, and without what was to be sent of it.
+        let senders = self.inner.senders.get().map_or(&[][..], Vec::as_slice);
+        let wishes = senders.iter().map(|(sink, _)| Wanted::prefix(sink, name));
+        for prefix in wishes.chain([Mark::prefix(name)]) {
+            for (key, _) in self.inner.log.state_scan(Table::Media, prefix.as_bytes()) {
+                batch.put_state(Table::Media, key, None);
+            }
         }
         self.commit(&mut batch).await
     }
