@@ -18,9 +18,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// Fragments that wait for the disk; while they wait the producer waits.
-const WAITING_MAX: usize = 2;
-/// Fragments handed to the log that are not durable yet.
-const IN_FLIGHT_MAX: usize = 8;
+const WAITING_MAX: usize = 4;
+/// Fragments handed to the log that are not durable yet: a number and a time each, since their bytes are in a file already.
+/// Commits of little wait for company (`data.thin_commits_per_s`), so it takes many to keep a disk busy.
+const IN_FLIGHT_MAX: usize = 64;
 /// Acknowledgements that wait for a producer which does not read them.
 const ACKS_MAX: usize = 64;
 /// A byte of a fragment costs itself and what is made of it for the log.

@@ -311,6 +311,18 @@ impl Camera {
         Camera { fragment: Arc::new(fragment), bytes }
     }
 
+    /// A cluster as a camera sends it: its keyframe, then picture by picture.
+    fn pieces<'a>(&self, cluster: &'a [u8], paced: bool) -> Vec<&'a [u8]> {
+        if !paced {
+            return vec![cluster];
+        }
+        let keyframe = self.fragment.frames.first().map_or(0, |frame| frame.data.len());
+        let around = cluster.len().saturating_sub(self.fragment.bytes());
+        let (first, rest) = cluster.split_at((keyframe + around).min(cluster.len()));
+        let piece = rest.len().div_ceil(FRAMES as usize - 1).max(1);
+        std::iter::once(first).chain(rest.chunks(piece)).collect()
+    }
+
     /// Sends its fragments and waits until all that will be is persisted.
     fn run(&self, api: SocketAddr, stream: &str, plan: Plan, sent: &Arc<Sent>) -> Result<()> {
         std::thread::sleep(plan.shift);
@@ -333,8 +345,7 @@ impl Camera {
         let begun = Instant::now();
         for second in 0..plan.fragments {
             let cluster = matroska::cluster(&self.fragment, (EPOCH_MS + second as i64 * 1000) * MS);
-            let piece = cluster.len().div_ceil(plan.pace.map_or(1, |_| FRAMES as usize));
-            for (at, bytes) in cluster.chunks(piece).enumerate() {
+            for (at, bytes) in self.pieces(&cluster, plan.pace.is_some()).into_iter().enumerate() {
                 if let Some(pace) = plan.pace {
                     let due = begun + Duration::from_secs(second) + pace * at as u32;
                     std::thread::sleep(due.saturating_duration_since(Instant::now()));
