@@ -370,7 +370,9 @@ async fn acknowledgements_that_are_lost_doubled_late_or_lies_move_nothing_wrong(
     )
     .await;
     sends(12, &upstream).await;
-    assert_eq!(upstream.seen.lock().unwrap().kept.len(), 15, "what was kept and not told is sent once more");
+    // A connection that breaks may take answers along that were on their way.
+    let kept = upstream.seen.lock().unwrap().kept.len();
+    assert!((15..=24).contains(&kept), "what was kept and not told is sent once more: {kept}");
     // Twice, of others, of none, of what is still to come.
     let lies = |came: Came| {
         let says = [came.timecode - 1_000, came.timecode + 50_000, FIRST * 3, -1].map(|lie| Act::Say(persisted(lie)));
