@@ -14,7 +14,7 @@ pub use read::{Mistake, Mistakes, Override};
 use crate::api::ApiConfig;
 use crate::console::ConsoleConfig;
 use crate::log::{BUDGET_MIN, OnFull, Options, SHARDS_MAX, StreamKind, StreamSettings};
-use crate::media::{CameraConfig, VideoConfig};
+use crate::media::{CameraConfig, MarkConfig, VideoConfig};
 use crate::mqtt::{AllowConfig, MqttConfig, RouteConfig};
 use crate::problem::Problem;
 use crate::record::StreamName;
@@ -38,6 +38,8 @@ pub struct Config {
     pub video: VideoConfig,
     #[serde(rename = "camera")]
     pub cameras: Vec<CameraConfig>,
+    #[serde(rename = "mark")]
+    pub marks: Vec<MarkConfig>,
     #[serde(rename = "stream")]
     pub streams: Vec<StreamConfig>,
     #[serde(rename = "route")]
@@ -262,6 +264,7 @@ impl Config {
         problems.extend(self.console.check());
         problems.extend(self.video.check());
         problems.extend(CameraConfig::check_all(&self.cameras, &self.video));
+        problems.extend(MarkConfig::check_all(&self.marks, crate::mqtt::is_topic_filter));
         self.check_addresses(&mut problems);
         problems.extend(SinkConfig::check_all(&self.sinks));
         for (at, sink) in self.sinks.iter().enumerate() {

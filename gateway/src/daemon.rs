@@ -149,6 +149,7 @@ impl Daemon {
         let devices = console::Devices::default();
         let account = (config.api.region.clone(), config.api.account.clone());
         let media = Media::start(&config.video, log.clone(), clock.clone(), metrics.clone(), account);
+        media.mark_by(&config.marks, crate::mqtt::topic_matches);
         let for_video = config.sinks.iter().filter(|sink| sink.is_for_video()).map(SinkConfig::common);
         media.sent_by(for_video.map(|sink| (sink.name.clone(), sink.streams.clone())).collect());
         let console = match config.console.listen {

@@ -132,6 +132,11 @@ impl Fragmenter {
         self.building.as_ref().map_or(&[], |building| &building.fragment.frames)
     }
 
+    /// Bytes of the frames of the fragment that is being built.
+    pub fn building_bytes(&self) -> usize {
+        self.building.as_ref().map_or(0, |building| building.bytes)
+    }
+
     /// The tracks that were announced last; none before.
     pub fn tracks(&self) -> &Arc<Tracks> {
         &self.tracks

@@ -18,11 +18,12 @@ const SECTIONS: [(&str, &str, &str); 5] = [
 type Struct = (&'static str, &'static str);
 
 /// The lists: what stands above an item, the keys that have no default, and the structs whose fields are its keys.
-const LISTS: [(&str, &str, &[Struct]); 8] = [
+const LISTS: [(&str, &str, &[Struct]); 9] = [
     ("stream", "name = \"telemetry\"", &[("src/config.rs", "StreamConfig")]),
     ("route", "", &[("src/mqtt/config.rs", "RouteConfig")]),
     ("allow", "", &[("src/mqtt/config.rs", "AllowConfig")]),
     ("camera", "name = \"yard\"\nurl = \"rtsp://192.0.2.7/stream1\"", &[("src/media/config.rs", "CameraConfig")]),
+    ("mark", "topic = \"plant/door/+/open\"\nstreams = [\"yard\"]", &[("src/media/rules.rs", "MarkConfig")]),
     (
         "sink",
         "type = \"kinesis\"\nname = \"cloud\"",

@@ -11,6 +11,14 @@ impl ChunkDoor for Door {
         self.0.wants_chunk(topic)
     }
 
+    fn notices(&self, topic: &str) -> bool {
+        self.0.has_rule_for(topic)
+    }
+
+    fn notice(&self, topic: &str, batch: &mut Batch) {
+        self.0.notice(topic, batch);
+    }
+
     fn take(&self, client_id: &str, topic: &str, payload: &[u8], batch: &mut Batch) -> Result<Chunked, ChunkRefusal> {
         match self.0.take_chunk(client_id, topic, payload, batch) {
             Ok(Taken::Stored) => Ok(Chunked::Stored),

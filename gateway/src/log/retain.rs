@@ -22,6 +22,9 @@ const AFTER_JUMP_MS: u64 = 24 * 3_600_000;
 const AFTER_JUMP_PAUSE_MS: u64 = 3_600_000;
 /// Bytes of the budget kept free for the next fold and for control entries.
 const SLACK: u64 = 12 << 20;
+/// So much before the budget is full video begins to give way: a stream that rejects must not see a full disk because cameras
+/// have filled it and their oldest is still on its way out.
+const VIDEO_SLACK: u64 = 2 * SLACK;
 /// What video streams may hold of the budget, in percent, before records have to give way to make room.
 const VIDEO_PERCENT_MAX: u64 = 75;
 
@@ -158,9 +161,13 @@ impl Engine {
     fn keep_the_budget(&self, retaining: &mut Retaining) {
         let mut used = self.bytes_used().saturating_sub(retaining.bytes_going(self));
         let mut must = self.disk_full.load(Ordering::Relaxed) && retaining.dropping.is_empty();
-        while must || used + SLACK > self.sizes.budget {
+        while must || used + VIDEO_SLACK > self.sizes.budget {
+            let is_short = must || used + SLACK > self.sizes.budget;
             must = false;
             let Some(stream) = self.gives_way(retaining) else { return };
+            if !is_short && stream.settings().kind != StreamKind::Video {
+                return;
+            }
             let Some(oldest) = self.candidates(&stream, retaining).into_iter().next() else { return };
             self.begin_drop(retaining, &stream, oldest.id, GapReason::Evicted);
             used = used.saturating_sub(oldest.bytes);

@@ -8,6 +8,7 @@ use crate::record::Number;
 use crate::wire::media::Media;
 use bytes::{Bytes, BytesMut};
 use headwater_video::{Fragment, matroska};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{Mutex, MutexGuard};
@@ -21,7 +22,7 @@ const LATELY: usize = 2_000;
 /// A producer's clock and this box's differ by less than this, or what is older than the index is not found by time, in
 /// milliseconds.
 const CLOCKS_APART_MS: i64 = 3_600_000;
-/// Fragments older than the index that one question may find.
+/// Fragments older than the index that one question may find: more than a day of one a second.
 const OLDER_MAX: usize = 100_000;
 /// Records of one fragment.
 const FRAGMENT_PARTS_MAX: u64 = 8;
@@ -69,6 +70,8 @@ struct Followed {
 pub enum FragmentError {
     #[error("the fragment is not there any more")]
     Gone,
+    #[error("more than {OLDER_MAX} fragments lie in that time: ask for a shorter one")]
+    TooMany,
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error("the stored fragment cannot be read: {0}")]
@@ -123,7 +126,7 @@ impl Archive {
 
     /// Fragments that begin within a range of time, or show something of it, each with its ordinal; what the index does
     /// not hold any more is looked up, and is numbered backwards from what it does.
-    pub async fn select(&self, what: Select) -> Result<Vec<(u64, Entry)>, ReadError> {
+    pub async fn select(&self, what: Select) -> Result<Vec<(u64, Entry)>, FragmentError> {
         let (mut found, first) = {
             let index = self.index().await?;
             let found: Vec<(u64, Entry)> =
@@ -131,7 +134,10 @@ impl Archive {
             (found, index.first().filter(|_| index.is_cut()).copied())
         };
         if let Some(first) = first.filter(|first| what.from_ms < first.start_ms.max(first.server_ms as i64)) {
-            let older = self.older(what, first.number).await?;
+            let older = self.older(what, 0..first.number, OLDER_MAX + 1).await?;
+            if older.len() > OLDER_MAX {
+                return Err(FragmentError::TooMany);
+            }
             let next = found.first().map_or(0, |(ordinal, _)| *ordinal);
             let begin = next.saturating_sub(older.len() as u64);
             let older = older.into_iter().enumerate().map(|(at, entry)| (begin + at as u64, entry));
@@ -140,29 +146,58 @@ impl Archive {
         Ok(found)
     }
 
-    /// Looks the log through for fragments before a number: from the time asked for, give or take what a producer's clock
-    /// may differ from this box's.
-    async fn older(&self, what: Select, before: Number) -> Result<Vec<Entry>, ReadError> {
+    /// The first `most` of those behind a record, wherever they are: a page of a list.
+    pub async fn page(&self, what: Select, after: Option<Number>, most: usize) -> Result<Vec<Entry>, ReadError> {
+        let from = after.map_or(0, |after| after.saturating_add(1));
+        let first = {
+            let index = self.index().await?;
+            index.first().filter(|_| index.is_cut()).copied()
+        };
+        let mut found = match first.filter(|first| from < first.number) {
+            Some(first) => self.older(what, from..first.number, most).await?,
+            None => Vec::new(),
+        };
+        let index = self.index().await?;
+        let from = found.last().map_or(from, |last| last.next_number());
+        let rest = index.from(index.behind(from.saturating_sub(1))).map(|(_, entry)| *entry);
+        found.extend(rest.filter(|entry| entry.number >= from && what.takes(entry)).take(most - found.len().min(most)));
+        Ok(found)
+    }
+
+    /// Looks the log through for fragments of a run of numbers that the index does not hold: the first `most`, from the time
+    /// asked for on, give or take what a producer's clock may differ from this box's.
+    async fn older(&self, what: Select, within: Range<Number>, most: usize) -> Result<Vec<Entry>, ReadError> {
         let from_ms = u64::try_from(what.from_ms.saturating_sub(CLOCKS_APART_MS)).unwrap_or(0);
         let to_ms = u64::try_from(what.to_ms.saturating_add(CLOCKS_APART_MS)).unwrap_or(0);
         let (log, stream) = (self.log.clone(), self.stream.clone());
         // Finding a time reads a block or two.
         let opened = tokio::task::spawn_blocking(move || log.reader(&stream, 0, Position::Time(from_ms))).await;
-        let mut reader = opened.map_err(|error| ReadError::Store(error.to_string()))??.heads_only();
-        let mut index = Index::new(OLDER_MAX);
-        while reader.position() < before && index.last().is_none_or(|last| last.server_ms <= to_ms) {
+        let mut reader = opened.map_err(|error| ReadError::Store(error.to_string()))??;
+        if reader.position() < within.start {
+            reader = self.log.reader(&self.stream, 0, Position::At(within.start))?;
+        }
+        let mut reader = reader.heads_only();
+        // Of what was seen only the last, which says whether the next goes on from it.
+        let (mut seen, mut known, mut found) = (Index::new(1), None, Vec::new());
+        while reader.position() < within.end && seen.last().is_none_or(|last| last.server_ms <= to_ms) {
             let entries = reader.next(LOOK_RECORDS, LOOK_BYTES).await?;
             if entries.is_empty() {
                 break;
             }
             for entry in &entries {
-                if let LogEntry::Record(record) = entry {
-                    index.add(record);
+                let LogEntry::Record(record) = entry else { continue };
+                seen.add(record);
+                let Some(entry) = seen.last().filter(|entry| known != Some(entry.number)) else { continue };
+                known = Some(entry.number);
+                if within.contains(&entry.number) && what.takes(entry) {
+                    found.push(*entry);
+                    if found.len() == most {
+                        return Ok(found);
+                    }
                 }
             }
         }
-        let found = index.all().map(|(_, entry)| *entry);
-        Ok(found.filter(|entry| entry.number < before && what.takes(entry)).collect())
+        Ok(found)
     }
 
     /// The fragment that begins with a record, and the one behind it; from the log if the index does not hold it.
@@ -180,7 +215,7 @@ impl Archive {
         let mut reader = self.log.reader(&self.stream, 0, Position::At(number))?.heads_only();
         let mut index = Index::new(2);
         let most = 2 * (FRAGMENT_PARTS_MAX + 1);
-        while index.len() < 2 && reader.position() < number + most {
+        while index.len() < 2 && reader.position() < number.saturating_add(most) {
             let entries = reader.next(1, 1).await?;
             match entries.first() {
                 Some(LogEntry::Record(record)) => index.add(record),
@@ -225,7 +260,7 @@ impl Archive {
         match first.filter(|first| ms < by.ms(first)) {
             Some(first) => {
                 let what = Select { by, from_ms: ms, to_ms: by.ms(&first), showing: false };
-                Ok(self.older(what, first.number).await?.first().copied().or(found))
+                Ok(self.older(what, 0..first.number, 1).await?.first().copied().or(found))
             }
             None => Ok(found),
         }
@@ -296,22 +331,21 @@ impl std::ops::Deref for Looked<'_> {
 
 impl Followed {
     async fn catch_up(&mut self, log: &Log, stream: &Arc<Stream>) -> Result<(), ReadError> {
-        let mut reader = match self.reader.take() {
+        // It stays where it is: whoever looks may go away in the middle, and the next one goes on from there.
+        let reader = match &mut self.reader {
             Some(reader) => reader,
-            None => log.reader(stream, 0, Position::Oldest)?.heads_only(),
+            None => self.reader.insert(log.reader(stream, 0, Position::Oldest)?.heads_only()),
         };
-        let looked = loop {
-            match reader.next(LOOK_RECORDS, LOOK_BYTES).await {
-                Ok(entries) if entries.is_empty() => break Ok(()),
-                Ok(entries) => entries.iter().for_each(|entry| {
-                    if let LogEntry::Record(record) = entry {
-                        self.index.add(record);
-                    }
-                }),
-                Err(error) => break Err(error),
+        loop {
+            let entries = reader.next(LOOK_RECORDS, LOOK_BYTES).await?;
+            if entries.is_empty() {
+                return Ok(());
             }
-        };
-        self.reader = Some(reader);
-        looked
+            for entry in &entries {
+                if let LogEntry::Record(record) = entry {
+                    self.index.add(record);
+                }
+            }
+        }
     }
 }

@@ -227,7 +227,8 @@ impl Media {
         payload: &[u8],
         batch: &mut Batch,
     ) -> Result<Taken, ChunkError> {
-        let now_ms = self.inner.clock.now().wall_ms;
+        let now = self.inner.clock.now();
+        let now_ms = now.wall_ms;
         let (life, key) = (life(camera), publisher_key(camera.name(), client));
         let init = feed.init.as_ref().map_or(0, |(hash, _)| *hash);
         let hash = xxh3_64(payload);
@@ -248,7 +249,8 @@ impl Media {
         let fragment = read::read_chunk(feed.init.as_ref().map(|(_, init)| init), payload, now_ms)?;
         let start_ms = fragment.start_ns() / MS;
         let duration_ms = i64::try_from(fragment.duration_ns() / MS as u64).unwrap_or(0);
-        let came = Came { number, hash, init, start_ms, end_ms: start_ms.saturating_add(duration_ms) };
+        let end_ms = start_ms.saturating_add(duration_ms);
+        let came = Came { number, hash, init, start_ms, end_ms, untimed: !now.trusted };
         let mut next = publisher.clone();
         let taken = next.take(place, came, now_ms);
         let head = match &feed.head {

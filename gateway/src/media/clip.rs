@@ -63,6 +63,11 @@ pub async fn start(media: &Media, camera: Arc<Camera>, entries: Vec<Entry>) -> R
     Ok(body)
 }
 
+/// Whether `next` goes on where `entry` ends, of those that are in the clip.
+fn goes_on(entry: &Entry, next: &Entry) -> bool {
+    !next.discontinuity && entry.joins(next)
+}
+
 async fn send(
     camera: Arc<Camera>,
     entries: Vec<Entry>,
@@ -75,10 +80,12 @@ async fn send(
         return;
     }
     for (at, entry) in entries.iter().enumerate() {
-        let next = entries.get(at + 1).filter(|next| !next.discontinuity).map(|next| next.start_ms.saturating_mul(MS));
+        let next = entries.get(at + 1).filter(|next| goes_on(entry, next)).map(|next| next.start_ms.saturating_mul(MS));
         let part = async {
             let stored = camera.archive.read(entry).await.map_err(|error| error.to_string())?;
-            let fragment = stored.fragment().map_err(|error| error.to_string())?;
+            let mut fragment = stored.fragment().map_err(|error| error.to_string())?;
+            // Across a hole, or a clock that jumped, the clip goes on without it: no file is a week long.
+            fragment.discontinuity |= at.checked_sub(1).is_some_and(|before| !goes_on(&entries[before], entry));
             clip.push(&fragment, next).map_err(|error| error.to_string())
         };
         match part.await {

@@ -6,7 +6,7 @@
 
 use crate::record::{Number, Record};
 use crate::wire::media::Media;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 /// Two fragments with more between them than this do not continue each other, in milliseconds.
 const HOLE_MS: i64 = 1_000;
@@ -64,6 +64,22 @@ impl By {
             By::Producer => entry.start_ms,
             By::Server => entry.server_ms as i64,
         }
+    }
+}
+
+/// What a producer sent again under the same time, told from what is new. By the server's time all are.
+pub struct Once {
+    by: By,
+    seen: HashSet<i64>,
+}
+
+impl Once {
+    pub fn new(by: By) -> Once {
+        Once { by, seen: HashSet::new() }
+    }
+
+    pub fn is_new(&mut self, entry: &Entry) -> bool {
+        self.by == By::Server || self.seen.insert(entry.start_ms)
     }
 }
 
@@ -136,6 +152,10 @@ impl Index {
     }
 
     fn push(&mut self, mut entry: Entry) {
+        // Numbers go up; whatever reads twice enters once.
+        if self.entries.back().is_some_and(|last| entry.number <= last.number) {
+            return;
+        }
         match self.entries.back() {
             None if self.first == 0 => {
                 self.first = entry.number;

@@ -15,6 +15,9 @@ use std::sync::Arc;
 /// A clock anchored to ours may be wrong by this much before it is anchored anew, in milliseconds: a camera that loses a
 /// second a day is followed, one that waits for a keyframe is not disturbed.
 const DRIFT_MS: i64 = 5_000;
+/// So long a clock may be ahead by more, in milliseconds, and by how much that may change in it if it is to be called steady.
+const AHEAD_FOR_MS: u64 = 60_000;
+const STEADY_MS: u64 = 1_000;
 /// Fragments of pictures that are all keyframes are at least so long, in nanoseconds.
 const KEYFRAMES_ONLY_NS: u64 = 900_000_000;
 
@@ -41,6 +44,8 @@ pub struct Ready {
     pub timecode_ms: i64,
     /// For the preview: the last of them may have come together with the fragment's end.
     pub frames: Vec<Frame>,
+    /// Which preview it had, if somebody was watching.
+    pub preview: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -112,6 +117,11 @@ impl Intake {
     pub fn cutter(&self) -> &Cutter {
         &self.cutter
     }
+
+    /// Bytes that have come of what is not whole yet, and are in no frame.
+    pub fn held_bytes(&self) -> usize {
+        self.parser.held_bytes()
+    }
 }
 
 /// What fragments of the same tracks have in common.
@@ -151,7 +161,7 @@ impl Head {
             delay_ms: self.delay_ms,
         };
         let Fragment { tags, frames, .. } = fragment;
-        Ready { media, bytes: bytes.into(), tags, thin: None, timecode_ms, frames }
+        Ready { media, bytes: bytes.into(), tags, thin: None, timecode_ms, frames, preview: None }
     }
 }
 
@@ -161,6 +171,8 @@ pub struct Cutter {
     timecodes: Timecodes,
     /// Added to the producer's times, in milliseconds; `None` until the first frame.
     offset_ms: Option<i64>,
+    /// Since when an anchored clock is ahead of ours, and by how much it was then, in milliseconds.
+    ahead: Option<(u64, i64)>,
     has_begun: bool,
     /// Nothing is known of what came before: another connection, another producer.
     is_first: bool,
@@ -177,6 +189,7 @@ impl Cutter {
             fragmenter,
             timecodes,
             offset_ms: None,
+            ahead: None,
             has_begun: false,
             is_first: true,
             head: None,
@@ -223,6 +236,10 @@ impl Cutter {
         (self.fragmenter.tracks(), frames, self.offset(newest, now_ms))
     }
 
+    pub fn building_bytes(&self) -> usize {
+        self.fragmenter.building_bytes()
+    }
+
     fn offset(&self, newest_ms: i64, now_ms: u64) -> i64 {
         match self.timecodes {
             Timecodes::Absolute => 0,
@@ -239,20 +256,43 @@ impl Cutter {
         if self.timecodes == Timecodes::Anchored {
             // It is over when the next one begins, so now is its end.
             let anchored = (now_ms as i64).saturating_sub(end_ms);
-            let drifted = self.offset_ms.is_some_and(|offset| offset.abs_diff(anchored) > DRIFT_MS as u64);
-            if self.offset_ms.is_none() || fragment.discontinuity || drifted {
+            if fragment.discontinuity || self.is_adrift(anchored, now_ms) {
                 self.offset_ms = Some(anchored);
+                self.ahead = None;
                 discontinuity = true;
             }
         }
         let offset_ms = self.offset(end_ms, now_ms);
-        let thin = self.thinned(&fragment, offset_ms).map(Box::new);
-        let ready = self.ready(fragment, offset_ms, discontinuity);
+        // The head is that of the whole fragment: one picture says nothing of the order of others.
+        let head = self.head_of(&fragment);
+        let thin = self.thinned(&head, &fragment, offset_ms).map(Box::new);
+        let ready = head.seal(fragment, offset_ms, discontinuity);
         steps.push(Step::Done(Box::new(Ready { thin, ..ready })));
     }
 
+    /// Whether an anchored clock has to be anchored anew. One that fell behind ours: the producer was silent. One that is
+    /// ahead may be a file that comes faster than it plays, or what a slow disk held up, and its times must not come twice: it
+    /// is adrift only if it stays ahead by the same for a while.
+    fn is_adrift(&mut self, anchored: i64, now_ms: u64) -> bool {
+        let Some(offset) = self.offset_ms else { return true };
+        let ahead_ms = offset.saturating_sub(anchored);
+        if ahead_ms.unsigned_abs() <= DRIFT_MS as u64 {
+            self.ahead = None;
+            return false;
+        }
+        match self.ahead {
+            _ if ahead_ms < 0 => true,
+            Some((since_ms, _)) if now_ms.saturating_sub(since_ms) < AHEAD_FOR_MS => false,
+            Some((_, then_ms)) if ahead_ms.abs_diff(then_ms) < STEADY_MS => true,
+            _ => {
+                self.ahead = Some((now_ms, ahead_ms));
+                false
+            }
+        }
+    }
+
     /// The first picture alone, shown until the next one that is kept.
-    fn thinned(&mut self, fragment: &Fragment, offset_ms: i64) -> Option<Ready> {
+    fn thinned(&mut self, head: &Head, fragment: &Fragment, offset_ms: i64) -> Option<Ready> {
         let every_ms = self.thin_every_ms?;
         let lead = fragment.tracks.lead()?.number;
         let frame = fragment.of_track(lead).next()?;
@@ -269,11 +309,7 @@ impl Cutter {
             discontinuity: fragment.discontinuity,
             tags: Vec::new(),
         };
-        Some(self.ready(picture, offset_ms, since > 2 * every_ms))
-    }
-
-    fn ready(&mut self, fragment: Fragment, offset_ms: i64, discontinuity: bool) -> Ready {
-        self.head_of(&fragment).seal(fragment, offset_ms, discontinuity)
+        Some(head.seal(picture, offset_ms, since > 2 * every_ms))
     }
 
     fn head_of(&mut self, fragment: &Fragment) -> Head {

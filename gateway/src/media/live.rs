@@ -1,8 +1,8 @@
 //! What a player may have before it is on disk: the parts of the fragment that is being built, for low-latency HLS.
 //!
 //! A preview and no promise: the fragment itself is played from the log once it is durable, and its parts are the same
-//! frames at the same times. One producer at a time has the preview, the one that came last. Memory is bounded; a fragment
-//! that outgrows its bound has no further parts.
+//! frames at the same times. One producer at a time has the preview, the one that came last. Parts are made while somebody
+//! asks for them, and for a while after. Memory is bounded; a fragment that outgrows its bound has no further parts.
 
 use super::play::TIME_BASE_NS;
 use crate::record::Number;
@@ -11,11 +11,14 @@ use headwater_video::media::MS;
 use headwater_video::mp4::{self, PartCutter, Timing};
 use headwater_video::{Frame, Tracks};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 /// How long a part is at the most, in milliseconds.
 pub const PART_MS: u64 = 250;
+/// Nobody is watching any more when nobody has asked for so long, in milliseconds.
+const WATCHED_MS: u64 = 30_000;
 /// Fragments whose parts are kept: a player may ask for those of the last two, and one is being built.
 const FRAGMENTS_MAX: usize = 4;
 /// Parts of a stream in memory, in bytes.
@@ -24,6 +27,8 @@ const BYTES_MAX: usize = 12 << 20;
 #[derive(Debug, Default)]
 pub struct Live {
     state: Mutex<State>,
+    /// Until when parts are made, by the clock that never jumps.
+    watched_until_ms: AtomicU64,
     /// Counts changes: a playlist that waits looks again.
     changed: watch::Sender<u64>,
 }
@@ -32,6 +37,10 @@ pub struct Live {
 struct State {
     /// Who has the preview; counts up.
     producer: u64,
+    /// Producers at work; of them all one has the preview.
+    producers: u32,
+    /// Of the newest fragment that had a preview; counts up.
+    newest: u64,
     fragments: VecDeque<Preview>,
     cutter: Option<PartCutter>,
     /// Frames of the fragment being built that the cutter has.
@@ -42,6 +51,7 @@ struct State {
 /// A fragment's parts as far as they are known.
 #[derive(Clone, Debug)]
 pub struct Preview {
+    id: u64,
     pub tracks: Arc<Tracks>,
     /// By the producer's clock.
     pub start_ms: i64,
@@ -64,6 +74,7 @@ impl Live {
     pub fn take_over(&self) -> u64 {
         let mut state = self.lock();
         state.producer += 1;
+        state.producers += 1;
         (state.cutter, state.fed) = (None, 0);
         // What was being built will not be whole.
         state.fragments.retain(|preview| preview.whole);
@@ -73,9 +84,11 @@ impl Live {
     /// A producer ends.
     pub fn leave(&self, producer: u64) {
         let mut state = self.lock();
+        state.producers = state.producers.saturating_sub(1);
         if state.producer == producer {
             (state.cutter, state.fed) = (None, 0);
-            state.fragments.retain(|preview| preview.whole);
+            // All that was whole has come to the log by now, or never will.
+            state.fragments.retain(|preview| preview.whole && preview.number.is_some());
         }
         drop(state);
         self.tell();
@@ -83,7 +96,27 @@ impl Live {
 
     /// Whether somebody is sending.
     pub fn is_on(&self) -> bool {
-        self.lock().cutter.is_some()
+        self.lock().producers > 0
+    }
+
+    /// Somebody wants parts.
+    pub fn want(&self, now_ms: u64) {
+        self.watched_until_ms.store(now_ms.saturating_add(WATCHED_MS), Ordering::Relaxed);
+    }
+
+    /// Whether parts are to be made. Those nobody asks for any more are forgotten.
+    pub fn is_watched(&self, now_ms: u64) -> bool {
+        match self.watched_until_ms.load(Ordering::Relaxed) {
+            0 => false,
+            until_ms if now_ms < until_ms => true,
+            _ => {
+                self.watched_until_ms.store(0, Ordering::Relaxed);
+                let mut state = self.lock();
+                (state.cutter, state.fed) = (None, 0);
+                state.fragments = VecDeque::new();
+                false
+            }
+        }
     }
 
     /// The frames of the fragment that is being built; those known already are passed over.
@@ -104,20 +137,20 @@ impl Live {
     }
 
     /// The fragment is whole, and these are all of its frames; `offset_ms` as before. One that came whole at once has no
-    /// preview: nobody could have seen it before it is durable.
-    pub fn end(&self, producer: u64, frames: &[Frame], offset_ms: i64) {
+    /// preview: nobody could have seen it before it is durable. Gives the preview's id.
+    pub fn end(&self, producer: u64, frames: &[Frame], offset_ms: i64) -> Option<u64> {
         let mut state = self.lock();
         if state.producer != producer || state.fed == 0 {
-            return;
+            return None;
         }
         state.feed(frames, offset_ms);
         state.fed = 0;
         if let Some(part) = state.cutter.as_mut().and_then(|cutter| cutter.finish(None)) {
             state.add(part, offset_ms);
         }
-        if let Some(last) = state.fragments.back_mut() {
-            last.whole = true;
-        }
+        let last = state.fragments.back_mut()?;
+        last.whole = true;
+        Some(last.id)
     }
 
     /// The fragment that was dropped, or could not be kept, has no preview.
@@ -129,13 +162,18 @@ impl Live {
         }
     }
 
-    /// The log has the oldest whole fragment that had no number yet.
-    pub fn number(&self, producer: u64, start_ms: i64, number: Number) {
-        let mut state = self.lock();
-        if state.producer == producer
-            && let Some(preview) = state.fragments.iter_mut().find(|p| p.number.is_none() && p.start_ms == start_ms)
-        {
+    /// The log has it under this number.
+    pub fn number(&self, preview: Option<u64>, number: Number) {
+        let Some(id) = preview else { return };
+        if let Some(preview) = self.lock().fragments.iter_mut().find(|preview| preview.id == id) {
             preview.number = Some(number);
+        }
+    }
+
+    /// The log does not take it, or has it already.
+    pub fn discard(&self, preview: Option<u64>) {
+        if let Some(id) = preview {
+            self.lock().fragments.retain(|preview| preview.id != id);
         }
     }
 
@@ -168,7 +206,9 @@ impl State {
         while self.fragments.len() >= FRAGMENTS_MAX {
             self.fragments.pop_front();
         }
-        let preview = Preview { tracks: tracks.clone(), start_ms, number: None, whole: false, parts: Vec::new() };
+        self.newest += 1;
+        let (id, tracks_of) = (self.newest, tracks.clone());
+        let preview = Preview { id, tracks: tracks_of, start_ms, number: None, whole: false, parts: Vec::new() };
         self.fragments.push_back(preview);
         self.delay_ms = delay_ms;
         self.cutter = Some(PartCutter::new(tracks, PART_MS * MS as u64));
@@ -245,14 +285,46 @@ mod tests {
         let frames: Vec<Frame> = (0..25).map(frame).collect();
         let me = live.take_over();
         live.feed(me, &tracks, &frames[..20], 0, 0);
-        live.end(me, &frames, 0);
-        live.number(me, 0, 7);
+        let id = live.end(me, &frames, 0);
+        live.number(id, 7);
         let preview = live.parts_of(7).unwrap();
         let pictures: usize =
             preview.parts.iter().map(|part| part.bytes.windows(7).filter(|w| *w == b"picture").count()).sum();
         assert_eq!((pictures, preview.whole), (25, true));
         assert_eq!(preview.parts.iter().map(|part| part.duration_ms).sum::<u64>(), 1000);
-        live.end(me, &frames, 0);
-        assert!(live.behind(7).is_none(), "a fragment that came at once has no preview");
+        assert_eq!(live.end(me, &frames, 0), None, "a fragment that came at once has no preview");
+        assert!(live.behind(7).is_none());
+    }
+
+    /// The fault: a preview was known by the time of its keyframe and the record by that of the picture shown first, so a
+    /// fragment with leading pictures kept its preview without a number, and was listed as the newest long after.
+    #[test]
+    fn leading_pictures_do_not_hide_which_fragment_a_preview_is_of() {
+        let (live, tracks) = (Live::default(), tracks());
+        let frame = |ms: i64, keyframe| Frame {
+            track: 1,
+            pts_ns: ms * MS,
+            duration_ns: None,
+            keyframe,
+            data: Bytes::from_static(b"picture"),
+        };
+        let me = live.take_over();
+        for at in 0..3 {
+            let start = 1000 * at + 80;
+            let frames = [frame(start, true), frame(start - 40, false), frame(start + 500, false)];
+            live.feed(me, &tracks, &frames, 0, 80);
+            let id = live.end(me, &frames, 0);
+            live.number(id, at as u64 + 1);
+        }
+        assert!(live.behind(3).is_none(), "all of them are in the log");
+        assert!((1..=3).all(|number| live.parts_of(number).is_some()));
+    }
+
+    #[test]
+    fn parts_are_made_while_somebody_asks_for_them() {
+        let live = Live::default();
+        assert!(!live.is_watched(5));
+        live.want(5);
+        assert!(live.is_watched(6) && live.is_watched(30_004) && !live.is_watched(30_005) && !live.is_watched(6));
     }
 }

@@ -14,7 +14,7 @@ const MARKS_MAX: usize = 2_000;
 /// Longest name, in bytes.
 const NAME_BYTES_MAX: usize = 256;
 /// Longest time that one mark may cover, in milliseconds: a day.
-const SPAN_MS_MAX: i64 = 86_400_000;
+pub const SPAN_MS_MAX: i64 = 86_400_000;
 
 /// As it is asked for: a range, or a moment and what was before and after it.
 #[derive(Clone, Debug, Deserialize)]
@@ -42,6 +42,11 @@ fn post_roll_s() -> f64 {
 }
 
 impl NewMark {
+    pub fn called(name: &str) -> NewMark {
+        let (from_ms, to_ms, at_ms) = (None, None, None);
+        NewMark { from_ms, to_ms, at_ms, pre_roll_s: pre_roll_s(), post_roll_s: post_roll_s(), name: name.to_owned() }
+    }
+
     fn range(&self, now_ms: i64) -> Result<(i64, i64), Refusal> {
         let roll = |seconds: f64| (seconds.clamp(0.0, 86_400.0) * 1000.0) as i64;
         let at = self.at_ms.unwrap_or(now_ms);
@@ -58,7 +63,7 @@ impl NewMark {
         }
     }
 
-    fn named(&self, from_ms: i64, to_ms: i64) -> Mark {
+    pub fn named(&self, from_ms: i64, to_ms: i64) -> Mark {
         let name: String = self.name.chars().filter(|c| !c.is_control()).take(NAME_BYTES_MAX / 4).collect();
         Mark { id: format!("{:020}-{:08x}", from_ms.max(0), fastrand::u32(..)), from_ms, to_ms, name }
     }
@@ -69,13 +74,17 @@ impl Media {
     pub fn put_mark(&self, stream: &str, new: &NewMark, batch: &mut Batch) -> Result<(), Refusal> {
         self.camera(stream)?;
         let (from_ms, to_ms) = new.range(self.inner.clock.now().wall_ms as i64)?;
-        let mark = new.named(from_ms, to_ms);
+        self.put_row(stream, &new.named(from_ms, to_ms), batch)
+    }
+
+    /// One that is there already under its id changes.
+    pub fn put_row(&self, stream: &str, mark: &Mark, batch: &mut Batch) -> Result<(), Refusal> {
         let rows = self.inner.log.state_scan(Table::Media, Mark::prefix(stream).as_bytes());
         let surplus = (rows.len() + 1).saturating_sub(MARKS_MAX);
         for (key, _) in &rows[..surplus] {
             batch.put_state(Table::Media, key.clone(), None);
         }
-        let row = serde_json::to_vec(&mark).map_err(|error| Refusal::new(Kind::Internal, error.to_string()))?;
+        let row = serde_json::to_vec(mark).map_err(|error| Refusal::new(Kind::Internal, error.to_string()))?;
         batch.put_state(Table::Media, (Mark::prefix(stream) + &mark.id).into_bytes(), Some(row.into()));
         Ok(())
     }
@@ -88,7 +97,11 @@ impl Media {
         let mut batch = Batch::new();
         let rows = self.inner.log.state_scan(Table::Media, Mark::prefix(stream).as_bytes());
         let surplus = (rows.len() + 1).saturating_sub(MARKS_MAX);
-        let oldest_ms = camera.archive.index().await?.first().map(|entry| entry.start_ms);
+        // Where the index is cut, what is before it may be there still.
+        let oldest_ms = {
+            let index = camera.archive.index().await?;
+            index.first().filter(|_| !index.is_cut()).map(|entry| entry.start_ms)
+        };
         for (at, (key, row)) in rows.iter().enumerate() {
             let ended =
                 serde_json::from_slice::<Mark>(row).is_ok_and(|old| oldest_ms.is_some_and(|oldest| old.to_ms < oldest));

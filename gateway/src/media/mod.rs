@@ -27,6 +27,7 @@ mod pictures;
 mod play;
 mod producer;
 mod rtsp;
+mod rules;
 mod send;
 mod session;
 mod sessions;
@@ -39,6 +40,7 @@ pub use chunks::{ChunkError, Taken};
 pub use config::{CameraConfig, VideoConfig};
 pub use door::AwsDoor;
 pub use pages::ConsoleDoor;
+pub use rules::MarkConfig;
 
 use crate::clock::Clock;
 use crate::http::Budget;
@@ -83,6 +85,7 @@ struct Inner {
     decoder: Decoder,
     /// Sinks that take video on demand, each with the streams it takes; no streams: all.
     senders: OnceLock<Vec<(String, Vec<String>)>>,
+    rules: OnceLock<rules::Rules>,
     stop: watch::Sender<bool>,
 }
 
@@ -127,6 +130,7 @@ impl Media {
             }),
             decoder: Decoder::find(),
             senders: OnceLock::new(),
+            rules: OnceLock::new(),
             stop: watch::channel(false).0,
         };
         Media { inner: Arc::new(inner) }

@@ -147,6 +147,7 @@ impl Media {
         }
         let wanted: Option<u64> = query.number("_HLS_msn")?;
         let part: Option<usize> = query.number("_HLS_part")?;
+        camera.live.want(self.inner.clock.now().mono_ms);
         let mut changes = camera.live.watch();
         let look = async {
             loop {

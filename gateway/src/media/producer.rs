@@ -65,7 +65,7 @@ impl Producer {
         let (ready, waiting) = mpsc::channel(WAITING_MAX);
         let (acks, heard) = mpsc::channel(ACKS_MAX);
         let preview = camera.live.take_over();
-        let keeping = tokio::spawn(keep(camera.clone(), preview, waiting, acks.clone()));
+        let keeping = tokio::spawn(keep(camera.clone(), waiting, acks.clone()));
         (
             Producer {
                 camera,
@@ -86,7 +86,7 @@ impl Producer {
     pub async fn push(&mut self, intake: &mut Intake, bytes: &[u8]) -> Result<(), ProducerError> {
         let now_ms = self.clock.now().wall_ms;
         let parsed = intake.push(bytes, now_ms, &mut self.steps);
-        self.take_steps(intake.cutter(), now_ms).await?;
+        self.take_steps(intake.cutter(), intake.held_bytes(), now_ms).await?;
         Ok(parsed?)
     }
 
@@ -94,21 +94,21 @@ impl Producer {
     pub async fn event(&mut self, cutter: &mut Cutter, event: Event) -> Result<(), ProducerError> {
         let now_ms = self.clock.now().wall_ms;
         cutter.push(event, now_ms, &mut self.steps);
-        self.take_steps(cutter, now_ms).await
+        self.take_steps(cutter, 0, now_ms).await
     }
 
     /// The producer ended well: what it had begun is kept too.
     pub async fn finish(&mut self, intake: &mut Intake) -> Result<(), ProducerError> {
         let now_ms = self.clock.now().wall_ms;
         let parsed = intake.finish(now_ms, &mut self.steps);
-        self.take_steps(intake.cutter(), now_ms).await?;
+        self.take_steps(intake.cutter(), 0, now_ms).await?;
         Ok(parsed?)
     }
 
     pub async fn finish_frames(&mut self, cutter: &mut Cutter) -> Result<(), ProducerError> {
         let now_ms = self.clock.now().wall_ms;
         cutter.finish(now_ms, &mut self.steps);
-        self.take_steps(cutter, now_ms).await
+        self.take_steps(cutter, 0, now_ms).await
     }
 
     /// Waits until all that was handed in is on disk, and says what became of it.
@@ -124,7 +124,8 @@ impl Producer {
         }
     }
 
-    async fn take_steps(&mut self, cutter: &Cutter, now_ms: u64) -> Result<(), ProducerError> {
+    /// `held` are bytes that came and are in no frame yet.
+    async fn take_steps(&mut self, cutter: &Cutter, held: usize, now_ms: u64) -> Result<(), ProducerError> {
         let live = &self.camera.live;
         for step in std::mem::take(&mut self.steps) {
             match step {
@@ -138,7 +139,8 @@ impl Producer {
                 }
                 Step::Done(mut ready) => {
                     let frames = std::mem::take(&mut ready.frames);
-                    live.end(self.preview, &frames, ready.media.start_ms.saturating_sub(ready.timecode_ms));
+                    let offset_ms = ready.media.start_ms.saturating_sub(ready.timecode_ms);
+                    ready.preview = live.end(self.preview, &frames, offset_ms);
                     drop(frames);
                     let charge = std::mem::take(&mut self.charge);
                     let taken = self.ready.send((*ready, charge)).await;
@@ -147,12 +149,12 @@ impl Producer {
             }
         }
         // Before a fragment of these tracks was whole nobody knows how its parts are timed: see `Cutter::delay_ms`.
-        if let Some(delay_ms) = cutter.delay_ms() {
+        if let Some(delay_ms) = cutter.delay_ms().filter(|_| live.is_watched(self.clock.now().mono_ms)) {
             let (tracks, frames, offset_ms) = cutter.building(now_ms);
             live.feed(self.preview, tracks, frames, offset_ms, delay_ms);
         }
-        let building: usize = cutter.building(now_ms).1.iter().map(|frame| frame.data.len()).sum();
-        let charged = self.camera.shared.memory.raise(&mut self.charge, COST * building).await;
+        let cost = COST * cutter.building_bytes() + held;
+        let charged = self.camera.shared.memory.raise(&mut self.charge, cost).await;
         charged.map_err(|_| ProducerError::Memory)
     }
 
@@ -168,10 +170,13 @@ impl Producer {
     }
 }
 
+fn failed(acks: &mpsc::Sender<Ack>) {
+    let _ = acks.try_send(Ack::Error { timecode_ms: None, id: 5001, code: "ARCHIVAL_ERROR" });
+}
+
 /// Keeps what comes, in order; ends when the producer does and all is durable.
 async fn keep(
     camera: Arc<Camera>,
-    preview: u64,
     mut waiting: mpsc::Receiver<(Ready, Charge)>,
     acks: mpsc::Sender<Ack>,
 ) -> Result<Kept, KeepError> {
@@ -182,7 +187,7 @@ async fn keep(
         tokio::select! {
             biased;
             now = keeper.progress(durable), if !in_flight.is_empty() => {
-                durable = now?;
+                durable = now.inspect_err(|_| failed(&acks))?;
                 while let Some((_, timecode_ms, number)) = in_flight.front().copied().filter(|(ticket, ..)| *ticket <= durable) {
                     in_flight.pop_front();
                     // A persisted fragment that its producer does not hear of is sent again; it waits for the producer.
@@ -199,7 +204,10 @@ async fn keep(
                 while let Some(ready) = next.take() {
                     // Sent again, because its acknowledgement was lost: it is kept once.
                     match camera.archive.twin(&ready).await {
-                        Some(number) => drop(acks.send(Ack::Persisted { timecode_ms: ready.timecode_ms, number }).await),
+                        Some(number) => {
+                            camera.live.discard(ready.preview);
+                            let _ = acks.send(Ack::Persisted { timecode_ms: ready.timecode_ms, number }).await;
+                        }
                         None => fragments.push(ready),
                     }
                     if let Ok((more, charge)) = waiting.try_recv() {
@@ -210,16 +218,10 @@ async fn keep(
                 if fragments.is_empty() {
                     continue;
                 }
-                let (ticket, numbers) = match keeper.put(&fragments).await {
-                    Ok(put) => put,
-                    Err(error) => {
-                        let _ = acks.try_send(Ack::Error { timecode_ms: None, id: 5001, code: "ARCHIVAL_ERROR" });
-                        return Err(error);
-                    }
-                };
+                let (ticket, numbers) = keeper.put(&fragments).await.inspect_err(|_| failed(&acks))?;
                 for (ready, number) in fragments.iter().zip(numbers) {
                     kept.bytes += u64::from(ready.media.bytes);
-                    camera.live.number(preview, ready.media.start_ms, number);
+                    camera.live.number(ready.preview, number);
                     let _ = acks.try_send(Ack::Received { timecode_ms: ready.timecode_ms, number });
                     in_flight.push_back((ticket, ready.timecode_ms, number));
                 }

@@ -24,7 +24,7 @@ use retina::codec::{CodecItem, FrameFormat, ParametersRef, VideoParametersCodec}
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Waits between two tries, in milliseconds.
 const BACKOFF: Backoff = Backoff { first_ms: 500, most_ms: 30_000 };
@@ -221,13 +221,16 @@ impl<'a> Puller<'a> {
     }
 
     async fn run(&mut self, producer: &mut Producer) -> Result<(), Fault> {
+        let stall = self.config.stall_timeout.0;
+        // Sound and reports are no sign of life of a picture.
+        let mut pictured = Instant::now();
         loop {
-            let stall = self.config.stall_timeout.0;
             let demuxed = &mut self.playing.demuxed;
             let next = std::future::poll_fn(|cx| Pin::new(&mut *demuxed).poll_next(cx));
-            let item = timeout(stall, next).await.map_err(|_| Fault::Stalled(stall))?;
+            let item = timeout_at(pictured + stall, next).await.map_err(|_| Fault::Stalled(stall))?;
             let frame = match item.ok_or(Fault::Ended)?? {
                 CodecItem::VideoFrame(frame) => {
+                    pictured = Instant::now();
                     self.count_lost(frame.loss());
                     if self.tracks.0.is_empty() || frame.has_new_parameters() {
                         self.announce(producer).await?;

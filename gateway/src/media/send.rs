@@ -69,7 +69,8 @@ impl Media {
             if self.inner.log.state_scan(Table::Media, prefix.as_bytes()).len() >= WAITING_MAX {
                 return Err(Refusal::new(Kind::ClientLimitExceeded, "Too many times wait to be sent: ask again later"));
             }
-            let key = format!("{prefix}{:020}", asked.from_ms.max(0)).into_bytes();
+            // One that is being sent goes by its key when it is done: no other has the same.
+            let key = format!("{prefix}{:020}-{:08x}", asked.from_ms.max(0), fastrand::u32(..)).into_bytes();
             batch.put_state(Table::Media, key, Some(row.clone().into()));
         }
         self.commit(&mut batch).await?;

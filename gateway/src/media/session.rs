@@ -5,7 +5,7 @@
 //! of this box, so a restart ends no session, and the token is short, since a playlist repeats it in every line. A token
 //! holds both clocks: within one boot its age is judged by the clock that never jumps.
 
-use super::index::{By, Entry, Index};
+use super::index::{By, Entry, Index, Once};
 use crate::clock::Now;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -196,16 +196,17 @@ impl Session {
         shown
     }
 
-    /// Those of a producer that sent the same time again are there once, as they came first.
+    /// Those of a producer that sent the same time again are there once, as they came first. A time that goes back is no
+    /// reason to hide anything: it is a discontinuity.
     fn once(&self, of_range: impl IntoIterator<Item = (u64, Entry)>) -> Vec<(u64, Entry)> {
         let mut entries: Vec<(u64, Entry)> = Vec::new();
-        let mut skipped = 0;
+        let (mut once, mut skipped) = (Once::new(self.by), 0);
         for (at, mut entry) in of_range {
+            if !once.is_new(&entry) {
+                skipped += 1;
+                continue;
+            }
             if let Some((_, last)) = entries.last() {
-                if self.by == By::Producer && entry.start_ms <= last.start_ms {
-                    skipped += 1;
-                    continue;
-                }
                 entry.discontinuity |= !last.joins(&entry);
                 entry.breaks = last.breaks.wrapping_add(u32::from(entry.discontinuity));
             }

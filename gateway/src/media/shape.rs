@@ -146,6 +146,7 @@ impl From<FragmentError> for Refusal {
         match error {
             FragmentError::Gone => Refusal::new(Kind::NotFound, error.to_string()),
             FragmentError::Read(error) => error.into(),
+            FragmentError::TooMany => Refusal::invalid(error.to_string()),
             FragmentError::Damaged(_) => Refusal::new(Kind::Internal, error.to_string()),
         }
     }

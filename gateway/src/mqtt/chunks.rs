@@ -60,4 +60,10 @@ pub trait ChunkDoor: Send + Sync {
 
     /// Puts into the batch what becomes of the message, all of it or nothing.
     fn take(&self, client_id: &str, topic: &str, payload: &[u8], batch: &mut Batch) -> Result<Chunked, ChunkRefusal>;
+
+    /// Whether a rule wants to know of messages to a topic that is not video's; asked once a topic and connection.
+    fn notices(&self, topic: &str) -> bool;
+
+    /// A message to such a topic was taken; what the rule makes of it goes into the batch too.
+    fn notice(&self, topic: &str, batch: &mut Batch);
 }

@@ -5,11 +5,12 @@
 //! What a device packs many records into is `envelope`'s.
 
 mod envelope;
+mod video;
 
 use super::access::{Access, Who};
 use super::acks::{Answer, Item, Outcome};
 use super::bus::{Bus, LiveMessage};
-use super::chunks::{ChunkDoor, Chunked, Work};
+use super::chunks::{ChunkDoor, Work};
 use super::codec::{PacketId, Properties, PropertyId, Publish, Qos, Reason, Value};
 use super::devices::{Devices, is_own_way_up, is_reserved};
 use super::lane::Lane;
@@ -117,6 +118,8 @@ struct Topic {
     /// Whether somebody listens live, as of this generation of the bus.
     wanted: bool,
     generation: u64,
+    /// Whether a rule of video wants to know of its messages.
+    noticed: bool,
 }
 
 enum Verdict {
@@ -262,30 +265,8 @@ impl Inlet {
         self.items.push(Item { answer, outcome });
         // The topic may have moved in the cache when its stream was made again.
         let at = if stored { self.last } else { at };
+        self.notice(at, publish.topic, around);
         self.copy_for_listeners(at, publish, stored, around.bus);
-        Ok(Taken::Yes)
-    }
-
-    #[cold]
-    fn take_chunk(&mut self, at: usize, publish: &Publish<'_>, around: Around<'_>) -> Result<Taken, Refusal> {
-        let door = around.chunks.ok_or(Reason::TopicNameInvalid)?;
-        let chunked = door.take(&self.who.client_id, publish.topic, publish.payload, &mut self.batch);
-        let outcome = match chunked {
-            Ok(Chunked::Stored) => Outcome::Placed,
-            Ok(Chunked::Noted) => Outcome::Settled(Reason::Success),
-            Ok(Chunked::Later(work)) => {
-                self.work = Some(work);
-                return Ok(Taken::NotReady);
-            }
-            Err(refusal) => {
-                self.says = Some(refusal.says);
-                return Err(Refusal { reason: refusal.fault.reason(), label: refusal.label });
-            }
-        };
-        self.gathered_bytes += publish.topic.len() + publish.payload.len() + MESSAGE_BYTES;
-        self.items.push(Item { answer: answer_of(publish.qos, publish.id), outcome });
-        // Subscribers find no topic in a record of video: they hear of it as of a message that is not kept.
-        self.copy_for_listeners(at, publish, false, around.bus);
         Ok(Taken::Yes)
     }
 
@@ -319,9 +300,11 @@ impl Inlet {
         }
         let bytes = Bytes::copy_from_slice(name.as_bytes());
         let verdict = judge(name, &bytes, &self.who, around);
+        let noticed = matches!(verdict, Verdict::Store { .. } | Verdict::Live)
+            && around.chunks.is_some_and(|door| door.notices(name));
         self.topics_bytes += name.len() + verdict.key_bytes();
         self.by_name.insert(bytes.clone(), self.topics.len());
-        self.topics.push(Topic { name: bytes, verdict, wanted: false, generation: 0 });
+        self.topics.push(Topic { name: bytes, verdict, wanted: false, generation: 0, noticed });
         self.topics.len() - 1
     }
 

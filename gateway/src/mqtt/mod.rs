@@ -39,11 +39,13 @@ mod wills;
 pub use auth::{UsersError, hash_password};
 pub use bus::{LiveMessage, Tap};
 pub use chunks::{ChunkDoor, ChunkFault, ChunkRefusal, Chunked, Work};
+pub use codec::is_topic_filter;
 pub use config::{AllowConfig, MqttConfig, RouteConfig, TlsConfig};
 pub use devices::{DeviceStatus, Devices, KeptNumber, NoAnswer, NotKept, Setting, TooLarge};
 pub use firmware::NoFirmware;
 pub use inlet::NUMBER_PROPERTY;
 pub use tls::TlsError;
+pub use topic::matches as topic_matches;
 pub use users_file::{Edit, Edited, edit_users};
 
 use crate::clock::Clock;

@@ -20,6 +20,8 @@ const MISSING_MAX: u64 = 1_000_000;
 const ABSOLUTE_MS: i64 = 978_307_200_000;
 /// Up to so far ahead of this box's clock, in milliseconds.
 const ABSOLUTE_AHEAD_MS: i64 = 86_400_000;
+/// As late as a camera may be while this box has no clock to judge it by: the year 2100, in milliseconds.
+const UNTIMED_MS: i64 = 4_102_444_800_000;
 /// A clock that is anchored to ours may run ahead by this much, in milliseconds.
 const AHEAD_MS: i64 = 5_000;
 /// It may lie behind by this much, since chunks may have waited in the camera: an hour, in milliseconds.
@@ -71,6 +73,8 @@ pub struct Came {
     /// By its own clock.
     pub start_ms: i64,
     pub end_ms: i64,
+    /// This box does not know the time yet: it cannot say that a camera is ahead.
+    pub untimed: bool,
 }
 
 /// Where it goes.
@@ -120,7 +124,7 @@ impl Publisher {
     /// What to add to its times, and whether that is not what it was.
     fn clock(&mut self, came: Came, is_next: bool, is_late: bool, now_ms: i64) -> (i64, bool) {
         let before = self.offset_ms;
-        let latest_ms = now_ms.saturating_add(ABSOLUTE_AHEAD_MS);
+        let latest_ms = if came.untimed { UNTIMED_MS } else { now_ms.saturating_add(ABSOLUTE_AHEAD_MS) };
         let offset_ms = if (ABSOLUTE_MS..=latest_ms).contains(&came.start_ms) {
             0
         } else {
@@ -189,7 +193,7 @@ mod tests {
     const NOW: u64 = 1_700_000_000_000;
 
     fn came(number: u64, start_ms: i64) -> Came {
-        Came { number, hash: number + 100, init: 7, start_ms, end_ms: start_ms + 1_000 }
+        Came { number, hash: number + 100, init: 7, start_ms, end_ms: start_ms + 1_000, untimed: false }
     }
 
     fn take(publisher: &mut Publisher, came: Came, now_ms: u64) -> (Place, Taken) {
@@ -253,6 +257,9 @@ mod tests {
         assert_eq!((taken.offset_ms, taken.discontinuity), (0, false));
         let (_, taken) = take(&mut publisher, came(14, NOW as i64 * 2), NOW + 12_000);
         assert_eq!(taken.offset_ms + NOW as i64 * 2 + 1_000, NOW as i64 + 12_000, "no camera is in the year 2077");
+        let booting = Came { untimed: true, ..came(15, NOW as i64) };
+        let (_, taken) = take(&mut publisher, booting, 5_000);
+        assert_eq!(taken.offset_ms, 0, "a box without a clock, in 1970, believes a camera that has one");
     }
 
     proptest! {
@@ -265,7 +272,7 @@ mod tests {
                 let place = publisher.place(number, hash, 1);
                 if place != Place::Repeated {
                     let end_ms = start_ms.saturating_add(1_000);
-                    publisher.take(place, Came { number, hash, init: 1, start_ms, end_ms }, NOW);
+                    publisher.take(place, Came { number, hash, init: 1, start_ms, end_ms, untimed: false }, NOW);
                 }
                 prop_assert_eq!(publisher.place(number, hash, 1), Place::Repeated);
                 prop_assert!(publisher.recent.len() <= RECENT_MAX);

@@ -5,7 +5,7 @@ use super::sessions::{check_retention, clip_range};
 use crate::http::Body;
 use crate::media::archive::Select;
 use crate::media::clip;
-use crate::media::index::{By, Entry};
+use crate::media::index::{Entry, Once};
 use crate::media::shape::{FragmentSelector, Kind, Refusal, StreamRef, read};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
@@ -29,13 +29,9 @@ pub async fn get_clip(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
     let now_ms = call.media.inner.clock.now().wall_ms as i64;
     let (by, from, to) = clip_range(&request.clip_fragment_selector, now_ms)?;
     check_retention(call, &camera)?;
-    let mut entries: Vec<Entry> = Vec::new();
-    for (_, entry) in camera.archive.select(Select { by, from_ms: from, to_ms: to, showing: false }).await? {
-        // What a producer sent again is there once.
-        if by == By::Server || entries.last().is_none_or(|last| entry.start_ms > last.start_ms) {
-            entries.push(entry);
-        }
-    }
+    let found = camera.archive.select(Select { by, from_ms: from, to_ms: to, showing: false }).await?;
+    let mut once = Once::new(by);
+    let entries: Vec<Entry> = found.into_iter().map(|(_, entry)| entry).filter(|entry| once.is_new(entry)).collect();
     if entries.is_empty() {
         return Err(Refusal::new(Kind::NotFound, "There is no fragment that begins in the requested time"));
     }

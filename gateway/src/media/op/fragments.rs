@@ -57,11 +57,9 @@ pub async fn list_fragments(call: &Call<'_>) -> Result<Response<Body>, Refusal> 
     };
     let range = request.fragment_selector.map(|selector| selector.range()).transpose()?;
     let (by, from_ms, to_ms) = range.unwrap_or((By::Server, i64::MIN, i64::MAX));
-    let selected = camera.archive.select(Select { by, from_ms, to_ms, showing: false }).await?;
-    let mut found =
-        selected.iter().map(|(_, entry)| entry).filter(|entry| after.is_none_or(|after| entry.number > after));
-    let page: Vec<Fragment> = found.by_ref().take(most).map(Fragment::from).collect();
-    let more = found.next().is_some();
+    let found = camera.archive.page(Select { by, from_ms, to_ms, showing: false }, after, most + 1).await?;
+    let page: Vec<Fragment> = found.iter().take(most).map(Fragment::from).collect();
+    let more = found.len() > most;
     let next = page.last().filter(|_| more).map(|last| STANDARD.encode(&last.fragment_number));
     let mut said = serde_json::json!({ "Fragments": page });
     if let Some(token) = next {

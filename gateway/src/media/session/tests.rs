@@ -141,6 +141,17 @@ fn what_a_producer_sends_again_is_there_once_and_numbers_have_no_hole() {
     assert_eq!(list, [(100, 0, false), (101, 1000, false), (102, 2000, false), (103, 3000, false), (104, 9000, true)]);
 }
 
+/// The fault: one time ten hours ahead, or a clock set back, hid all that came after until the clock had caught up.
+#[test]
+fn a_time_that_is_wrong_hides_nothing_of_what_comes_after() {
+    let clock = Clock::manual(1, WALL_MS);
+    let index = index(&[5000, 6000, 36_000_000, 7000, 2500, 3500]);
+    let nine = Session { fragments_max: 9, to: 40_000_000, ..session(Mode::OnDemand, &clock) };
+    let shown = shown(&nine, &index, &now(&clock));
+    let list: Vec<_> = shown.entries.iter().map(|(_, entry)| (entry.start_ms, entry.discontinuity)).collect();
+    assert_eq!(list, [(5000, false), (6000, false), (36_000_000, true), (7000, true), (2500, true), (3500, false)]);
+}
+
 #[test]
 fn discontinuities_may_be_told_always() {
     let clock = Clock::manual(1, WALL_MS);

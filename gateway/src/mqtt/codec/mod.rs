@@ -23,7 +23,7 @@ pub use error::{DecodeError, Reason};
 pub use properties::{Properties, PropertyId, Value};
 pub use publish::Publish;
 pub(super) use publish::is_topic_name;
-pub(super) use subscribe::is_topic_filter;
+pub use subscribe::is_topic_filter;
 pub use subscribe::{Filters, Subscribe, SubscribeFilter, Unsubscribe};
 
 use read::Reader;

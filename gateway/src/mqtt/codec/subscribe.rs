@@ -102,7 +102,7 @@ fn one<'a>(reader: &mut Reader<'a>, version: Version, options: bool) -> Result<S
 
 /// [MQTT-4.7.1-1] `#` stands last and alone in its level, [MQTT-4.7.1-2] `+` alone in its level, [MQTT-4.7.3-1] at
 /// least one character.
-pub(in crate::mqtt) fn is_topic_filter(filter: &str) -> bool {
+pub fn is_topic_filter(filter: &str) -> bool {
     if filter.is_empty() {
         return false;
     }

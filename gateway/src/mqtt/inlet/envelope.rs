@@ -82,6 +82,10 @@ impl Inlet {
             return Err(Refusal { reason: Reason::QuotaExceeded, label: "behind_refused" });
         }
         let taken = self.unpack_and_push(publish, &envelope, lane, around);
+        if matches!(taken, Ok(Taken::Yes)) {
+            let at = self.find(publish.topic, around);
+            self.notice(at, publish.topic, around);
+        }
         let lane = &mut self.lanes[lane];
         match taken {
             Ok(Taken::Yes) if envelope.kind != Kind::Chunk => {
