@@ -144,7 +144,7 @@ impl Head {
 
     /// The fragment as it goes to the log; `offset_ms` makes its times milliseconds since 1970.
     pub fn seal(&self, fragment: Fragment, offset_ms: i64, discontinuity: bool) -> Ready {
-        let timecode_ms = fragment.start_ns() / MS;
+        let timecode_ms = to_ms(fragment.start_ns());
         let duration_ms = fragment.duration_ns() / MS as u64;
         let mut bytes = Vec::with_capacity(self.bytes.len() + fragment.bytes() + 64 * fragment.frames.len() + 256);
         bytes.extend_from_slice(&self.bytes);
@@ -163,6 +163,11 @@ impl Head {
         let Fragment { tags, frames, .. } = fragment;
         Ready { media, bytes: bytes.into(), tags, thin: None, timecode_ms, frames, preview: None }
     }
+}
+
+/// As Matroska keeps it, to the nearest: RTSP and MP4 have parts of a millisecond, and the index says what the bytes say.
+fn to_ms(ns: i64) -> i64 {
+    ns.saturating_add(MS / 2).div_euclid(MS)
 }
 
 /// From events to fragments with times that mean something. RTSP and chunks come in here, without a container.
@@ -212,13 +217,13 @@ impl Cutter {
             }
             Ok(None) => {}
             Err(error) => {
-                steps.push(Step::Dropped { timecode_ms: had.map(|pts| pts / MS), error });
+                steps.push(Step::Dropped { timecode_ms: had.map(to_ms), error });
                 self.has_begun = false;
             }
         }
         if let Some(first) = self.fragmenter.building().first().filter(|_| !self.has_begun) {
             self.has_begun = true;
-            steps.push(Step::Begun { timecode_ms: first.pts_ns / MS });
+            steps.push(Step::Begun { timecode_ms: to_ms(first.pts_ns) });
         }
     }
 
@@ -249,7 +254,7 @@ impl Cutter {
     }
 
     fn done(&mut self, fragment: Fragment, now_ms: u64, steps: &mut Vec<Step>) {
-        let timecode_ms = fragment.start_ns() / MS;
+        let timecode_ms = to_ms(fragment.start_ns());
         let duration_ms = i64::try_from(fragment.duration_ns()).unwrap_or(i64::MAX) / MS;
         let end_ms = timecode_ms.saturating_add(duration_ms);
         let mut discontinuity = fragment.discontinuity || std::mem::take(&mut self.is_first);
@@ -296,7 +301,7 @@ impl Cutter {
         let every_ms = self.thin_every_ms?;
         let lead = fragment.tracks.lead()?.number;
         let frame = fragment.of_track(lead).next()?;
-        let at_ms = (frame.pts_ns / MS).saturating_add(offset_ms);
+        let at_ms = to_ms(frame.pts_ns).saturating_add(offset_ms);
         let since = self.thinned_ms.map_or(i64::MAX, |last| at_ms.saturating_sub(last));
         if (0..every_ms).contains(&since) {
             return None;
