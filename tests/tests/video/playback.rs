@@ -2,10 +2,10 @@
 
 use headwater_tests::gateway::Gateway;
 use headwater_tests::need;
-use headwater_tests::tools::{Process, npm_package, program, root, run};
+use headwater_tests::tools::{self, Process, run};
 use headwater_tests::video::{self, NO_FFMPEG, PLAIN, fragments, put, put_headers, sample};
 use serde_json::{Value, json};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -179,18 +179,11 @@ fn number_after(text: &str, tag: &str) -> u64 {
 #[test]
 fn the_player_page_plays_a_live_camera_in_a_browser() {
     need!(video::ffmpeg(), NO_FFMPEG);
-    let package =
-        need!(npm_package("puppeteer-core"), "node or the packages of tests/clients/package.json are not installed");
-    let chromium = need!(program("chromium"), "chromium is not installed");
+    let mut player = need!(tools::browser_client("player.mjs"), tools::NO_BROWSER);
     let gateway = Gateway::plain();
     let _camera = camera(&gateway);
     video::wait_for_fragments(gateway.api, "cam", 20, BOUND);
-    // A module is looked for beside its script: copied to where the packages are.
-    let beside = package.ancestors().nth(2).unwrap().join("player.mjs");
-    std::fs::copy(root().join("tests/clients/player.mjs"), &beside).unwrap();
-    let mut command = Command::new(program("node").unwrap());
-    command.arg(beside).arg(format!("http://{}", gateway.console)).arg("cam").env("CHROMIUM", chromium);
-    let done = run(&mut command, BOUND * 2);
+    let done = run(player.arg(format!("http://{}", gateway.console)).arg("cam"), BOUND * 2);
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
     assert!(done.status.success(), "{said}\n{}", String::from_utf8_lossy(&done.stderr));
     eprintln!("{}", said.trim());
