@@ -4,21 +4,19 @@
 //
 // STREAM is live, in a format that Chromium plays (H.264), and has at least 20 seconds recorded; --recorded-only leaves out live.
 // With a token it signs in through the form first. Prints one line of JSON with what it saw; exits 1 at the first check that
-// fails. Needs puppeteer-core, and Chromium where CHROMIUM or /usr/bin/chromium says.
+// fails.
 import assert from "node:assert/strict";
 import fs from "node:fs/promises";
-import os from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import puppeteer from "puppeteer-core";
+import { BOUND_MS, listen, open } from "./browser.mjs";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: { token: { type: "string" }, "recorded-only": { type: "boolean" }, screenshot: { type: "string" } },
 });
 const [base = "http://127.0.0.1:8080", stream = "cam-1"] = positionals;
-const BOUND_MS = 20_000;
 /** The moment shown after a jump may be this far from the one asked for. */
 const JUMP_MS_MAX = 2000;
 /** A jump goes so far back from the newest picture, or to the middle of what there is when that is less. */
@@ -26,21 +24,13 @@ const JUMP_BACK_MS = 30_000;
 
 const saw = { base, stream };
 const complaints = [];
-const folder = await fs.mkdtemp(path.join(os.tmpdir(), "headwater-player-"));
-let browser = null;
+let opened = null;
 let step = "start";
 try {
-  browser = await puppeteer.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    headless: true,
-    userDataDir: path.join(folder, "profile"),
-    args: ["--no-sandbox", "--disable-dev-shm-usage", "--autoplay-policy=no-user-gesture-required"],
-  });
-  const page = await browser.newPage();
-  page.setDefaultTimeout(BOUND_MS);
-  await page.setViewport({ width: 1280, height: 800 });
+  opened = await open();
+  const { page } = opened;
   if (values.token) await check("sign in", () => signIn(page));
-  await listen(page);
+  await listen(page, complain);
   await check("load", () => load(page));
   await check("list", () => listed(page));
   if (!values["recorded-only"]) await check("live", () => live(page));
@@ -55,8 +45,7 @@ try {
   console.log(JSON.stringify({ ok: false, step, error: error.message, complaints, ...saw }));
   process.exitCode = 1;
 } finally {
-  await browser?.close();
-  await fs.rm(folder, { recursive: true, force: true });
+  await opened?.close();
 }
 
 async function check(name, act) {
@@ -66,20 +55,9 @@ async function check(name, act) {
   (saw.took_ms ??= {})[name] = Date.now() - began;
 }
 
-/**
- * Everything the browser has to complain about, violations of the policy included. A gateway without a decoder may refuse the
- * small picture at the pointer, once.
- */
-async function listen(page) {
-  const isPreview = (text) => /\b501\b.*\/image\.jpg/.test(text);
-  const complain = (text) => isPreview(text) || complaints.push(text);
-  page.on("console", (line) => ["error", "warn"].includes(line.type()) && complain(`${line.text()} ${line.location().url ?? ""}`));
-  page.on("pageerror", (error) => complain(error.message));
-  page.on("response", (response) => response.status() >= 400 && complain(`${response.status()} ${response.url()}`));
-  await page.exposeFunction("violated", (what) => complain(`policy: ${what}`));
-  await page.evaluateOnNewDocument(() => {
-    document.addEventListener("securitypolicyviolation", (event) => window.violated(`${event.violatedDirective} ${event.blockedURI}`));
-  });
+/** A gateway without a decoder may refuse the small picture at the pointer, once. */
+function complain(text) {
+  if (!/\b501\b.*\/image\.jpg/.test(text)) complaints.push(text);
 }
 
 async function signIn(page) {
@@ -235,8 +213,8 @@ async function clip(page) {
       input.dispatchEvent(new Event("change", { bubbles: true }));
     }
   }, [from, from + 6000]);
-  const downloads = path.join(folder, "downloads");
-  const session = await browser.target().createCDPSession();
+  const downloads = path.join(opened.folder, "downloads");
+  const session = await opened.browser.target().createCDPSession();
   await session.send("Browser.setDownloadBehavior", { behavior: "allow", downloadPath: downloads, eventsEnabled: true });
   const done = new Promise((resolve, reject) => {
     const late = setTimeout(() => reject(new Error("no download was finished")), BOUND_MS);

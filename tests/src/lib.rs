@@ -8,7 +8,9 @@
 pub mod aggregate;
 pub mod audit;
 pub mod aws;
+pub mod cameras;
 pub mod certificates;
+pub mod forwarded;
 pub mod gateway;
 pub mod identity;
 pub mod mqtt;

@@ -82,6 +82,21 @@ pub fn npm_package(name: &str) -> Option<PathBuf> {
     Some(installed().join("npm/node_modules").join(name)).filter(|folder| folder.exists())
 }
 
+pub const NO_BROWSER: &str = "node, chromium or the packages of tests/clients/package.json are not installed";
+
+/// A script of `tests/clients` that drives a browser, ready for its arguments.
+pub fn browser_client(script: &str) -> Option<Command> {
+    let (node, chromium) = (program("node")?, program("chromium")?);
+    // A module is looked for beside its script: copied to where the packages are.
+    let beside = npm_package("puppeteer-core")?.ancestors().nth(2)?.to_path_buf();
+    for name in [script, "browser.mjs"] {
+        std::fs::copy(root().join("tests/clients").join(name), beside.join(name)).expect("a script that can be copied");
+    }
+    let mut command = Command::new(node);
+    command.arg(beside.join(script)).env("CHROMIUM", chromium);
+    Some(command)
+}
+
 /// A child process that does not outlive the test.
 pub struct Process(pub Child);
 

@@ -98,6 +98,12 @@ impl Ack {
     }
 }
 
+/// The lines of an answer that came whole.
+pub fn acks(answer: &str) -> Vec<Ack> {
+    let whole = answer.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.lines().filter(|line| !line.trim().is_empty()).map(Ack::parse).collect()
+}
+
 /// PutMedia on a connection of its own: the body goes out piece by piece while acknowledgements come back.
 pub struct Put {
     socket: TcpStream,

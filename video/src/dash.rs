@@ -22,7 +22,7 @@ pub enum Kind {
     /// Nothing changes. How long all of it is, in nanoseconds.
     Static { duration_ns: u64 },
     Dynamic {
-        /// Milliseconds since 1970: when time 0 of the first period was, and when this was written.
+        /// Milliseconds since 1970: when time 0 of the first period was, and when this was written, which players set clocks by.
         availability_start_ms: i64,
         publish_ms: i64,
         /// How soon to ask again, and how far back segments are kept, in nanoseconds.
@@ -88,7 +88,18 @@ pub fn mpd<'a, U: Display, S: IntoIterator<Item = Segment>>(
     for one in periods {
         period(out, one);
     }
+    clock(out, &mpd.kind);
     out.push_str("</MPD>\n");
+}
+
+/// UTCTiming (5.8.4.11, 5.8.5.7): a live manifest tells the time, so that a player whose clock is off knows which segments are
+/// there. Without it dash.js asks a server in the internet, which a player beside the gateway may not reach.
+fn clock(out: &mut String, kind: &Kind) {
+    if let Kind::Dynamic { publish_ms, .. } = kind {
+        out.push_str("<UTCTiming schemeIdUri=\"urn:mpeg:dash:utc:direct:2014\"");
+        attribute_date(out, "value", *publish_ms);
+        out.push_str("/>\n");
+    }
 }
 
 fn kind(out: &mut String, kind: &Kind) {

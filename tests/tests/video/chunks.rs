@@ -1,10 +1,10 @@
 //! Chunks over MQTT: what ffmpeg cuts, published by real clients, through power cuts, and out again as it went in.
 
-use headwater_tests::aws;
 use headwater_tests::gateway::Gateway;
 use headwater_tests::mqtt::{Client, Version};
 use headwater_tests::need;
 use headwater_tests::tools::{program, rounds, run_ok};
+use headwater_tests::{aws, cameras, video};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -14,22 +14,6 @@ const BOUND: Duration = Duration::from_secs(60);
 const CLUSTER: &[u8] = &[0x1f, 0x43, 0xb6, 0x75];
 /// The head of a JPEG of 640 by 480, and a scan of nothing.
 const JPEG: &[u8] = b"\xff\xd8\xff\xe0\x00\x04\x00\x00\xff\xff\xc0\x00\x0b\x08\x01\xe0\x02\x80\x01\x01\x11\x00\xff\xda";
-
-/// Four seconds of pictures, with B-frames, a keyframe a second.
-fn ffmpeg(to: &[&str]) {
-    let source = ["-v", "error", "-f", "lavfi", "-i", "testsrc=size=192x108:rate=25:duration=4"];
-    let codec =
-        ["-c:v", "libx264", "-preset", "veryfast", "-bf", "2", "-g", "25", "-sc_threshold", "0", "-pix_fmt", "yuv420p"];
-    run_ok(Command::new("ffmpeg").args(source).args(codec).args(to), BOUND);
-}
-
-/// MD5 of each decoded picture.
-fn pictures(input: &str) -> Vec<String> {
-    let args = ["-v", "error", "-i", input, "-map", "0:v", "-f", "framemd5", "-"];
-    let lines = run_ok(Command::new("ffmpeg").args(args), BOUND);
-    let md5 = |line: &str| line.rsplit(',').next().unwrap_or_default().trim().to_owned();
-    lines.lines().filter(|line| !line.starts_with('#')).map(md5).collect()
-}
 
 fn playlist(gateway: &Gateway, stream: &str) -> String {
     format!("http://{}/video/{stream}/playlist.m3u8", gateway.console)
@@ -59,19 +43,7 @@ fn segments_of_mp4_come_out_as_they_went_in() {
     need!(program("ffmpeg"), "ffmpeg is not installed");
     let home = tempfile::tempdir().unwrap();
     let at = |name: &str| home.path().join(name).display().to_string();
-    ffmpeg(&[
-        "-f",
-        "hls",
-        "-hls_segment_type",
-        "fmp4",
-        "-hls_time",
-        "1",
-        "-hls_list_size",
-        "0",
-        "-hls_segment_filename",
-        &at("%d.m4s"),
-        &at("list.m3u8"),
-    ]);
+    let list = cameras::segments(home.path(), 4).display().to_string();
     let gateway = Gateway::plain();
     let mut camera = Client::connect(gateway.mqtt, "camera", Version::V5).unwrap();
     let init = std::fs::read(at("init.mp4")).unwrap();
@@ -85,7 +57,7 @@ fn segments_of_mp4_come_out_as_they_went_in() {
     }
     assert_eq!(camera.publish("video/cam/9", b"garbage").unwrap(), 0x99);
     assert_eq!(camera.publish("video/cam/mark", br#"{"name": "door"}"#).unwrap(), 0);
-    let (seen, there) = (pictures(&at("list.m3u8")), pictures(&playlist(&gateway, "cam")));
+    let (seen, there) = (video::pictures(&list, &[]), video::pictures(&playlist(&gateway, "cam"), &[]));
     assert_eq!(seen.len(), 100);
     assert!(seen == there, "other pictures come out");
     assert_eq!(gateway.metric("headwater_video_chunks_repeated_total"), 4.0);
@@ -100,7 +72,7 @@ fn clusters_of_matroska_come_from_mosquitto_pub_a_connection_each() {
     let home = tempfile::tempdir().unwrap();
     let (file, streamed) = (home.path().join("whole.mkv"), home.path().join("streamed.mkv"));
     // A cluster begins at a keyframe if nothing else ends it before.
-    ffmpeg(&["-f", "matroska", "-cluster_time_limit", "5000", "-live", "1", file.to_str().unwrap()]);
+    cameras::film(4, &["-f", "matroska", "-cluster_time_limit", "5000", "-live", "1", file.to_str().unwrap()]);
     let (head, clusters) = clusters(&file);
     assert!(clusters.len() >= 4, "{}", clusters.len());
     std::fs::write(&streamed, [head.clone(), clusters.concat()].concat()).unwrap();
@@ -123,7 +95,8 @@ fn clusters_of_matroska_come_from_mosquitto_pub_a_connection_each() {
             gateway.restart();
         }
     }
-    let (seen, there) = (pictures(streamed.to_str().unwrap()), pictures(&playlist(&gateway, "cam")));
+    let (seen, there) =
+        (video::pictures(streamed.to_str().unwrap(), &[]), video::pictures(&playlist(&gateway, "cam"), &[]));
     assert_eq!(seen.len(), 100);
     let differ = seen.iter().zip(&there).position(|(seen, there)| seen != there);
     assert!(seen == there, "{} pictures come out, the first that differs is {differ:?}", there.len());

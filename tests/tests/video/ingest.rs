@@ -204,7 +204,7 @@ fn gstreamer_posts_a_camera_as_documented() {
     let gateway = Gateway::plain();
     let line = format!(
         "videotestsrc num-buffers=100 pattern=ball ! video/x-raw,width=192,height=108,framerate=25/1 ! \
-         x264enc tune=zerolatency key-int-max=25 ! h264parse ! matroskamux streamable=true ! \
+         videoconvert ! video/x-raw,format=I420 ! x264enc tune=zerolatency key-int-max=25 ! h264parse ! matroskamux streamable=true ! \
          curlhttpsink location=http://{}/streams/gst/media use-content-length=false content-type=video/x-matroska",
         gateway.api
     );

@@ -3,7 +3,7 @@
 //!
 //! `ingest` is the ways in over HTTP, `chunks` those over MQTT, `rtsp` the gateway that goes to a camera, `aws` the operations,
 //! `playback` the ways out and `latency` how soon, `upstream` is from one
-//! gateway to the next, `faults` what breaks.
+//! gateway to the next, `whole` all of it at once, `faults` what breaks.
 
 mod aws;
 mod chunks;
@@ -13,3 +13,4 @@ mod latency;
 mod playback;
 mod rtsp;
 mod upstream;
+mod whole;

@@ -2,10 +2,10 @@
 
 use headwater_tests::gateway::Gateway;
 use headwater_tests::need;
-use headwater_tests::tools::{Process, npm_package, program, root, run};
+use headwater_tests::tools::{self, Process, npm_package, run};
 use headwater_tests::video::{self, NO_FFMPEG, PLAIN, fragments, put, put_headers, sample};
 use serde_json::{Value, json};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -179,21 +179,54 @@ fn number_after(text: &str, tag: &str) -> u64 {
 #[test]
 fn the_player_page_plays_a_live_camera_in_a_browser() {
     need!(video::ffmpeg(), NO_FFMPEG);
-    let package =
-        need!(npm_package("puppeteer-core"), "node or the packages of tests/clients/package.json are not installed");
-    let chromium = need!(program("chromium"), "chromium is not installed");
+    let mut player = need!(tools::browser_client("player.mjs"), tools::NO_BROWSER);
     let gateway = Gateway::plain();
     let _camera = camera(&gateway);
     video::wait_for_fragments(gateway.api, "cam", 20, BOUND);
-    // A module is looked for beside its script: copied to where the packages are.
-    let beside = package.ancestors().nth(2).unwrap().join("player.mjs");
-    std::fs::copy(root().join("tests/clients/player.mjs"), &beside).unwrap();
-    let mut command = Command::new(program("node").unwrap());
-    command.arg(beside).arg(format!("http://{}", gateway.console)).arg("cam").env("CHROMIUM", chromium);
-    let done = run(&mut command, BOUND * 2);
+    let done = run(player.arg(format!("http://{}", gateway.console)).arg("cam"), BOUND * 2);
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
     assert!(done.status.success(), "{said}\n{}", String::from_utf8_lossy(&done.stderr));
     eprintln!("{}", said.trim());
     let saw: Value = serde_json::from_str(&said).unwrap();
     assert!(saw["latency_s"].as_f64().is_some_and(|seconds| seconds < 4.0), "{said}");
+}
+
+/// dash.js in a page of another origin; `more` are the words of `clients/dash.mjs`.
+fn dash_js(mut player: std::process::Command, url: &str, more: &[&str]) -> Value {
+    let done = run(player.arg(url).args(more), BOUND);
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{said}\n{}", String::from_utf8_lossy(&done.stderr));
+    eprintln!("{}", said.trim());
+    serde_json::from_str(&said).unwrap()
+}
+
+#[test]
+fn dash_js_plays_a_recording_over_a_break_in_a_page_of_another_origin() {
+    need!(video::ffmpeg(), NO_FFMPEG);
+    need!(npm_package("dashjs"), tools::NO_BROWSER);
+    let player = need!(tools::browser_client("dash.mjs"), tools::NO_BROWSER);
+    let home = tempfile::tempdir().unwrap();
+    let gateway = Gateway::plain();
+    let film = std::fs::read(sample(home.path(), "film", 4, "192x108", &PLAIN, Some("aac"))).unwrap();
+    for start_ms in [START_MS, START_MS + 60_000] {
+        put(gateway.api, &put_headers("cam", Some(start_ms)), &film);
+    }
+    let range = (START_MS as i64, START_MS as i64 + 3_600_000);
+    let url = session(&gateway, "DASH", "cam", "ON_DEMAND", Some(range));
+    let saw = dash_js(player, &url, &["--to-the-end"]);
+    assert_eq!(saw["periods"].as_array().map(Vec::len), Some(2), "{saw}");
+    assert_eq!(saw["frames_all"], 200, "{saw}");
+}
+
+/// The fault: a live manifest did not say what time it is, so dash.js asked a server in the internet, which is not there.
+#[test]
+fn dash_js_plays_what_is_live_and_asks_nobody_else_for_the_time() {
+    need!(video::ffmpeg(), NO_FFMPEG);
+    need!(npm_package("dashjs"), tools::NO_BROWSER);
+    let player = need!(tools::browser_client("dash.mjs"), tools::NO_BROWSER);
+    let gateway = Gateway::plain();
+    let _camera = camera(&gateway);
+    video::wait_for_fragments(gateway.api, "cam", 6, BOUND);
+    let saw = dash_js(player, &session(&gateway, "DASH", "cam", "LIVE", None), &["--seconds", "6"]);
+    assert!(saw["latency_s"].as_f64().is_some_and(|seconds| seconds < 8.0), "{saw}");
 }

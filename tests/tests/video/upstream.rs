@@ -2,13 +2,11 @@
 //! the one in the middle of it.
 
 use headwater_tests::gateway::{Gateway, Setup};
-use headwater_tests::{aws, need, tools};
-use std::path::{Path, PathBuf};
+use headwater_tests::{forwarded, need, tools};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 const CAMERA: &str = "cam-1";
-const SHARD: &str = "shardId-000000000000";
 /// For all that was sent to be upstream, on a box that is busy.
 const SOON: Duration = Duration::from_secs(90);
 
@@ -30,42 +28,11 @@ fn camera(gateway: &Gateway, seconds: u32) -> Option<Child> {
 }
 
 fn stored(gateway: &Gateway) -> Vec<Vec<u8>> {
-    aws::read_shard(gateway.api, CAMERA, SHARD, None).into_iter().map(|got| got.data).collect()
-}
-
-/// MD5 of every picture and sound that is stored.
-fn pictures(gateway: &Gateway, into: &Path) -> String {
-    let address = format!("http://{}/video/{CAMERA}/clip.mp4", gateway.console);
-    let fetched = Command::new("curl").args(["-sSf", "-o"]).arg(into).arg(address).status().expect("curl");
-    assert!(fetched.success());
-    let file = into.to_str().expect("a plain path");
-    let out = ffmpeg(&["-i", file], &["-map", "0:v", "-f", "framemd5", "-"]).expect("ffmpeg").output().expect("ffmpeg");
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    let hashes = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit(',').next());
-    hashes.map(|hash| hash.trim().to_owned() + "\n").collect()
-}
-
-fn drained(gateway: &Gateway) {
-    let done = tools::eventually(SOON, || {
-        std::thread::sleep(Duration::from_millis(1_100));
-        // It is shown once the sink has looked at the stream.
-        let is_shown = gateway.http_get("/metrics").1.contains("headwater_sink_backlog{");
-        is_shown && gateway.metric("headwater_sink_backlog") == 0.0
-    });
-    assert!(done, "still {} records behind", gateway.metric("headwater_sink_backlog"));
+    forwarded::stored(gateway, CAMERA)
 }
 
 fn the_same(here: &Gateway, there: &Gateway) {
-    let (sent, came) = (stored(here), stored(there));
-    let digest =
-        |records: &[Vec<u8>]| records.iter().map(|record| (record.len(), record[record.len() / 2])).collect::<Vec<_>>();
-    assert!(sent == came, "{:?}\n{:?}", digest(&sent), digest(&came));
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = |name: &str| -> PathBuf { dir.path().join(name) };
-    let (sent, came) = (pictures(here, &path("here.mp4")), pictures(there, &path("there.mp4")));
-    assert!(!sent.is_empty());
-    assert_eq!(sent, came);
+    assert!(!forwarded::the_same(here, there, CAMERA).is_empty());
 }
 
 fn sink(kind: &str, to: &Gateway, more: &str) -> Setup {
@@ -94,7 +61,7 @@ fn p4_video_is_upstream_in_order_and_once_though_the_upstream_stops_and_is_kille
     there.kill();
     there.restart();
     assert!(film.wait().expect("ffmpeg ends").success());
-    drained(&here);
+    forwarded::drained(&here, SOON);
     the_same(&here, &there);
     assert!(stored(&here).len() >= 18, "{}", stored(&here).len());
 }
@@ -109,7 +76,7 @@ fn p4_a_gateway_that_is_killed_while_it_forwards_goes_on_where_it_was() {
     here.restart();
     std::thread::sleep(Duration::from_secs(3));
     here.restart();
-    drained(&here);
+    forwarded::drained(&here, SOON);
     the_same(&here, &there);
 }
 
@@ -125,7 +92,7 @@ fn only_marked_video_goes_and_the_rest_when_somebody_asks() {
     let mark = br#"{"pre_roll_s": 0.5, "post_roll_s": 0.6, "name": "door"}"#;
     assert_eq!(here.http_send(&format!("POST /video/{CAMERA}/marks"), &json, mark).0, 200);
     assert!(film.wait().expect("ffmpeg ends").success());
-    drained(&here);
+    forwarded::drained(&here, SOON);
     let (all, marked) = (stored(&here), stored(&there));
     assert!((1..=3).contains(&marked.len()) && all.len() > marked.len(), "{} of {}", marked.len(), all.len());
     assert!(marked.iter().all(|fragment| all.contains(fragment)));
@@ -156,7 +123,7 @@ fn p4_an_ordinary_sink_carries_video_to_another_headwater_once() {
     let output =
         ["-c:v", "libx264", "-preset", "ultrafast", "-qp", "0", "-g", "10", "-f", "matroska", "-method", "POST", &to];
     assert!(ffmpeg(&input, &output).expect("ffmpeg").status().expect("ffmpeg").success());
-    drained(&here);
+    forwarded::drained(&here, SOON);
     let (sent, came) = (stored(&here), stored(&there));
     assert!(sent.iter().any(|record| record.len() > 7 << 20), "{:?}", sent.iter().map(Vec::len).collect::<Vec<_>>());
     assert!(sent == came, "{} {}", sent.len(), came.len());

@@ -44,7 +44,8 @@ fn a_live_manifest_has_runs_of_equal_segments() {
         <SegmentTemplate timescale=\"90000\" presentationTimeOffset=\"900000\" initialization=\"init.mp4?a=1&amp;b=2\" \
         media=\"$Number$.m4s\" startNumber=\"5\">\n\
         <SegmentTimeline>\n<S t=\"900000\" d=\"180000\" r=\"2\"/>\n<S t=\"1800000\" d=\"180000\"/>\n</SegmentTimeline>\n\
-        </SegmentTemplate>\n</Representation>\n</AdaptationSet>\n</Period>\n</MPD>\n";
+        </SegmentTemplate>\n</Representation>\n</AdaptationSet>\n</Period>\n\
+        <UTCTiming schemeIdUri=\"urn:mpeg:dash:utc:direct:2014\" value=\"1970-01-01T00:00:01.500Z\"/>\n</MPD>\n";
     assert_eq!(out, want);
 }
 
@@ -53,6 +54,7 @@ fn a_recording_lists_the_uri_of_each_segment() {
     let recording = Mpd { kind: Kind::Static { duration_ns: 4 * S }, min_buffer_ns: 2 * S };
     let mut out = String::new();
     mpd(&mut out, &recording, [period(Addressing::List(vec!["a.m4s", "b\"<.m4s"]), &[10, 12])]);
+    assert!(!out.contains("UTCTiming"), "what is recorded is there at any time");
     assert!(out.contains("type=\"static\" mediaPresentationDuration=\"PT4.00000S\""));
     assert!(out.contains("<Initialization sourceURL=\"init.mp4?a=1&amp;b=2\"/>"));
     assert!(out.contains("<SegmentURL media=\"a.m4s\"/>\n<SegmentURL media=\"b&quot;&lt;.m4s\"/>\n</SegmentList>"));
