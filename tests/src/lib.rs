@@ -13,6 +13,7 @@ pub mod certificates;
 pub mod forwarded;
 pub mod gateway;
 pub mod identity;
+pub mod matroska;
 pub mod mqtt;
 pub mod proxy;
 pub mod tools;

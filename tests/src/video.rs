@@ -84,12 +84,15 @@ pub struct Ack {
     pub timecode: Option<i64>,
     pub number: Option<u64>,
     pub error: Option<i64>,
+    /// As it came.
+    pub line: String,
 }
 
 impl Ack {
-    fn parse(line: &str) -> Ack {
-        let line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e} in {line:?}"));
+    fn parse(text: &str) -> Ack {
+        let line: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e} in {text:?}"));
         Ack {
+            line: text.trim_end().to_owned(),
             kind: line["EventType"].as_str().unwrap_or_default().to_owned(),
             timecode: line["FragmentTimecode"].as_i64(),
             number: line["FragmentNumber"].as_str().and_then(|number| number.parse().ok()),

@@ -1,4 +1,5 @@
-//! P1: PUBACK, PUBREC and the HTTP 200 of PutRecord and PutRecords leave only after the fsync of the commit that holds the record.
+//! P1: PUBACK, PUBREC, the HTTP 200 of PutRecord and PutRecords, and PERSISTED of PutMedia leave only after the fsync of the
+//! commit that holds the record.
 //!
 //! A SIGKILL says nothing of fsync, since the page cache survives it. So the proof is the order of system calls, and what
 //! the gateway does when a sync is slow or fails.
@@ -7,7 +8,8 @@ use headwater_tests::audit::{Fleet, Follower, Verdict, audit};
 use headwater_tests::gateway::{Gateway, Setup};
 use headwater_tests::mqtt::{self, Client, Version, kind};
 use headwater_tests::trace::{CALLS, Call, STRACE, parse};
-use headwater_tests::{aws, need, tools};
+use headwater_tests::video::{self, Put};
+use headwater_tests::{aws, matroska, need, tools};
 use serde_json::json;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -30,10 +32,21 @@ fn calls_of(mut gateway: Gateway, trace: &Path) -> Vec<Call> {
 /// Asserts that between the arrival of `asked` and the departure of `answer` a file was written and then synced, with
 /// success, both from begin to end. Returns the write.
 fn synced_between<'a>(calls: &'a [Call], asked: &Call, answer: &Call) -> &'a Call {
+    which_is_synced_between(calls, asked, answer, |_| true)
+}
+
+/// The same of a write that is the one in question.
+fn which_is_synced_between<'a>(
+    calls: &'a [Call],
+    asked: &Call,
+    answer: &Call,
+    which: impl Fn(&Call) -> bool,
+) -> &'a Call {
     let within = |call: &&Call| call.start > asked.start && call.end < answer.start;
     let sync = |call: &&Call| call.is_sync() && call.result == 0 && within(call);
     let held_by = |write: &&Call| calls.iter().filter(sync).any(|sync| sync.start > write.end && sync.on == write.on);
-    let found = calls.iter().filter(|call| call.is_file_write() && call.result > 0 && within(call)).find(held_by);
+    let mut writes = calls.iter().filter(|call| call.is_file_write() && call.result > 0 && which(call) && within(call));
+    let found = writes.find(held_by);
     found.unwrap_or_else(|| {
         let meanwhile: Vec<_> = calls.iter().filter(within).map(|c| (&c.name, &c.on, c.result)).collect();
         panic!("{answer:?} left with no synced write since {asked:?}; meanwhile: {meanwhile:?}")
@@ -183,6 +196,19 @@ fn p1_an_acknowledgement_waits_for_a_slow_disk() {
     }
 }
 
+/// Attached to the running gateway, so that it starts on a disk that still works: from here on syncs answer EIO.
+fn failing_syncs(gateway: &Gateway, home: &Path) -> Option<tools::Process> {
+    let pid = gateway.pid().to_string();
+    let trace = home.join("trace").display().to_string();
+    let fail = "inject=fsync,fdatasync:error=EIO";
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-f", "-e", "trace=fsync,fdatasync", "-e", fail, "-o", &trace, "-p", &pid]);
+    let strace = tools::Process::start(strace.stderr(std::process::Stdio::null()));
+    let attached =
+        || std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| !s.contains("TracerPid:\t0"));
+    tools::eventually(Duration::from_secs(10), attached).then_some(strace)
+}
+
 /// From the moment the log file `fail` is asked for, syncs answer EIO: nothing may be acknowledged then.
 #[test]
 fn p1_nothing_is_acknowledged_when_the_sync_fails() {
@@ -191,21 +217,7 @@ fn p1_nothing_is_acknowledged_when_the_sync_fails() {
     let mut gateway = Setup::default().dir(&home.path().join("data")).start();
     let mut client = Client::connect(gateway.mqtt, "before", Version::V5).unwrap();
     assert_eq!(client.publish("dev/before", b"kept").unwrap() & 0x80, 0);
-    // Attached to the running gateway, so that it starts on a disk that still works.
-    let pid = gateway.pid().to_string();
-    let trace = home.path().join("trace").display().to_string();
-    let fail = "inject=fsync,fdatasync:error=EIO";
-    let mut strace = std::process::Command::new("strace");
-    strace.args(["-f", "-e", "trace=fsync,fdatasync", "-e", fail, "-o", &trace, "-p", &pid]);
-    let strace = tools::Process::start(strace.stderr(std::process::Stdio::null()));
-    let attached =
-        || std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| !s.contains("TracerPid:\t0"));
-    if !tools::eventually(Duration::from_secs(10), attached) {
-        return tools::skip(
-            "p1_nothing_is_acknowledged_when_the_sync_fails",
-            "strace may not attach to a process here",
-        );
-    }
+    let strace = need!(failing_syncs(&gateway, home.path()), "strace may not attach to a process here");
     for n in 0..5 {
         // A refusal (0x80 and above) is an answer; success is a lie.
         let Ok(mut client) = Client::connect(gateway.mqtt, &format!("after-{n}"), Version::V5) else { continue };
@@ -222,6 +234,86 @@ fn p1_nothing_is_acknowledged_when_the_sync_fails() {
     gateway.restart();
     let kept = aws::read_stream(gateway.api, "default");
     assert!(kept.iter().any(|got| got.data == b"kept"), "what was acknowledged before is still there");
+}
+
+/// Pictures of noise: small ones go through the journal, large ones into a file of blobs beside it.
+fn film(home: &Path, name: &str, size: &str, qp: &str) -> Vec<Vec<u8>> {
+    let noise = ["-vf", "noise=alls=100:allf=t", "-qp", qp, "-live", "1"];
+    let path = video::sample(home, name, 4, size, &[&video::PLAIN[..], &noise].concat(), None);
+    let (head, mut clusters) = matroska::by_keyframe(&std::fs::read(path).unwrap());
+    clusters[0].splice(0..0, head);
+    clusters
+}
+
+/// PERSISTED is video's PUBACK: what syncs the bytes of the fragment returns before the line leaves.
+#[test]
+fn p1_a_persisted_leaves_after_the_sync_of_the_fragment() {
+    need!(tools::program("strace"), "strace is not installed");
+    need!(video::ffmpeg(), video::NO_FFMPEG);
+    let home = tempfile::tempdir().unwrap();
+    let trace = home.path().join("trace");
+    let films =
+        [("small", film(home.path(), "small", "64x36", "45")), ("large", film(home.path(), "large", "320x180", "20"))];
+    let gateway = traced(&trace).start();
+    for (name, clusters) in &films {
+        let mut put = Put::begin(gateway.api, &video::put_headers(name, Some(1_767_225_600_000))).unwrap();
+        for (at, cluster) in clusters.iter().enumerate() {
+            put.send(cluster).unwrap();
+            // It is whole when the next one begins.
+            let persisted = || video::persisted(&put.heard()).len() >= at;
+            assert!(tools::eventually(Duration::from_secs(20), persisted), "{name} {at}: {:?}", put.heard());
+        }
+        let (status, acks) = put.finish();
+        assert_eq!((status, video::persisted(&acks).len()), (200, clusters.len()), "{name}: {acks:?}");
+    }
+    let calls = calls_of(gateway, &trace);
+    let mut connection = 0;
+    for (name, clusters) in &films {
+        let began = calls[connection..].iter().position(|call| call.is_receive() && call.contains(b"/putMedia"));
+        connection += began.unwrap_or_else(|| panic!("{name}: the trace shows no request")) + 1;
+        for (at, cluster) in clusters.iter().enumerate() {
+            // Bytes of its first picture, which no other has, and strace shows them.
+            let token = &cluster[1_000..1_032];
+            let asked = calls.iter().find(|call| call.is_receive() && call.contains(token));
+            let asked = asked.unwrap_or_else(|| panic!("{name}: the trace shows no arrival of fragment {at}"));
+            let line = format!("\"PERSISTED\",\"FragmentTimecode\":{},", at * 1_000);
+            let answer = calls[connection..].iter().find(|call| call.is_send() && call.contains(line.as_bytes()));
+            let answer = answer.unwrap_or_else(|| panic!("{name}: the trace shows no PERSISTED of fragment {at}"));
+            let frame = |write: &Call| write.bytes.starts_with(b"HWJ1");
+            if *name == "small" {
+                which_is_synced_between(&calls, asked, answer, |write| frame(write) && holds(write, token));
+            } else {
+                let blob = which_is_synced_between(&calls, asked, answer, |write| write.contains(token));
+                assert!(blob.on.contains("/blobs/"), "{name}: fragment {at} is in {}", blob.on);
+                // And what says that it is there.
+                which_is_synced_between(&calls, asked, answer, |write| frame(write) && write.start > blob.end);
+            }
+        }
+    }
+}
+
+#[test]
+fn p1_nothing_is_persisted_when_the_sync_fails() {
+    need!(tools::program("strace"), "strace is not installed");
+    need!(video::ffmpeg(), video::NO_FFMPEG);
+    let home = tempfile::tempdir().unwrap();
+    let clusters = film(home.path(), "small", "64x36", "45");
+    let mut gateway = Setup::default().dir(&home.path().join("data")).start();
+    let mut put = Put::begin(gateway.api, &video::put_headers("cam", Some(1_767_225_600_000))).unwrap();
+    put.send(&clusters[..2].concat()).unwrap();
+    let first = || video::persisted(&put.heard()).len() == 1;
+    assert!(tools::eventually(Duration::from_secs(20), first), "{:?}", put.heard());
+    let strace = need!(failing_syncs(&gateway, home.path()), "strace may not attach to a process here");
+    let _ = put.send(&clusters[2..].concat());
+    let (_, acks) = put.finish();
+    assert_eq!(video::persisted(&acks).len(), 1, "{acks:?}");
+    let errors: Vec<_> = acks.iter().filter_map(|ack| ack.error).collect();
+    assert_eq!(errors, [5001], "the producer hears why: {acks:?}");
+    assert!(gateway.alive(), "an I/O error of the disk must not end the gateway\n{}", gateway.log());
+    drop(strace);
+    gateway.restart();
+    let kept = video::fragments(gateway.api, "cam");
+    assert_eq!(kept[0].0, video::persisted(&acks)[0], "what was PERSISTED is still there: {kept:?}");
 }
 
 /// SIGKILL at random moments under load, on the same directory, over and over.

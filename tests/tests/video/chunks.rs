@@ -4,38 +4,16 @@ use headwater_tests::gateway::Gateway;
 use headwater_tests::mqtt::{Client, Version};
 use headwater_tests::need;
 use headwater_tests::tools::{program, rounds, run_ok};
-use headwater_tests::{aws, cameras, video};
-use std::path::Path;
+use headwater_tests::{aws, cameras, matroska, video};
 use std::process::Command;
 use std::time::Duration;
 
 const BOUND: Duration = Duration::from_secs(60);
-/// A cluster of Matroska.
-const CLUSTER: &[u8] = &[0x1f, 0x43, 0xb6, 0x75];
 /// The head of a JPEG of 640 by 480, and a scan of nothing.
 const JPEG: &[u8] = b"\xff\xd8\xff\xe0\x00\x04\x00\x00\xff\xff\xc0\x00\x0b\x08\x01\xe0\x02\x80\x01\x01\x11\x00\xff\xda";
 
 fn playlist(gateway: &Gateway, stream: &str) -> String {
     format!("http://{}/video/{stream}/playlist.m3u8", gateway.console)
-}
-
-/// A Matroska file as it streams: its head, and its clusters.
-fn clusters(file: &Path) -> (Vec<u8>, Vec<Vec<u8>>) {
-    let bytes = std::fs::read(file).unwrap();
-    let mut at = bytes.windows(4).position(|window| window == CLUSTER).expect("a cluster");
-    let (head, mut found) = (bytes[..at].to_vec(), Vec::new());
-    while bytes[at..].starts_with(CLUSTER) {
-        let length = bytes[at + 4].leading_zeros() as usize + 1;
-        let first = u64::from(bytes[at + 4]) & (0x7f >> (length - 1));
-        let size = bytes[at + 5..at + 4 + length].iter().fold(first, |size, byte| size << 8 | u64::from(*byte));
-        let end = at + 4 + length + size as usize;
-        found.push(bytes[at..end].to_vec());
-        at = end;
-        if at >= bytes.len() {
-            break;
-        }
-    }
-    (head, found)
 }
 
 #[test]
@@ -73,7 +51,7 @@ fn clusters_of_matroska_come_from_mosquitto_pub_a_connection_each() {
     let (file, streamed) = (home.path().join("whole.mkv"), home.path().join("streamed.mkv"));
     // A cluster begins at a keyframe if nothing else ends it before.
     cameras::film(4, &["-f", "matroska", "-cluster_time_limit", "5000", "-live", "1", file.to_str().unwrap()]);
-    let (head, clusters) = clusters(&file);
+    let (head, clusters) = matroska::split(&std::fs::read(&file).unwrap());
     assert!(clusters.len() >= 4, "{}", clusters.len());
     std::fs::write(&streamed, [head.clone(), clusters.concat()].concat()).unwrap();
     let mut gateway = Gateway::plain();

@@ -2,9 +2,9 @@
 //! stays and plays; what was not is gone without a trace.
 
 use headwater_tests::gateway::{Gateway, Setup};
-use headwater_tests::need;
 use headwater_tests::tools::{self, rounds};
 use headwater_tests::video::{self, NO_FFMPEG, PLAIN, Put, fragments, persisted, put, put_headers, sample};
+use headwater_tests::{matroska, need};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -83,26 +83,42 @@ fn a_persisted_fragment_survives_sigkill_and_a_torn_one_is_gone() {
 fn a_torn_or_changed_body_costs_its_own_fragments_only() {
     need!(video::ffmpeg(), NO_FFMPEG);
     let file = plain(4, "64x36");
-    let gateway = Gateway::plain();
-    put(gateway.api, &put_headers("good", Some(START_MS)), &file);
     let mut chance = fastrand::Rng::with_seed(7);
+    let gateway = Gateway::plain();
+    let (_, good) = put(gateway.api, &put_headers("good", Some(START_MS)), &file);
+    // A fragment is whole when the keyframe of the next one is.
+    let whole_at = &matroska::keyframe_ends(&file)[1..];
+    assert_eq!((persisted(&good).len(), whole_at.len()), (4, 3));
+    let mut spared = 0;
     for round in 0..rounds(60, 20) {
         let mut body = file.clone();
-        if round % 2 == 0 {
+        let damage = if round % 2 == 0 {
             body.truncate(chance.usize(..body.len()));
+            body.len()
         } else {
-            for _ in 0..=chance.usize(..4) {
-                let at = chance.usize(..body.len());
-                body[at] ^= 1 << chance.u32(..8);
-            }
-        }
+            let places: Vec<usize> = (0..=chance.usize(..4)).map(|_| chance.usize(..body.len())).collect();
+            places.iter().for_each(|at| body[*at] ^= 1 << chance.u32(..8));
+            places.into_iter().min().expect("a change at least")
+        };
         let stream = format!("bad-{}", round % 4);
-        let (status, acks) = put(gateway.api, &put_headers(&stream, Some(START_MS + round as u64 * 60_000)), &body);
+        let start_ms = START_MS + round as u64 * 60_000;
+        let (status, acks) = put(gateway.api, &put_headers(&stream, Some(start_ms)), &body);
         assert_eq!(status, 200, "round {round}");
-        let kept: BTreeSet<u64> = fragments(gateway.api, &stream).iter().map(|(number, ..)| *number).collect();
-        assert!(persisted(&acks).iter().all(|number| kept.contains(number)), "round {round}: {acks:?}");
+        let kept = fragments(gateway.api, &stream);
+        let told = persisted(&acks);
+        assert!(told.iter().all(|told| kept.iter().any(|(number, ..)| number == told)), "round {round}: {acks:?}");
         assert!(acks.iter().filter(|ack| ack.kind == "ERROR").count() <= 4, "round {round}: {acks:?}");
+        // What was whole before the damage is kept as it is without it.
+        let whole = whole_at.iter().filter(|end| **end <= damage).count();
+        spared += whole;
+        for (at, number) in told.iter().enumerate().take(whole) {
+            let (_, start, length) = kept.iter().find(|(kept, ..)| kept == number).expect("it is kept");
+            let expected = (start_ms as i64 + at as i64 * 1_000, 1_000);
+            assert_eq!((*start, *length), expected, "round {round}, fragment {at}: {kept:?}");
+        }
+        assert!(told.len() >= whole, "round {round}: {whole} fragments were whole at byte {damage}: {acks:?}");
     }
+    assert!(spared > rounds(60, 20) / 2, "hardly a fragment was whole: {spared}");
     // Whatever came of them, every playlist and page still answers, and the good one plays.
     for stream in 0..4 {
         let (status, said) = gateway.http_get(&format!("/video/bad-{stream}/playlist.m3u8"));
@@ -197,6 +213,9 @@ fn a_second_segment_and_other_tracks_are_a_discontinuity_with_a_new_init() {
         kept.iter().all(|(_, start, length)| (now - 60_000..now + 5_000).contains(start) && *length <= 1_100),
         "{kept:?}"
     );
+    for segment in kept.chunks(3) {
+        assert!(segment.windows(2).all(|two| two[1].1 == two[0].1 + two[0].2), "{kept:?}");
+    }
 }
 
 /// Frames of a raw Matroska file with their clusters moved in time: the muxer's own clusters, whose timestamps are rewritten.

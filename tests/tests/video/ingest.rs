@@ -1,9 +1,9 @@
-//! Ways in over HTTP: PutMedia and its acknowledgements, the plain POST of ffmpeg and GStreamer, every codec.
+//! Ways in over HTTP: PutMedia, the plain POST of ffmpeg and GStreamer, every codec.
 
 use headwater_tests::gateway::Gateway;
 use headwater_tests::need;
 use headwater_tests::tools::{self, program, run_ok};
-use headwater_tests::video::{self, Ack, NO_FFMPEG, PLAIN, Put, fragments, put, put_headers, sample};
+use headwater_tests::video::{self, NO_FFMPEG, PLAIN, fragments, put, put_headers, sample};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -77,87 +77,6 @@ fn every_codec_comes_out_as_it_went_in() {
                 assert!(same, "{name}: other sound comes out of {out}");
             }
         }
-    }
-}
-
-/// The life of a fragment, by AWS's words: nothing is said twice, out of order, or before its time.
-fn check_grammar(acks: &[Ack]) {
-    let of = |kind: &str| acks.iter().filter(|ack| ack.kind == kind).map(|ack| ack.timecode).collect::<Vec<_>>();
-    assert_eq!(of("BUFFERING"), of("RECEIVED"), "{acks:?}");
-    assert_eq!(of("RECEIVED"), of("PERSISTED"), "{acks:?}");
-    for timecode in of("BUFFERING") {
-        let life: Vec<_> = acks.iter().filter(|ack| ack.timecode == timecode).map(|ack| &ack.kind[..]).collect();
-        assert_eq!(life, ["BUFFERING", "RECEIVED", "PERSISTED"], "{timecode:?}");
-    }
-    let numbers: Vec<_> = video::persisted(acks);
-    assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
-}
-
-#[test]
-fn acknowledgements_come_while_the_body_still_comes() {
-    need!(video::ffmpeg(), NO_FFMPEG);
-    let home = tempfile::tempdir().unwrap();
-    let gateway = Gateway::plain();
-    let file = std::fs::read(sample(home.path(), "plain", 5, "192x108", &PLAIN, None)).unwrap();
-    let mut put = Put::begin(gateway.api, &put_headers("cam", Some(START_MS))).unwrap();
-    let half = file.len() / 2;
-    put.send(&file[..half]).unwrap();
-    let early = || put.heard().iter().any(|ack| ack.kind == "PERSISTED");
-    assert!(tools::eventually(BOUND, early), "nothing is persisted before the body ends: {:?}", put.heard());
-    let before = put.heard();
-    assert!(before.iter().filter(|ack| ack.kind == "BUFFERING").count() < 5, "not all has been sent: {before:?}");
-    put.send(&file[half..]).unwrap();
-    let (status, acks) = put.finish();
-    assert_eq!(status, 200);
-    assert_eq!(video::persisted(&acks).len(), 5);
-    check_grammar(&acks);
-}
-
-/// What AWS's C producer SDK knows of acknowledgements, as a table: what is sent, and the errors that must come back.
-#[test]
-fn a_producer_hears_of_its_mistakes_by_their_numbers() {
-    need!(video::ffmpeg(), NO_FFMPEG);
-    let home = tempfile::tempdir().unwrap();
-    let gateway = Gateway::plain();
-    let good = std::fs::read(sample(home.path(), "plain", 3, "128x72", &PLAIN, None)).unwrap();
-    let four_tracks = home.path().join("four.mkv");
-    let mut command = video::ffmpeg().unwrap();
-    for _ in 0..4 {
-        command.args(["-f", "lavfi", "-i", "sine=440:duration=1"]);
-    }
-    command.args(["-map", "0", "-map", "1", "-map", "2", "-map", "3", "-c:a", "aac", "-f", "matroska"]);
-    run_ok(command.arg(&four_tracks), BOUND);
-    let no_matroska = vec![b'x'; 64 << 10];
-    let cut = &good[..good.len() * 2 / 3];
-    let cases: [(&str, &[u8], Option<i64>, usize); 4] = [
-        ("well", &good, None, 3),
-        ("no Matroska", &no_matroska, Some(4006), 0),
-        ("four tracks", &std::fs::read(&four_tracks).unwrap(), Some(4005), 0),
-        ("cut within a frame", cut, Some(4006), 1),
-    ];
-    for (at, (name, body, error, least)) in cases.into_iter().enumerate() {
-        let (status, acks) = put(gateway.api, &put_headers(&format!("case-{at}"), Some(START_MS)), body);
-        assert_eq!(status, 200, "{name}");
-        let errors: Vec<_> = acks.iter().filter(|ack| ack.kind == "ERROR").filter_map(|ack| ack.error).collect();
-        assert_eq!(errors, error.into_iter().collect::<Vec<_>>(), "{name}: {acks:?}");
-        assert!(video::persisted(&acks).len() >= least, "{name}: {acks:?}");
-        let kept: Vec<_> =
-            fragments(gateway.api, &format!("case-{at}")).into_iter().map(|(number, ..)| number).collect();
-        assert_eq!(kept, video::persisted(&acks), "{name}: nothing is kept that was not acknowledged");
-    }
-    let refused = [
-        ("x-amzn-stream-name: a\r\nx-amzn-fragment-timecode-type: RELATIVE\r\n", "RELATIVE"),
-        ("x-amzn-stream-name: a\r\nx-amzn-fragment-timecode-type: SOMETIMES\r\n", "SOMETIMES"),
-        ("x-amzn-fragment-timecode-type: ABSOLUTE\r\n", "StreamName"),
-        ("x-amzn-stream-name: a/b\r\n", "name"),
-    ];
-    for (headers, says) in refused {
-        let head = format!(
-            "POST /putMedia HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{headers}Content-Length: 0\r\n\r\n",
-            gateway.api
-        );
-        let (status, body) = headwater_tests::aws::request(gateway.api, &head, b"").unwrap();
-        assert!(status == 400 && body.contains(says), "{headers}: {status} {body}");
     }
 }
 

@@ -54,6 +54,24 @@ fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
     text.rsplit_once(before)?.1.split(after).next()
 }
 
+/// Waits for the next part as a player does; the init and all parts of its fragment so far, since a part that is not independent
+/// is read with those before it. `None` if it was the fragment's end that came.
+fn next_part(home: &Path, gateway: &Gateway) -> Option<(Vec<u8>, Vec<u8>)> {
+    let playlist = |query: &str| String::from_utf8(fetch(home, gateway, &format!("live.m3u8{query}"))).unwrap();
+    let open = |text: &str| text.rsplit("#EXTINF").next().unwrap_or_default().to_owned();
+    let text = playlist("");
+    let sequence: u64 = between(&text, "#EXT-X-MEDIA-SEQUENCE:", "\n").unwrap().parse().unwrap();
+    let next = sequence + text.matches("#EXTINF").count() as u64;
+    let parts = open(&text).matches("#EXT-X-PART:").count();
+    let text = playlist(&format!("?_HLS_msn={next}&_HLS_part={parts}"));
+    let open = open(&text);
+    let parts = open.lines().filter(|line| line.starts_with("#EXT-X-PART:"));
+    let parts: Vec<u8> =
+        parts.filter_map(|line| between(line, ",URI=\"", "\"")).flat_map(|part| fetch(home, gateway, part)).collect();
+    let init = fetch(home, gateway, between(&text, "#EXT-X-MAP:URI=\"", "\"").unwrap());
+    (!parts.is_empty()).then_some((init, parts))
+}
+
 #[test]
 fn a_picture_is_seen_within_its_bound() {
     need!(video::ffmpeg(), NO_FFMPEG);
@@ -80,29 +98,15 @@ fn a_picture_is_seen_within_its_bound() {
     video::wait_for_fragments(gateway.api, "glass", 5, BOUND);
     let (mut low, mut plain) = (Vec::new(), Vec::new());
     for round in 0..10 {
-        let text = String::from_utf8(fetch(home.path(), &gateway, "live.m3u8")).unwrap();
-        let sequence: u64 = between(&text, "#EXT-X-MEDIA-SEQUENCE:", "\n").unwrap().parse().unwrap();
-        let next = sequence + text.matches("#EXTINF").count() as u64;
-        let parts = text.rsplit("#EXTINF").next().unwrap_or_default().matches("#EXT-X-PART:").count();
-        let text = fetch(home.path(), &gateway, &format!("live.m3u8?_HLS_msn={next}&_HLS_part={parts}"));
-        let text = String::from_utf8(text).unwrap();
-        let init = fetch(home.path(), &gateway, between(&text, "#EXT-X-MAP:URI=\"", "\"").unwrap());
-        // A part that is not independent is read with those of its fragment before it.
-        let open = text.rsplit("#EXTINF").next().unwrap_or_default();
-        let mut segment = Vec::new();
-        for part in
-            open.lines().filter_map(|line| between(line, ",URI=\"", "\"").filter(|_| line.starts_with("#EXT-X-PART:")))
-        {
-            segment.extend(fetch(home.path(), &gateway, part));
-        }
-        if !segment.is_empty() {
-            low.push(age_ms(home.path(), &init, &segment, video::now_ms()) + PART_HOLD_BACK_MS);
+        if let Some((init, parts)) = (0..3).find_map(|_| next_part(home.path(), &gateway)) {
+            low.push(age_ms(home.path(), &init, &parts, video::now_ms()) + PART_HOLD_BACK_MS);
         }
         // A part has just come, always at the same moments of a fragment: players come at any.
         std::thread::sleep(Duration::from_millis(97 * round));
         let text = String::from_utf8(fetch(home.path(), &gateway, "live.m3u8?ll=0")).unwrap();
         let target_ms = between(&text, "#EXT-X-TARGETDURATION:", "\n").unwrap().parse::<i64>().unwrap() * 1000;
         let last = text.lines().rev().find(|line| line.starts_with("fragment/")).unwrap();
+        let init = fetch(home.path(), &gateway, between(&text, "#EXT-X-MAP:URI=\"", "\"").unwrap());
         let segment = fetch(home.path(), &gateway, last);
         plain.push(age_ms(home.path(), &init, &segment, video::now_ms()) + 3 * target_ms);
     }
@@ -112,7 +116,9 @@ fn a_picture_is_seen_within_its_bound() {
         ages.sort_unstable();
     }
     eprintln!("glass to glass, ms: low latency {low:?}, plain {plain:?}");
-    assert!(low.len() >= 3, "hardly a part: {low:?}");
-    assert!(low[low.len() / 2] < 1_500, "low latency {low:?}");
-    assert!(plain[plain.len() / 2] < 4_000, "plain {plain:?}");
+    assert!(low.len() >= 8, "of ten rounds so many had a part: {low:?}");
+    let [p50, p90] = [5, 9].map(|tenths| move |ages: &[i64]| ages[(ages.len() * tenths / 10).min(ages.len() - 1)]);
+    eprintln!("p50 and p90, ms: low latency {} {}, plain {} {}", p50(&low), p90(&low), p50(&plain), p90(&plain));
+    assert!(p50(&low) < 1_500 && p90(&low) < 2_000, "low latency {low:?}");
+    assert!(p50(&plain) < 4_000 && p90(&plain) < 4_500, "plain {plain:?}");
 }
