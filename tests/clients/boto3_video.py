@@ -1,19 +1,23 @@
 #!/usr/bin/env python3
 """boto3's three clients for Kinesis Video against the AWS door: every operation that is offered, and what it refuses.
 
-    python boto3_video.py http://127.0.0.1:4567 STREAM
+    python boto3_video.py http://127.0.0.1:4567 STREAM FILE
 
 STREAM was sent by PutMedia within the last 20 seconds: at least 5 fragments of a second, H.264, 192 pixels wide, by a producer whose
-clock is right. Needs boto3; ffmpeg where the gateway runs, for GetImages. Credentials as every AWS tool takes them. Prints
+clock is right, and not all in the same millisecond. FILE is Matroska of the same kind, which is sent while GetMedia reads. Needs boto3; ffmpeg where the gateway runs, for GetImages. Credentials as every AWS tool takes them. Prints
 one line a check and exits 1 at the first that fails.
 """
 
 import base64
 import datetime
+import json
 import os
 import pathlib
+import re
 import struct
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -25,7 +29,7 @@ from botocore.exceptions import ClientError
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "AKIDTEST")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "secret")
 
-ENDPOINT, STREAM = sys.argv[1], sys.argv[2]
+ENDPOINT, STREAM, FILE = sys.argv[1:4]
 # Parameters are checked by the gateway here, not by the client.
 CONFIG = Config(parameter_validation=False, retries={"max_attempts": 1, "mode": "standard"})
 RUN = uuid.uuid4().hex[:8]
@@ -166,10 +170,17 @@ def fragments():
     return all_of
 
 
+def told_numbers(media):
+    """The fragments in a piece of Matroska, by their tags."""
+    return [number.decode() for number in re.findall(rb"AWS_KINESISVIDEO_FRAGMENT_NUMBER\x44\x87[^0-9]+([0-9]{20})", media)]
+
+
 def get_media(all_of):
     media = data("kinesis-video-media", "GET_MEDIA")
-    numbers = [one["FragmentNumber"].encode() for one in all_of]
+    numbers = [one["FragmentNumber"] for one in all_of]
     at = all_of[2]
+    servers = [one["ServerTimestamp"] for one in all_of]
+    assert servers == sorted(servers) and servers[0] < servers[2], "all came in the same millisecond: this shows nothing"
     # Where reading begins, and which fragment comes first.
     for selector, first in [
         ({"StartSelectorType": "EARLIEST"}, 0),
@@ -177,16 +188,55 @@ def get_media(all_of):
         ({"StartSelectorType": "FRAGMENT_NUMBER", "AfterFragmentNumber": at["FragmentNumber"]}, 3),
         ({"StartSelectorType": "CONTINUATION_TOKEN", "ContinuationToken": at["FragmentNumber"]}, 3),
         ({"StartSelectorType": "PRODUCER_TIMESTAMP", "StartTimestamp": at["ProducerTimestamp"]}, 2),
-        ({"StartSelectorType": "SERVER_TIMESTAMP", "StartTimestamp": at["ServerTimestamp"]}, None),
+        ({"StartSelectorType": "SERVER_TIMESTAMP", "StartTimestamp": at["ServerTimestamp"]}, servers.index(servers[2])),
+        ({"StartSelectorType": "SERVER_TIMESTAMP", "StartTimestamp": servers[0] - datetime.timedelta(seconds=1)}, 0),
     ]:
         payload = media.get_media(StreamName=STREAM, StartSelector=selector)["Payload"]
         head = payload.read(4096)
         payload.close()
         assert head[:4] == b"\x1a\x45\xdf\xa3" and b"AWS_KINESISVIDEO_MILLIS_BEHIND_NOW" in head, selector
-        assert first is None or numbers[first] in head, (selector, first)
+        assert told_numbers(head)[0] == numbers[first], (selector, first, told_numbers(head), numbers)
     refused("InvalidArgumentException", "AfterFragmentNumber", media.get_media, StreamName=STREAM, StartSelector={"StartSelectorType": "FRAGMENT_NUMBER"})
     refused("ResourceNotFoundException", "no-such", media.get_media, StreamName="no-such", StartSelector={"StartSelectorType": "NOW"})
     passed("GetMedia from every start")
+
+
+def put_media(pause_s, sent):
+    """Sends FILE as a camera does whose clock is right, in pieces; appends each PERSISTED that it hears to `sent`."""
+    film = pathlib.Path(FILE).read_bytes()
+    size = len(film) // 8 + 1
+
+    def body():
+        for at in range(0, len(film), size):
+            yield film[at:at + size]
+            time.sleep(pause_s)
+
+    request = urllib.request.Request(f"{ENDPOINT}/putMedia", data=body(), method="POST", headers={
+        "x-amzn-stream-name": STREAM, "x-amzn-fragment-timecode-type": "RELATIVE", "x-amzn-producer-start-timestamp": f"{time.time():.3f}",
+        "Transfer-Encoding": "chunked", "Content-Type": "video/x-matroska"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        acks = [json.loads(line) for line in answer]
+    sent += [ack["FragmentNumber"] for ack in acks if ack["EventType"] == "PERSISTED"]
+
+
+def get_media_goes_on(all_of):
+    """What comes later comes too, once each, in order, on the connection that was there before."""
+    payload = data("kinesis-video-media", "GET_MEDIA").get_media(StreamName=STREAM, StartSelector={"StartSelectorType": "NOW"})["Payload"]
+    media, sent, newest = payload.read(4096), [], all_of[-1]["FragmentNumber"]
+    assert told_numbers(media) == [newest], told_numbers(media)
+    camera = threading.Thread(target=put_media, args=(0.3, sent))
+    camera.start()
+    until = time.monotonic() + 20
+    # The continuation token is the last of a fragment's tags.
+    while (camera.is_alive() or media.count(b"AWS_KINESISVIDEO_CONTINUATION_TOKEN") <= len(sent)) and time.monotonic() < until:
+        media += payload.read(256)
+    camera.join()
+    payload.close()
+    assert len(sent) >= 4, sent
+    assert told_numbers(media) == [newest, *sent], (told_numbers(media), newest, sent)
+    behind = [int(ms) for ms in re.findall(rb"AWS_KINESISVIDEO_MILLIS_BEHIND_NOW\x44\x87[^0-9]+([0-9]+)", media)]
+    assert len(behind) == len(sent) + 1 and all(ms < 5_000 for ms in behind[1:]), behind
+    passed("GetMedia goes on with what comes")
 
 
 def span(all_of, first, last):
@@ -324,4 +374,5 @@ dash(found)
 get_media(found)
 clip(found)
 images(found)
+get_media_goes_on(found)
 print("all passed")

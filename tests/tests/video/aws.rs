@@ -3,29 +3,40 @@
 use headwater_tests::gateway::{Gateway, Setup};
 use headwater_tests::need;
 use headwater_tests::tools::{program, python, root, run, run_ok};
-use headwater_tests::video::{self, NO_FFMPEG, PLAIN, put, put_headers, sample};
+use headwater_tests::video::{self, NO_FFMPEG, PLAIN, Put, put_headers, sample};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 const BOUND: Duration = Duration::from_secs(60);
 const NO_PYTHON: &str = "the packages of tests/clients/requirements.txt are not installed";
 
-/// Six seconds of a camera whose clock is right, as if they had just been sent.
-fn put_camera(gateway: &Gateway) {
-    let home = tempfile::tempdir().unwrap();
-    let file = std::fs::read(sample(home.path(), "cam", 6, "192x108", &PLAIN, Some("aac"))).unwrap();
-    let (status, acks) = put(gateway.api, &put_headers("cam", Some(video::now_ms() - 6_000)), &file);
+/// Six seconds of a camera whose clock is right, as if they had just been sent, in twelve pieces; the file.
+fn put_camera(gateway: &Gateway, home: &Path) -> PathBuf {
+    let path = sample(home, "cam", 6, "192x108", &PLAIN, Some("aac"));
+    let file = std::fs::read(&path).unwrap();
+    let mut put = Put::begin(gateway.api, &put_headers("cam", Some(video::now_ms() - 6_000))).unwrap();
+    for piece in file.chunks(file.len() / 12 + 1) {
+        put.send(piece).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (status, acks) = put.finish();
     assert_eq!((status, video::persisted(&acks).len()), (200, 6));
+    path
 }
 
 #[test]
 fn boto3_has_every_operation_that_is_offered() {
     need!(video::ffmpeg(), NO_FFMPEG);
     let python = need!(python(), NO_PYTHON);
-    let gateway = Gateway::plain();
-    put_camera(&gateway);
+    let (home, gateway) = (tempfile::tempdir().unwrap(), Gateway::plain());
+    let file = put_camera(&gateway, home.path());
     let mut command = Command::new(python);
-    command.arg(root().join("tests/clients/boto3_video.py")).arg(format!("http://{}", gateway.api)).arg("cam");
+    command
+        .arg(root().join("tests/clients/boto3_video.py"))
+        .arg(format!("http://{}", gateway.api))
+        .arg("cam")
+        .arg(file);
     let said = run_ok(&mut command, BOUND);
     assert!(said.contains("all passed"), "{said}");
 }
@@ -36,8 +47,8 @@ fn a_signature_is_asked_for_when_there_are_access_keys_and_a_session_needs_none(
     need!(video::ffmpeg(), NO_FFMPEG);
     let python = need!(python(), NO_PYTHON);
     let curl = need!(program("curl"), "curl is not installed");
-    let mut gateway = Setup::default().start();
-    put_camera(&gateway);
+    let (home, mut gateway) = (tempfile::tempdir().unwrap(), Setup::default().start());
+    put_camera(&gateway, home.path());
     gateway.setup().api = "access_keys = [{ id = \"AKIDTEST\", secret = \"the secret\" }]".into();
     gateway.restart();
     let endpoint = format!("http://{}", gateway.api);
