@@ -6,6 +6,7 @@
 // With a token it signs in through the form first. Prints one line of JSON with what it saw; exits 1 at the first check that
 // fails.
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import fs from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -21,6 +22,9 @@ const [base = "http://127.0.0.1:8080", stream = "cam-1"] = positionals;
 const JUMP_MS_MAX = 2000;
 /** A jump goes so far back from the newest picture, or to the middle of what there is when that is less. */
 const JUMP_BACK_MS = 30_000;
+/** Who clicks nearer than 5 seconds to the newest picture that the page knows of, which it asks for now and then, means live. */
+const LIVE_MS = 16_000;
+const CLIP_MS = 6000;
 
 const saw = { base, stream };
 const complaints = [];
@@ -175,7 +179,7 @@ async function jump(page) {
   assert.ok(before.width > 0);
   await goesOn(page, before);
   await pauseHolds(page);
-  await clickJumps(page, end);
+  await clickJumps(page);
 }
 
 async function pauseHolds(page) {
@@ -189,14 +193,48 @@ async function pauseHolds(page) {
   await goesOn(page, await playing(page));
 }
 
-/** A click on the timeline, a little left of the head, plays from there. */
-async function clickJumps(page, end) {
-  const before = await state(page);
-  const place = await (await page.$("#timeline")).boundingBox();
-  await page.mouse.click(place.x + place.width * 0.5, place.y + place.height * 0.4);
-  await page.waitForFunction((was) => Date.parse(document.querySelector("#time").dateTime) !== was, {}, before.shown);
-  const after = await playing(page);
-  assert.ok(after.shown <= end + 60_000, "a click on the timeline leads nowhere");
+/** A click on the timeline plays from the moment that is there: from a pause, which nothing else ends, and while it plays. */
+async function clickJumps(page) {
+  await page.click("#play");
+  await page.waitForFunction(() => document.querySelector("#video").paused);
+  const { ranges, newest_ms } = await facts(page);
+  const [start, end] = ranges.at(-1);
+  const last = Math.min(end, newest_ms) - LIVE_MS;
+  assert.ok(last - start > 8000, `${last - start} ms are too few to jump in`);
+  saw.clicks_off_ms = [];
+  for (const target of [start + 2000, last, start + (last - start) / 2]) {
+    const { x, y } = await placeOf(page, target);
+    const before = (await state(page)).shown;
+    assert.ok(Math.abs(before - target) > JUMP_MS_MAX, "this jump would show nothing");
+    const clicked = Date.now();
+    await page.mouse.click(x, y);
+    await page.waitForFunction((was) => Math.abs(Date.parse(document.querySelector("#time").dateTime) - was) > 1000, {}, before);
+    const off = (await playing(page)).shown - target;
+    saw.clicks_off_ms.push(Math.round(off));
+    assert.ok(off > -JUMP_MS_MAX && off < JUMP_MS_MAX + Date.now() - clicked, `a click leads ${off} ms beside the moment clicked`);
+  }
+  await goesOn(page, await playing(page));
+}
+
+/** Where on the timeline a moment is, by what the timeline says of two of its places. */
+async function placeOf(page, ms) {
+  const box = await (await page.$("#timeline")).boundingBox();
+  const y = box.y + box.height * 0.4;
+  const span = await page.$eval('#spans [aria-pressed="true"]', (button) => Number(button.dataset.span));
+  const told = async (share) => {
+    await page.mouse.move(box.x + box.width * share, y);
+    await page.waitForSelector("#timeline .tip", { visible: true });
+    const text = await page.$eval("#timeline .tip span", (tip) => tip.textContent);
+    const [hours, minutes, seconds] = /(\d+):(\d+):(\d+)/.exec(text).slice(1).map(Number);
+    return ((hours * 60 + minutes) * 60 + seconds) * 1000;
+  };
+  const [near, far] = [await told(0.25), await told(0.75)];
+  assert.ok(Math.abs(far - near - span / 2) <= 1000, `half of ${span} ms reaches from ${near} to ${far}`);
+  const moment = await page.evaluate((ms) => ms - new Date(ms).setHours(0, 0, 0, 0), ms);
+  // What is told is cut to the second.
+  const share = 0.25 + (moment - near - 500) / span;
+  assert.ok(share > 0 && share < 1, `the moment is not on the timeline: ${share}`);
+  return { x: box.x + box.width * share, y };
 }
 
 async function clip(page) {
@@ -204,7 +242,7 @@ async function clip(page) {
   await page.waitForSelector("#download", { visible: true });
   const { ranges } = await facts(page);
   const [start, end] = ranges.at(-1);
-  const from = Math.max(start, end - 12_000);
+  const from = Math.ceil(Math.max(start, end - 12_000) / 1000) * 1000;
   await page.evaluate(([from, to]) => {
     const text = (ms) => new Date(ms - new Date(ms).getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
     for (const [id, ms] of [["clip-from", from], ["clip-to", to]]) {
@@ -212,7 +250,9 @@ async function clip(page) {
       input.value = text(ms);
       input.dispatchEvent(new Event("change", { bubbles: true }));
     }
-  }, [from, from + 6000]);
+  }, [from, from + CLIP_MS]);
+  const asked = new URL(await page.$eval("#download", (link) => link.href)).searchParams;
+  assert.deepEqual([Number(asked.get("from")), Number(asked.get("to"))], [from, from + CLIP_MS], "the clip that is chosen is another");
   const downloads = path.join(opened.folder, "downloads");
   const session = await opened.browser.target().createCDPSession();
   await session.send("Browser.setDownloadBehavior", { behavior: "allow", downloadPath: downloads, eventsEnabled: true });
@@ -230,6 +270,11 @@ async function clip(page) {
   saw.clip = { name, bytes: bytes.length };
   assert.equal(bytes.toString("latin1", 4, 8), "ftyp", "the clip is no MP4");
   assert.ok(bytes.includes("moof") || bytes.includes("moov"));
+  // Whole fragments of a second: the first and the last may reach over what was asked for.
+  const probe = ["-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", path.join(downloads, name)];
+  saw.clip.duration_s = Number.parseFloat(execFileSync("ffprobe", probe, { encoding: "utf8" }));
+  const over_ms = saw.clip.duration_s * 1000 - CLIP_MS;
+  assert.ok(over_ms > -100 && over_ms < 2100, `the clip has ${saw.clip.duration_s} s`);
 }
 
 async function unknown(page) {

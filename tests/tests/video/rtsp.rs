@@ -2,7 +2,7 @@
 
 use headwater_tests::gateway::{Gateway, Setup};
 use headwater_tests::need;
-use headwater_tests::tools::{eventually, free_port, run};
+use headwater_tests::tools::{self, eventually, free_port, run};
 use headwater_tests::{aws, cameras};
 use std::process::Command;
 use std::time::Duration;
@@ -48,6 +48,38 @@ fn a_camera_that_goes_and_comes_back_is_recorded_on() {
     let url = format!("http://{}/video/yard/playlist.m3u8", gateway.console);
     let decoded = run(Command::new("ffmpeg").args(["-v", "error", "-i", &url, "-f", "null", "-"]), BOUND);
     assert!(decoded.status.success() && decoded.stderr.is_empty(), "{}", String::from_utf8_lossy(&decoded.stderr));
+}
+
+/// The fault: sound and reports that went on were taken for a sign of life, and a camera without pictures was never left.
+#[test]
+fn a_camera_whose_pictures_stall_while_its_sound_goes_on_is_connected_to_anew() {
+    need!(cameras::rtsp_is_there(), cameras::NO_RTSP);
+    let port = free_port();
+    let _server = cameras::rtsp(port, &["--stall-after", "4"]);
+    let toml = format!("[[camera]]\nname = \"yard\"\nurl = \"rtsp://127.0.0.1:{port}/cam\"\nstall_timeout = \"3 s\"\n");
+    let gateway = Setup::new(&toml).start();
+    let stalled = || gateway.log().contains("nothing came for 3s");
+    wait_for(&gateway, 2);
+    assert!(!stalled(), "{}", gateway.log());
+    assert!(eventually(BOUND, stalled), "{}", gateway.log());
+    let before = fragments(&gateway);
+    wait_for(&gateway, before + 3);
+    let log = gateway.log();
+    assert_eq!(log.matches("a camera is connected").count(), 2, "{log}");
+    assert_eq!(log.matches("no picture").count(), 1, "{log}");
+    assert_eq!(gateway.metric("headwater_camera_failures_total"), 1.0);
+    // The sound of the wait is there, behind the last picture: it did go on.
+    let clip = format!("http://{}/video/yard/clip.mp4", gateway.console);
+    let probe = ["-v", "error", "-select_streams", "a", "-show_entries", "packet=pts_time", "-of", "csv=p=0", &clip];
+    let sound = tools::run_ok(Command::new("ffprobe").args(probe), BOUND);
+    let probe = ["-v", "error", "-select_streams", "v", "-show_entries", "packet=pts_time", "-of", "csv=p=0", &clip];
+    let pictures = tools::run_ok(Command::new("ffprobe").args(probe), BOUND);
+    let times =
+        |text: &str| text.lines().filter_map(|line| line.trim_end_matches(',').parse().ok()).collect::<Vec<f64>>();
+    let (sound, pictures) = (times(&sound), times(&pictures));
+    let gap = pictures.windows(2).max_by(|a, b| (a[1] - a[0]).total_cmp(&(b[1] - b[0]))).expect("pictures");
+    let within = sound.iter().filter(|at| (gap[0]..gap[1]).contains(*at)).count();
+    assert!(gap[1] - gap[0] > 2.5 && within > 50, "{within} packets of sound in the gap {gap:?}");
 }
 
 #[test]
