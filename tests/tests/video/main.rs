@@ -2,7 +2,7 @@
 //! kinds come between. A picture that comes out is compared with the one that went in by the MD5 of its pixels.
 //!
 //! `ingest` is the ways in over HTTP, `acknowledgements` what producers hear, `chunks` those over MQTT, `rtsp` the gateway that goes to a camera, `aws` the operations,
-//! `playback` the ways out and `latency` how soon, `upstream` is from one
+//! `pictures` motion JPEG, `playback` the ways out and `latency` how soon, `upstream` is from one
 //! gateway to the next, `whole` all of it at once, `faults` what breaks.
 
 mod acknowledgements;
@@ -11,6 +11,7 @@ mod chunks;
 mod faults;
 mod ingest;
 mod latency;
+mod pictures;
 mod playback;
 mod rtsp;
 mod upstream;
