@@ -10,8 +10,6 @@ use crate::units::ByteSize;
 use bytes::Bytes;
 use headwater_video::media::MS;
 use headwater_video::{Codec, Fragment, Frame, Kind, Track, Tracks, matroska};
-use std::time::Instant;
-
 /// 2026-01-01.
 const START_MS: i64 = 1_767_225_600_000;
 
@@ -181,33 +179,6 @@ async fn thinning_out_says_nothing_of_how_pictures_are_ordered() {
     rig.send("cam", &sent).await.unwrap();
     let found = rig.media.camera("cam").unwrap().archive.select(Select::showing(i64::MIN, i64::MAX)).await.unwrap();
     assert_eq!(found.iter().map(|(_, entry)| entry.delay_ms).collect::<Vec<_>>(), [200; 3]);
-}
-
-/// The fault: a viewer who went away while the index was made left it to be made again behind what was there.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_index_that_nobody_waits_for_any_more_is_not_entered_twice() {
-    let rig = Rig::new(VideoConfig::default());
-    rig.send("cam", &seconds(6_500, 300)).await.unwrap();
-    let camera = rig.media.camera("cam").unwrap();
-    let fresh = || archive::Archive::new(rig.media.inner.log.clone(), camera.stream().clone());
-    let begun = Instant::now();
-    fresh().index().await.unwrap();
-    // Four reads: given up in each of them.
-    let takes = begun.elapsed();
-    let mut given_up = 0;
-    for part in 1..16 {
-        let (archive, mut ticks) = (fresh(), takes * part / 16);
-        let until = Instant::now() + ticks;
-        tokio::select! {
-            biased;
-            _ = archive.index() => ticks = Duration::ZERO,
-            () = async { while Instant::now() < until { tokio::task::yield_now().await } } => {}
-        }
-        given_up += u32::from(!ticks.is_zero());
-        let numbers: Vec<u64> = archive.index().await.unwrap().all().map(|(_, entry)| entry.number).collect();
-        assert!(numbers.len() == 6_500 && numbers.is_sorted_by(|a, b| a < b), "{} after {part}", numbers.len());
-    }
-    assert!(given_up > 0, "nobody went away in the middle");
 }
 
 #[tokio::test(flavor = "multi_thread")]
