@@ -1,5 +1,6 @@
 //! The `[[sink]]` sections of the configuration.
 
+use super::aws::AwsConfig;
 use super::sink::file::FileConfig;
 use super::sink::kinesis::KinesisConfig;
 use super::sink::mqtt::MqttConfig;
@@ -84,6 +85,15 @@ impl SinkConfig {
         }
     }
 
+    /// Of those that go to AWS.
+    fn aws(&self) -> Option<&AwsConfig> {
+        match self {
+            SinkConfig::Kinesis(config) => Some(&config.aws),
+            SinkConfig::KinesisVideo(config) => Some(&config.aws),
+            SinkConfig::Mqtt(_) | SinkConfig::File(_) => None,
+        }
+    }
+
     /// The local stream for what the destination refuses, if one is named.
     pub fn dead_letter(&self) -> Option<&String> {
         let letters = match self {
@@ -110,6 +120,9 @@ impl SinkConfig {
         self.common().check(key, &mut problems);
         if let Some(sending) = self.sending() {
             sending.check(key, &self.common().streams, &mut problems);
+        }
+        if let Some(aws) = self.aws() {
+            aws.check(key, &mut problems);
         }
         match self {
             SinkConfig::Kinesis(config) => config.check(key, &mut problems),
