@@ -18,13 +18,18 @@ const SECTIONS: [(&str, &str, &str); 5] = [
 type Struct = (&'static str, &'static str);
 
 /// The lists: what stands above an item, the keys that have no default, and the struct whose fields are its keys.
-const LISTS: [(&str, &str, Struct); 8] = [
+const LISTS: [(&str, &str, Struct); 9] = [
     ("stream", "name = \"telemetry\"", ("src/config.rs", "StreamConfig")),
     ("route", "", ("src/mqtt/config.rs", "RouteConfig")),
     ("allow", "", ("src/mqtt/config.rs", "AllowConfig")),
     ("camera", "name = \"yard\"\nurl = \"rtsp://192.0.2.7/stream1\"", ("src/media/config.rs", "CameraConfig")),
     ("sink", "type = \"kinesis\"\nname = \"cloud\"", ("src/uplink/sink/kinesis.rs", "KinesisConfig")),
     ("sink", "type = \"kinesis-video\"\nname = \"cameras\"", ("src/uplink/sink/video.rs", "KinesisVideoConfig")),
+    (
+        "sink",
+        "type = \"s3-video\"\nname = \"film\"\nbucket = \"film\"",
+        ("src/uplink/sink/video_s3.rs", "S3VideoConfig"),
+    ),
     (
         "sink",
         "type = \"mqtt\"\nname = \"broker\"\nbroker = \"mqtt://127.0.0.1:1884\"",
@@ -57,7 +62,7 @@ publish = ["site/+/dev/{identity}/t"]
 
 [[sink]]
 name = "cloud"
-type = "kinesis"                  # kinesis, kinesis-video, mqtt or file
+type = "kinesis"                  # kinesis, kinesis-video, s3-video, mqtt or file
 streams = ["telemetry"]
 target = "telemetry"
 region = "eu-west-1"
@@ -237,5 +242,5 @@ fn the_lists_have_every_key_and_are_good_once_the_mark_is_taken_away() {
             assert!(list.lines().any(there), "{kind}: {key} is missing in\n{list}");
         }
     }
-    assert_eq!(config.sinks.len(), 4);
+    assert_eq!(config.sinks.len(), 5);
 }

@@ -42,6 +42,7 @@ use sink::file::FileForwarder;
 use sink::kinesis::KinesisSink;
 use sink::mqtt::MqttSink;
 use sink::video::VideoForwarder;
+use sink::video_s3::S3VideoForwarder;
 use sink::{Identity, Sink};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -239,6 +240,9 @@ impl Running {
             }
             SinkConfig::Mqtt(config) => through(Arc::new(MqttSink::new(config, self.who(stream))), &config.sending),
             SinkConfig::File(config) => tokio::spawn(FileForwarder::new(self.setup(stream, config.clone())).run()),
+            SinkConfig::S3Video(config) => {
+                tokio::spawn(S3VideoForwarder::new(self.setup(stream, config.clone())).run())
+            }
             SinkConfig::KinesisVideo(config) => {
                 tokio::spawn(VideoForwarder::new(self.setup(stream, config.clone())).run())
             }

@@ -6,16 +6,17 @@
 //! ends is sent again over the next.
 
 mod ack;
-mod assemble;
+pub(super) mod assemble;
 mod connection;
 mod demand;
 mod link;
-mod marks;
+pub(super) mod marks;
 mod run;
 mod service;
 mod window;
 
 pub use run::VideoForwarder;
+pub(super) use service::fault_of;
 
 use crate::problem::Problem;
 use crate::units::{ByteSize, Span};
