@@ -71,6 +71,8 @@ pub struct Segment<'a, U> {
     pub discontinuity: bool,
     /// The init segment that it needs; written where it changes.
     pub map: &'a str,
+    /// Where in that file it stands; the same for all segments of one map.
+    pub map_range: Option<ByteRange>,
     pub byte_range: Option<ByteRange>,
     /// Listed as lost: players skip its time.
     pub gap: bool,
@@ -143,6 +145,11 @@ pub fn media<'a, U: Display>(
         if map != Some(one.map) {
             map = Some(one.map);
             quoted(out, "#EXT-X-MAP:URI=", &one.map);
+            if let Some(range) = one.map_range {
+                out.push_str(",BYTERANGE=\"");
+                byte_range(out, range);
+                out.push('"');
+            }
             out.push('\n');
         }
         gaps |= one.gap;

@@ -19,7 +19,7 @@ pub mod jpeg;
 pub mod matroska;
 pub mod media;
 pub mod mp4;
-mod text;
+pub mod text;
 
 pub use media::{Codec, Fragment, Frame, Kind, Track, Tracks};
 

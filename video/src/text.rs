@@ -53,7 +53,7 @@ pub(crate) fn seconds(out: &mut String, ns: u64) {
 
 /// Appends milliseconds since 1970 as `2026-01-31T23:59:59.123Z`. Times outside the years 0 to 9999 become the
 /// nearest within.
-pub(crate) fn date_time(out: &mut String, unix_ms: i64) {
+pub fn date_time(out: &mut String, unix_ms: i64) {
     /// The first millisecond of year 0, and the last of year 9999.
     const YEARS_MS: (i64, i64) = (-62_167_219_200_000, 253_402_300_799_999);
     let unix_ms = unix_ms.clamp(YEARS_MS.0, YEARS_MS.1);

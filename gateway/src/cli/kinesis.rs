@@ -2,7 +2,7 @@
 //! reading alone, for what it asks may be asked twice.
 
 use super::client::{ANSWER_BYTES_MAX, CALL_TIMEOUT};
-use crate::uplink::aws::{Aws, AwsSettings, trust};
+use crate::uplink::aws::{Aws, AwsConfig, KINESIS, trust};
 use crate::uplink::http::{Bounds, HttpClient, HttpError};
 use anyhow::{Result, anyhow};
 use bytes::Bytes;
@@ -21,9 +21,9 @@ pub struct Kinesis {
 }
 
 impl Kinesis {
-    pub async fn find(settings: &AwsSettings) -> Self {
+    pub async fn find(config: &AwsConfig) -> Self {
         let http = HttpClient::new(trust(&None));
-        Kinesis { aws: Aws::find(settings, http.clone()).await, http }
+        Kinesis { aws: Aws::find(KINESIS, config, http.clone()).await, http }
     }
 
     pub fn endpoint(&self) -> &str {

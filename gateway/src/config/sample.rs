@@ -17,38 +17,30 @@ const SECTIONS: [(&str, &str, &str); 5] = [
 /// File and name.
 type Struct = (&'static str, &'static str);
 
-/// The lists: what stands above an item, the keys that have no default, and the structs whose fields are its keys.
-const LISTS: [(&str, &str, &[Struct]); 9] = [
-    ("stream", "name = \"telemetry\"", &[("src/config.rs", "StreamConfig")]),
-    ("route", "", &[("src/mqtt/config.rs", "RouteConfig")]),
-    ("allow", "", &[("src/mqtt/config.rs", "AllowConfig")]),
-    ("camera", "name = \"yard\"\nurl = \"rtsp://192.0.2.7/stream1\"", &[("src/media/config.rs", "CameraConfig")]),
-    ("mark", "topic = \"plant/door/+/open\"\nstreams = [\"yard\"]", &[("src/media/rules.rs", "MarkConfig")]),
+/// The lists: what stands above an item, the keys that have no default, and the struct whose fields are its keys.
+const LISTS: [(&str, &str, Struct); 10] = [
+    ("stream", "name = \"telemetry\"", ("src/config.rs", "StreamConfig")),
+    ("route", "", ("src/mqtt/config.rs", "RouteConfig")),
+    ("allow", "", ("src/mqtt/config.rs", "AllowConfig")),
+    ("camera", "name = \"yard\"\nurl = \"rtsp://192.0.2.7/stream1\"", ("src/media/config.rs", "CameraConfig")),
+    ("mark", "topic = \"plant/door/+/open\"\nstreams = [\"yard\"]", ("src/media/rules.rs", "MarkConfig")),
+    ("sink", "type = \"kinesis\"\nname = \"cloud\"", ("src/uplink/sink/kinesis.rs", "KinesisConfig")),
+    ("sink", "type = \"kinesis-video\"\nname = \"cameras\"", ("src/uplink/sink/video.rs", "KinesisVideoConfig")),
     (
         "sink",
-        "type = \"kinesis\"\nname = \"cloud\"",
-        &[COMMON, SENDING, ("src/uplink/sink/kinesis.rs", "KinesisConfig")],
-    ),
-    (
-        "sink",
-        "type = \"kinesis-video\"\nname = \"cameras\"",
-        &[COMMON, ("src/uplink/sink/video.rs", "KinesisVideoConfig")],
+        "type = \"s3-video\"\nname = \"film\"\nbucket = \"film\"",
+        ("src/uplink/sink/video_s3.rs", "S3VideoConfig"),
     ),
     (
         "sink",
         "type = \"mqtt\"\nname = \"broker\"\nbroker = \"mqtt://127.0.0.1:1884\"",
-        &[COMMON, SENDING, ("src/uplink/sink/mqtt.rs", "MqttConfig")],
+        ("src/uplink/sink/mqtt.rs", "MqttConfig"),
     ),
-    (
-        "sink",
-        "type = \"file\"\nname = \"files\"\ndir = \"/srv/headwater\"",
-        &[COMMON, ("src/uplink/sink/file.rs", "FileConfig")],
-    ),
+    ("sink", "type = \"file\"\nname = \"files\"\ndir = \"/srv/headwater\"", ("src/uplink/sink/file.rs", "FileConfig")),
 ];
-const COMMON: Struct = ("src/uplink/config.rs", "Common");
-const SENDING: Struct = ("src/uplink/config.rs", "Sending");
-/// Fields whose struct stands in [`LISTS`] by itself.
-const FLATTENED: [&str; 2] = ["common", "sending"];
+/// Structs whose keys stand in an item as its own do.
+const FLATTENED: [Struct; 3] =
+    [("src/uplink/config.rs", "Common"), ("src/uplink/config.rs", "Sending"), ("src/uplink/aws.rs", "AwsConfig")];
 /// Tables within an item.
 const INNER: [Struct; 1] = [("src/uplink/aws.rs", "IotConfig")];
 
@@ -71,7 +63,7 @@ publish = ["site/+/dev/{identity}/t"]
 
 [[sink]]
 name = "cloud"
-type = "kinesis"                  # kinesis, kinesis-video, mqtt or file
+type = "kinesis"                  # kinesis, kinesis-video, s3-video, mqtt or file
 streams = ["telemetry"]
 target = "telemetry"
 region = "eu-west-1"
@@ -111,6 +103,15 @@ fn fields(source: &str, name: &str) -> Vec<Field> {
     fields
 }
 
+/// The same with the fields of flattened structs where these stand.
+fn flat_fields(file: &str, name: &str) -> Vec<Field> {
+    let flat = |field: Field| match FLATTENED.iter().find(|(_, name)| *name == field.kind) {
+        Some((file, name)) => fields(&source(file), name),
+        None => vec![field],
+    };
+    fields(&source(file), name).into_iter().flat_map(flat).collect()
+}
+
 fn section(into: &mut String, path: &str, source: &str, name: &str, values: &Value) {
     let fields = fields(source, name);
     let _ = writeln!(into, "\n[{path}]");
@@ -137,7 +138,7 @@ fn key(into: &mut String, path: &str, field: &Field, values: &Value) {
 
 /// All lists with all their keys, as TOML that is not commented out.
 fn lists() -> Vec<String> {
-    let item = |(list, given, structs): &(&str, &str, &[Struct])| {
+    let item = |(list, given, (file, name)): &(&str, &str, Struct)| {
         let text = format!("[[{list}]]\n{given}\n");
         let config = Config::parse("lists", &text, &[]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let values = serde_json::to_value(config).unwrap()[list][0].take();
@@ -146,15 +147,13 @@ fn lists() -> Vec<String> {
         if let Some(kind) = values["type"].as_str() {
             let _ = writeln!(into, "type = {kind:?}");
         }
-        for (file, name) in *structs {
-            for field in fields(&source(file), name).iter().filter(|field| !FLATTENED.contains(&field.name.as_str())) {
-                match values[&field.name].is_object() {
-                    false => key(&mut into, list, field, &values),
-                    true => {
-                        let (file, _) = INNER.iter().find(|(_, name)| *name == field.kind).expect("a known table");
-                        let path = format!("{list}.{}", field.name);
-                        section(&mut inner, &path, &source(file), &field.kind, &values[&field.name]);
-                    }
+        for field in flat_fields(file, name) {
+            match values[&field.name].is_object() {
+                false => key(&mut into, list, &field, &values),
+                true => {
+                    let (file, _) = INNER.iter().find(|(_, name)| *name == field.kind).expect("a known table");
+                    let path = format!("{list}.{}", field.name);
+                    section(&mut inner, &path, &source(file), &field.kind, &values[&field.name]);
                 }
             }
         }
@@ -244,5 +243,5 @@ fn the_lists_have_every_key_and_are_good_once_the_mark_is_taken_away() {
             assert!(list.lines().any(there), "{kind}: {key} is missing in\n{list}");
         }
     }
-    assert_eq!(config.sinks.len(), 4);
+    assert_eq!(config.sinks.len(), 5);
 }

@@ -232,3 +232,36 @@ fn large_values_go_a_file_at_a_time_and_from_the_stream_that_has_them() {
     assert_eq!(telemetry.shard(0).unwrap().oldest(), 1, "the telemetry is not what fills the disk");
     assert!(images.shard(0).unwrap().oldest() > 50);
 }
+
+// Retention began where streams that reject were called full, so a box that its cameras had filled refused the telemetry of
+// such streams again and again, until the oldest of the video was durably on its way out.
+#[test]
+fn video_gives_way_before_a_stream_that_rejects_sees_a_full_box() {
+    let sim = SimDisk::new(1);
+    let sizes = SimSizes { budget: 48 << 20, ..SIZES };
+    let mut log = SteppedLog::open(sim.mount(), Clock::manual(1, 1_800_000_000_000), 1, sizes).unwrap();
+    let telemetry = made(&log, OnFull::Reject);
+    let settings = StreamSettings { shards: 1, kind: StreamKind::Video, ..StreamSettings::default() };
+    let cameras: Vec<_> = ["a", "b"]
+        .map(|name| log.create_stream(&StreamName::new(name).unwrap(), settings.clone()).unwrap())
+        .into_iter()
+        .collect();
+    let mut sent = 0;
+    for n in 0..300 {
+        for camera in &cameras {
+            assert!(matches!(put_large(&log, camera, 200_000).unwrap(), Placement::Stored { .. }), "{n}");
+        }
+        assert!(!telemetry.refuses(), "{n}: refused because of video");
+        sent += u64::from(matches!(put_large(&log, &telemetry, 500).unwrap(), Placement::Stored { .. }));
+        if n % 2 == 0 {
+            log.fold_step(true).unwrap();
+        }
+        log.tick();
+    }
+    let shard = telemetry.shard(0).unwrap();
+    assert_eq!((sent, shard.oldest(), shard.newest()), (300, 1, 300), "all of the telemetry is there");
+    for camera in &cameras {
+        // What is gone is told, and the rest is whole: `judge` reads it all.
+        assert!(camera.shard(0).unwrap().oldest() > 100 && judge(&log, camera) > 100);
+    }
+}

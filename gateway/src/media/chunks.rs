@@ -13,10 +13,10 @@
 mod follow;
 mod read;
 
-use super::intake::Head;
+use super::intake::{Head, Ready, Thinner};
 use super::shape::Refusal;
 use super::stream::Camera;
-use super::{Media, StreamError};
+use super::{Media, StreamError, THIN};
 use crate::log::{Batch, Placement, PushError, Table};
 use crate::metrics::StreamLabel;
 use crate::wire::media::PART_BYTES_MAX;
@@ -98,6 +98,8 @@ struct Feed {
     init: Option<(u64, Init)>,
     publishers: HashMap<u64, Known>,
     head: Option<Head>,
+    /// `None`: nothing has come that could be thinned out.
+    thinner: Option<Thinner>,
     used_ms: u64,
     /// Why it could not be made, and when.
     failed: Option<(u64, String)>,
@@ -264,6 +266,8 @@ impl Media {
             }
         };
         next.head = (head.id, head.delay_ms);
+        let mut thinner = feed.thinner.unwrap_or(Thinner::new(self.inner.shared.thin_every_ms));
+        let thin = thinner.picture(&head, &fragment, taken.offset_ms);
         let ready = head.seal(fragment, taken.offset_ms, taken.discontinuity);
         if ready.bytes.len() > PART_BYTES_MAX {
             return Err(ChunkError::TooLarge);
@@ -277,9 +281,27 @@ impl Media {
         });
         self.make_room(feed, camera, client, batch);
         feed.publishers.insert(client, Known { publisher: next, used_ms: now_ms });
-        feed.head = Some(head);
+        (feed.head, feed.thinner) = (Some(head), Some(thinner));
+        if let Some(thin) = thin.filter(|_| !camera.name().ends_with(THIN)) {
+            self.keep_thin(camera.name(), thin);
+        }
         self.tell_missing(feed, camera, taken.missing, now_ms);
         Ok(Taken::Stored)
+    }
+
+    /// Keeps a picture for longer. A copy: no answer waits for it.
+    fn keep_thin(&self, name: &str, thin: Ready) {
+        let (media, name) = (self.clone(), name.to_owned());
+        tokio::spawn(async move {
+            let kept = async {
+                let camera = media.camera_for_producer(&name).await.map_err(|error| error.to_string())?;
+                let Some(mut keeper) = camera.thin_keeper() else { return Ok(()) };
+                keeper.put(&[thin]).await.map(drop).map_err(|error| error.to_string())
+            };
+            if let Err(error) = kept.await {
+                tracing::warn!(stream = name, error, "a thinned out picture could not be kept");
+            }
+        });
     }
 
     /// Counts what is missing before a chunk, and says so once a burst.

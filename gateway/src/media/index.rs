@@ -311,6 +311,13 @@ mod tests {
         assert_eq!(index.by_number(6), None);
     }
 
+    /// The fault: a viewer who went away while the index was made left it to be made again behind what was there.
+    #[test]
+    fn what_is_read_twice_is_entered_once() {
+        let index = index(&[(1, 0, 1, 0), (2, 0, 1, 1000), (1, 0, 1, 0), (2, 0, 1, 1000), (3, 0, 1, 2000)]);
+        assert_eq!(index.all().map(|(_, entry)| entry.number).collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
     #[test]
     fn ordinals_stay_when_retention_takes_the_first() {
         let mut index = index(&[(5, 0, 1, 0), (6, 0, 1, 1000), (7, 0, 1, 2000)]);

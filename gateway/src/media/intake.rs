@@ -170,6 +170,40 @@ fn to_ms(ns: i64) -> i64 {
     ns.saturating_add(MS / 2).div_euclid(MS)
 }
 
+/// Which pictures are kept for longer: one in so many milliseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Thinner {
+    every_ms: Option<i64>,
+    last_ms: Option<i64>,
+}
+
+impl Thinner {
+    pub fn new(every_ms: Option<i64>) -> Thinner {
+        Thinner { every_ms, last_ms: None }
+    }
+
+    /// The first picture of a fragment alone, shown until the next one that is kept, if it is time for one.
+    pub fn picture(&mut self, head: &Head, fragment: &Fragment, offset_ms: i64) -> Option<Ready> {
+        let every_ms = self.every_ms?;
+        let lead = fragment.tracks.lead()?.number;
+        let frame = fragment.of_track(lead).next()?;
+        let at_ms = to_ms(frame.pts_ns).saturating_add(offset_ms);
+        let since = self.last_ms.map_or(i64::MAX, |last| at_ms.saturating_sub(last));
+        if (0..every_ms).contains(&since) {
+            return None;
+        }
+        self.last_ms = Some(at_ms);
+        let shown_ns = u64::try_from(every_ms.saturating_mul(MS)).ok();
+        let picture = Fragment {
+            frames: vec![Frame { duration_ns: shown_ns, ..frame.clone() }],
+            tracks: fragment.tracks.clone(),
+            discontinuity: fragment.discontinuity,
+            tags: Vec::new(),
+        };
+        Some(head.seal(picture, offset_ms, since > 2 * every_ms))
+    }
+}
+
 /// From events to fragments with times that mean something. RTSP and chunks come in here, without a container.
 pub struct Cutter {
     fragmenter: Fragmenter,
@@ -182,9 +216,7 @@ pub struct Cutter {
     /// Nothing is known of what came before: another connection, another producer.
     is_first: bool,
     head: Option<Head>,
-    /// One picture in so many milliseconds is kept for longer; when the last one was.
-    thin_every_ms: Option<i64>,
-    thinned_ms: Option<i64>,
+    thinner: Thinner,
 }
 
 impl Cutter {
@@ -198,14 +230,13 @@ impl Cutter {
             has_begun: false,
             is_first: true,
             head: None,
-            thin_every_ms: None,
-            thinned_ms: None,
+            thinner: Thinner::default(),
         }
     }
 
     /// Thins out from now on.
     pub fn thin(&mut self, every_ms: Option<i64>) {
-        self.thin_every_ms = every_ms;
+        self.thinner.every_ms = every_ms;
     }
 
     pub fn push(&mut self, event: Event, now_ms: u64, steps: &mut Vec<Step>) {
@@ -270,7 +301,7 @@ impl Cutter {
         let offset_ms = self.offset(end_ms, now_ms);
         // The head is that of the whole fragment: one picture says nothing of the order of others.
         let head = self.head_of(&fragment);
-        let thin = self.thinned(&head, &fragment, offset_ms).map(Box::new);
+        let thin = self.thinner.picture(&head, &fragment, offset_ms).map(Box::new);
         let ready = head.seal(fragment, offset_ms, discontinuity);
         steps.push(Step::Done(Box::new(Ready { thin, ..ready })));
     }
@@ -294,27 +325,6 @@ impl Cutter {
                 false
             }
         }
-    }
-
-    /// The first picture alone, shown until the next one that is kept.
-    fn thinned(&mut self, head: &Head, fragment: &Fragment, offset_ms: i64) -> Option<Ready> {
-        let every_ms = self.thin_every_ms?;
-        let lead = fragment.tracks.lead()?.number;
-        let frame = fragment.of_track(lead).next()?;
-        let at_ms = to_ms(frame.pts_ns).saturating_add(offset_ms);
-        let since = self.thinned_ms.map_or(i64::MAX, |last| at_ms.saturating_sub(last));
-        if (0..every_ms).contains(&since) {
-            return None;
-        }
-        self.thinned_ms = Some(at_ms);
-        let shown_ns = u64::try_from(every_ms.saturating_mul(MS)).ok();
-        let picture = Fragment {
-            frames: vec![Frame { duration_ns: shown_ns, ..frame.clone() }],
-            tracks: fragment.tracks.clone(),
-            discontinuity: fragment.discontinuity,
-            tags: Vec::new(),
-        };
-        Some(head.seal(picture, offset_ms, since > 2 * every_ms))
     }
 
     fn head_of(&mut self, fragment: &Fragment) -> Head {

@@ -10,7 +10,6 @@ use crate::units::ByteSize;
 use bytes::Bytes;
 use headwater_video::media::MS;
 use headwater_video::{Codec, Fragment, Frame, Kind, Track, Tracks, matroska};
-
 /// 2026-01-01.
 const START_MS: i64 = 1_767_225_600_000;
 
@@ -163,6 +162,101 @@ async fn one_picture_in_so_many_is_kept_for_longer_in_a_stream_of_its_own() {
     let read = thin.archive.read(&found[1].1).await.unwrap().fragment().unwrap();
     assert_eq!((read.frames.len(), found[1].1.duration_ms, found[1].1.discontinuity), (1, 5_000, false));
     assert_eq!(thin.stream().settings().retention, Span::days(90));
+}
+
+/// The fault: the one picture that is kept for longer came first, and said of the whole stream that no picture waits for another.
+#[tokio::test(flavor = "multi_thread")]
+async fn thinning_out_says_nothing_of_how_pictures_are_ordered() {
+    let rig = Rig::new(VideoConfig { thin_every: Some(Span::secs(5)), ..VideoConfig::default() });
+    let sent: Vec<_> = seconds(3, 200)
+        .into_iter()
+        .map(|mut fragment| {
+            // Decoded before the two that are shown before it.
+            fragment.frames.swap(1, 3);
+            fragment
+        })
+        .collect();
+    rig.send("cam", &sent).await.unwrap();
+    let found = rig.media.camera("cam").unwrap().archive.select(Select::showing(i64::MIN, i64::MAX)).await.unwrap();
+    assert_eq!(found.iter().map(|(_, entry)| entry.delay_ms).collect::<Vec<_>>(), [200; 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_comes_in_pages_wherever_the_index_begins() {
+    let rig = Rig::new(VideoConfig::default());
+    rig.send("cam", &seconds(30, 200)).await.unwrap();
+    let camera = rig.media.camera("cam").unwrap();
+    let what = Select { by: By::Producer, from_ms: START_MS + 1_000, to_ms: i64::MAX, showing: false };
+    for held in [5, 18, 100] {
+        camera.archive.hold_at_most(held);
+        let (mut after, mut starts) = (None, Vec::new());
+        loop {
+            let page = camera.archive.page(what, after, 7).await.unwrap();
+            starts.extend(page.iter().map(|entry| (entry.start_ms - START_MS) / 1000));
+            let Some(last) = page.last() else { break };
+            after = Some(last.number);
+        }
+        assert_eq!(starts, (1..30).collect::<Vec<_>>(), "{held}");
+    }
+}
+
+/// A file that is sent as fast as it goes: its times run ahead of ours. The fault: they were set back every five seconds, and
+/// what was sent lay on top of itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_comes_faster_than_it_plays_has_each_time_once() {
+    let rig = Rig::new(VideoConfig::default());
+    let camera = rig.media.camera_for_producer("cam").await.unwrap();
+    let (mut producer, _) = Producer::begin(camera.clone(), rig.clock.clone());
+    let mut intake = Intake::new(Timecodes::Anchored);
+    let tracks = tracks();
+    producer.push(&mut intake, &matroska::head(&tracks)).await.unwrap();
+    let mut send = async |second: i64, wait_ms: u64| {
+        rig.clock.advance(wait_ms);
+        let cluster = matroska::cluster(&fragment(&tracks, second * 1000, 100), 0);
+        producer.push(&mut intake, &cluster).await.unwrap();
+    };
+    for second in 0..60 {
+        send(second, 20).await;
+    }
+    // Then as fast as it plays: after a minute of that its clock is called wrong, and set right once.
+    for second in 60..200 {
+        send(second, 1000).await;
+    }
+    // And silence, of which its times know nothing.
+    send(200, 31_000).await;
+    send(201, 1000).await;
+    producer.finish(&mut intake).await.unwrap();
+    producer.end().await.unwrap();
+    let found = camera.archive.select(Select::showing(i64::MIN, i64::MAX)).await.unwrap();
+    let breaks: Vec<usize> =
+        found.iter().enumerate().filter(|(_, (_, entry))| entry.discontinuity).map(|(at, _)| at).collect();
+    assert_eq!((found.len(), breaks.len(), breaks[0]), (202, 3, 0), "{breaks:?}");
+    assert!((110..190).contains(&breaks[1]) && (198..202).contains(&breaks[2]), "{breaks:?}");
+    let last = found.last().unwrap().1;
+    assert!(last.end_ms().abs_diff(rig.clock.now().wall_ms as i64) < 6_000, "{last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_of_a_picture_that_is_not_whole_counts_as_memory() {
+    let rig = Rig::new(VideoConfig { memory: ByteSize::mib(16), ..VideoConfig::default() });
+    let begin = async |name: &str| {
+        let camera = rig.media.camera_for_producer(name).await.unwrap();
+        let (mut producer, _) = Producer::begin(camera, rig.clock.clone());
+        let mut intake = Intake::new(Timecodes::Absolute);
+        let mut bytes = matroska::head(&tracks());
+        bytes.extend(matroska::cluster(&fragment(&tracks(), START_MS, 12 << 20), 0));
+        let mut sent = Ok(());
+        for piece in bytes[..11 << 20].chunks(1 << 20) {
+            sent = producer.push(&mut intake, piece).await;
+            if sent.is_err() {
+                break;
+            }
+        }
+        (sent, producer)
+    };
+    let (first, _open) = begin("one").await;
+    let (second, _) = begin("two").await;
+    assert!(first.is_ok() && matches!(second, Err(ProducerError::Memory)), "{first:?} {second:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@
 use super::http::{Bounds, HttpClient};
 use super::iot::IotProvider;
 use super::tls::Trust;
+use crate::problem::Problem;
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::Uri;
@@ -85,25 +86,41 @@ pub struct Service {
 pub const KINESIS: Service = Service { name: "kinesis", endpoint_variable: "AWS_ENDPOINT_URL_KINESIS" };
 pub const KINESIS_VIDEO: Service =
     Service { name: "kinesisvideo", endpoint_variable: "AWS_ENDPOINT_URL_KINESIS_VIDEO" };
+pub const S3: Service = Service { name: "s3", endpoint_variable: "AWS_ENDPOINT_URL_S3" };
 
-impl Default for Service {
-    fn default() -> Self {
-        KINESIS
-    }
+/// Keys of every `[[sink]]` that goes to a service of AWS.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(default)]
+pub struct AwsConfig {
+    /// Empty: from the environment or the profile, as AWS tools do.
+    pub region: String,
+    /// Only for something that is not AWS itself. Empty: from the environment or the profile, else AWS in the region.
+    pub endpoint: String,
+    /// Profile of the shared AWS configuration files.
+    pub profile: String,
+    /// "chain", "iot" or "none".
+    pub credentials: CredentialSource,
+    /// ARN of a role to assume.
+    pub assume_role: String,
+    /// External id that the role asks for.
+    pub external_id: String,
+    /// The AWS IoT credential provider.
+    pub iot: IotConfig,
+    /// PEM file of certificate authorities to trust instead of the system's.
+    pub ca: Option<PathBuf>,
 }
 
-/// What the sink's section says about AWS.
-#[derive(Clone, Debug, Default)]
-pub struct AwsSettings {
-    pub service: Service,
-    pub region: String,
-    pub endpoint: String,
-    pub profile: String,
-    pub credentials: CredentialSource,
-    /// Role to assume with the credentials found; empty: none.
-    pub assume_role: String,
-    pub external_id: String,
-    pub iot: IotConfig,
+impl AwsConfig {
+    pub(super) fn check(&self, key: &str, problems: &mut Vec<Problem>) {
+        let mut problem = |of: &str, says: &str| problems.push(Problem::new(format!("{key}.{of}"), says));
+        let http = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+        if !self.endpoint.is_empty() && (!http(&self.endpoint) || self.endpoint.parse::<Uri>().is_err()) {
+            problem("endpoint", "write an address such as \"http://127.0.0.1:4567\", or leave it out for AWS itself");
+        }
+        if let Some(says) = self.iot.missing(self.credentials) {
+            problem("iot", says);
+        }
+    }
 }
 
 /// Endpoint, region and signer of one sink.
@@ -111,26 +128,29 @@ pub struct AwsSettings {
 pub struct Aws {
     pub endpoint: String,
     pub region: String,
-    settings: AwsSettings,
+    /// It is AWS itself: nobody named another endpoint.
+    pub is_public: bool,
+    service: Service,
+    config: AwsConfig,
     context: Context,
     signer: Option<std::sync::Mutex<Signer<Credential>>>,
 }
 
 impl Aws {
     /// Reads the environment and, if they have to say something, the shared configuration files.
-    pub async fn find(settings: &AwsSettings, http: HttpClient) -> Self {
+    pub async fn find(service: Service, config: &AwsConfig, http: HttpClient) -> Self {
         let context = Context::new()
             .with_env(OsEnv)
             .with_file_read(Files)
             .with_http_send(Asking(http))
             .with_command_execute(Commands);
-        let profile = profile_section(&context, &settings.profile).await;
+        let profile = profile_section(&context, &config.profile).await;
         let env = |names: &[&str]| names.iter().find_map(|name| context.env_var(name)).filter(|v| !v.is_empty());
         let own = |key: &str| Some(key.to_owned()).filter(|key| !key.is_empty());
-        let endpoint = own(&settings.endpoint)
-            .or_else(|| env(&[settings.service.endpoint_variable, "AWS_ENDPOINT_URL"]))
+        let endpoint = own(&config.endpoint)
+            .or_else(|| env(&[service.endpoint_variable, "AWS_ENDPOINT_URL"]))
             .or_else(|| profile.get("endpoint_url").cloned());
-        let region = own(&settings.region)
+        let region = own(&config.region)
             .or_else(|| env(&["AWS_REGION", "AWS_DEFAULT_REGION"]))
             .or_else(|| profile.get("region").cloned())
             .unwrap_or_else(|| {
@@ -139,8 +159,9 @@ impl Aws {
                 }
                 REGION.to_owned()
             });
-        let endpoint = endpoint.unwrap_or_else(|| public_endpoint(settings.service, &region));
-        let mut aws = Aws { endpoint, region, settings: settings.clone(), context, signer: None };
+        let is_public = endpoint.is_none();
+        let endpoint = endpoint.unwrap_or_else(|| public_endpoint(service, &region));
+        let mut aws = Aws { endpoint, region, is_public, service, config: config.clone(), context, signer: None };
         aws.signer = aws.make_signer(&profile).map(std::sync::Mutex::new);
         aws
     }
@@ -159,34 +180,34 @@ impl Aws {
     /// Looks for credentials anew: those in hand were refused, or were rotated.
     pub async fn forget_credentials(&self) {
         let Some(signer) = &self.signer else { return };
-        let profile = profile_section(&self.context, &self.settings.profile).await;
+        let profile = profile_section(&self.context, &self.config.profile).await;
         if let Some(fresh) = self.make_signer(&profile) {
             *signer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = fresh;
         }
     }
 
     fn make_signer(&self, profile: &HashMap<String, String>) -> Option<Signer<Credential>> {
-        let settings = &self.settings;
-        let requests = || RequestSigner::new(settings.service.name, &self.region);
-        let base = match (settings.credentials, settings.assume_role.is_empty()) {
+        let config = &self.config;
+        let requests = || RequestSigner::new(self.service.name, &self.region);
+        let base = match (config.credentials, config.assume_role.is_empty()) {
             (CredentialSource::None, _) => return None,
             // No chain around it: a chain keeps to itself why a source gave nothing.
             (CredentialSource::Iot, true) => {
-                return Some(Signer::new(self.context.clone(), IotProvider::new(&settings.iot), requests()));
+                return Some(Signer::new(self.context.clone(), IotProvider::new(&config.iot), requests()));
             }
-            (CredentialSource::Iot, false) => ProvideCredentialChain::new().push(IotProvider::new(&settings.iot)),
+            (CredentialSource::Iot, false) => ProvideCredentialChain::new().push(IotProvider::new(&config.iot)),
             (CredentialSource::Chain, true) => {
                 return Some(Signer::new(self.context.clone(), self.chain(profile), requests()));
             }
             (CredentialSource::Chain, false) => self.chain(profile),
         };
-        let role = self.role(&settings.assume_role, &settings.external_id, "", base);
+        let role = self.role(&config.assume_role, &config.external_id, "", base);
         Some(Signer::new(self.context.clone(), role, requests()))
     }
 
     /// The usual chain; a profile that names a role is asked for that role first, unless the environment has keys.
     fn chain(&self, profile: &HashMap<String, String>) -> ProvideCredentialChain<Credential> {
-        let name = &self.settings.profile;
+        let name = &self.config.profile;
         let mut chain = ProvideCredentialChain::new();
         if name.is_empty() {
             chain = chain.push(EnvCredentialProvider::new());
@@ -374,13 +395,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_sinks_own_keys_come_before_everything() {
-        let settings = AwsSettings {
+        let config = AwsConfig {
             region: "eu-west-3".into(),
             endpoint: "http://127.0.0.1:1".into(),
             credentials: CredentialSource::None,
             ..Default::default()
         };
-        let aws = Aws::find(&settings, HttpClient::new(Trust::default())).await;
+        let aws = Aws::find(KINESIS, &config, HttpClient::new(Trust::default())).await;
         assert_eq!((aws.endpoint.as_str(), aws.region.as_str()), ("http://127.0.0.1:1", "eu-west-3"));
         assert!(!aws.signs());
         assert_eq!(public_endpoint(KINESIS, "cn-north-1"), "https://kinesis.cn-north-1.amazonaws.com.cn");

@@ -1,9 +1,11 @@
 //! The `[[sink]]` sections of the configuration.
 
+use super::aws::AwsConfig;
 use super::sink::file::FileConfig;
 use super::sink::kinesis::KinesisConfig;
 use super::sink::mqtt::MqttConfig;
 use super::sink::video::KinesisVideoConfig;
+use super::sink::video_s3::S3VideoConfig;
 use crate::problem::Problem;
 use crate::record::StreamName;
 use crate::units::{ByteSize, Span};
@@ -16,6 +18,7 @@ use std::collections::HashSet;
 pub enum SinkConfig {
     Kinesis(KinesisConfig),
     KinesisVideo(KinesisVideoConfig),
+    S3Video(S3VideoConfig),
     Mqtt(MqttConfig),
     File(FileConfig),
 }
@@ -70,6 +73,7 @@ impl SinkConfig {
         match self {
             SinkConfig::Kinesis(config) => &config.common,
             SinkConfig::KinesisVideo(config) => &config.common,
+            SinkConfig::S3Video(config) => &config.common,
             SinkConfig::Mqtt(config) => &config.common,
             SinkConfig::File(config) => &config.common,
         }
@@ -80,7 +84,17 @@ impl SinkConfig {
         match self {
             SinkConfig::Kinesis(config) => Some(&config.sending),
             SinkConfig::Mqtt(config) => Some(&config.sending),
-            SinkConfig::File(_) | SinkConfig::KinesisVideo(_) => None,
+            SinkConfig::File(_) | SinkConfig::KinesisVideo(_) | SinkConfig::S3Video(_) => None,
+        }
+    }
+
+    /// Of those that go to AWS.
+    fn aws(&self) -> Option<&AwsConfig> {
+        match self {
+            SinkConfig::Kinesis(config) => Some(&config.aws),
+            SinkConfig::KinesisVideo(config) => Some(&config.aws),
+            SinkConfig::S3Video(config) => Some(&config.aws),
+            SinkConfig::Mqtt(_) | SinkConfig::File(_) => None,
         }
     }
 
@@ -88,6 +102,7 @@ impl SinkConfig {
     pub fn dead_letter(&self) -> Option<&String> {
         let letters = match self {
             SinkConfig::KinesisVideo(config) => Some(&config.dead_letter),
+            SinkConfig::S3Video(config) => Some(&config.dead_letter),
             _ => self.sending().map(|sending| &sending.dead_letter),
         };
         letters.filter(|name| !name.is_empty())
@@ -95,7 +110,7 @@ impl SinkConfig {
 
     /// It takes streams of video alone.
     pub fn is_for_video(&self) -> bool {
-        matches!(self, SinkConfig::KinesisVideo(_))
+        matches!(self, SinkConfig::KinesisVideo(_) | SinkConfig::S3Video(_))
     }
 
     /// Host and port of an MQTT broker.
@@ -111,9 +126,13 @@ impl SinkConfig {
         if let Some(sending) = self.sending() {
             sending.check(key, &self.common().streams, &mut problems);
         }
+        if let Some(aws) = self.aws() {
+            aws.check(key, &mut problems);
+        }
         match self {
             SinkConfig::Kinesis(config) => config.check(key, &mut problems),
             SinkConfig::KinesisVideo(config) => config.check(key, &mut problems),
+            SinkConfig::S3Video(config) => config.check(key, &mut problems),
             SinkConfig::Mqtt(config) => config.check(key, &mut problems),
             SinkConfig::File(config) => config.check(key, &mut problems),
         }

@@ -12,28 +12,25 @@ mod refused;
 mod relay;
 
 use super::batch;
-use super::budget::Budget;
 use super::config::{Common, Sending};
 use super::dead::DeadLetters;
 use super::feed::{BlocksWanted, Chunk, Feed};
-use super::figures::{Figures, Trouble};
+use super::figures::Figures;
 use super::gap;
-use super::is_stopped;
 use super::lanes::{Lanes, Verdict};
 use super::map::ShardMap;
 use super::pace::Pace;
-use super::sink::{Answer, Fault, Group, Identity, Kind, Outcome, Relayed, Request, Sink};
+use super::setup::Setup;
+use super::sink::{Answer, Fault, Group, Kind, Outcome, Relayed, Request, Sink};
 use crate::backoff::Backoff;
-use crate::clock::Clock;
-use crate::log::{Entry, Log, Stream};
-use crate::metrics::Metrics;
+use crate::log::Entry;
 use crate::record::{Gap, GapReason, HashKey};
 use relay::Relaying;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
 
 /// Cursors move at most so often; each is a few bytes in the next commit.
@@ -47,23 +44,15 @@ const FIGURES_EVERY_MS: u64 = 1_000;
 /// The landing in a shard that a fresh map does not know, in a row, that is believed.
 const LANDED_MAX: u32 = 4;
 
-/// What a forwarder is made of.
-pub struct Setup {
-    pub log: Log,
-    pub stream: Arc<Stream>,
+/// Where records go, and within what bounds.
+pub struct Through {
     pub sink: Arc<dyn Sink>,
     pub common: Common,
     pub sending: Sending,
-    pub who: Identity,
-    pub clock: Clock,
-    pub metrics: Arc<Metrics>,
-    pub budget: Arc<Mutex<Budget>>,
-    pub trouble: Trouble,
-    pub stop: watch::Receiver<bool>,
 }
 
 pub struct Forwarder {
-    setup: Setup,
+    setup: Setup<Through>,
     shards: Vec<Shard>,
     lanes: Vec<Lanes>,
     chunks: mpsc::Receiver<Chunk>,
@@ -133,15 +122,15 @@ enum Map {
 }
 
 impl Forwarder {
-    pub fn new(setup: Setup) -> Self {
+    pub fn new(setup: Setup<Through>) -> Self {
         let shards: Vec<_> = setup.stream.shards().iter().cloned().collect();
         let (sender, chunks) = mpsc::channel(shards.len().max(1) * 2);
         let whole = Arc::new(ShardMap::whole());
         let (mut states, mut lanes) = (Vec::new(), Vec::new());
         let blocks_wanted = Arc::new(AtomicBool::new(false));
-        let memory = setup.sending.memory.0 as usize / shards.len().max(1);
+        let memory = setup.config.sending.memory.0 as usize / shards.len().max(1);
         for (at, shard) in shards.iter().enumerate() {
-            let cursor = setup.log.cursor(&setup.common.name, &setup.stream, shard.index);
+            let cursor = setup.log.cursor(&setup.config.common.name, &setup.stream, shard.index);
             // Behind what was acknowledged out of order.
             let from = cursor.done.last().map_or(0, |(_, to)| to + 1);
             let blocks = Some(BlocksWanted { wanted: blocks_wanted.clone(), from, memory });
@@ -161,8 +150,8 @@ impl Forwarder {
                 saved_large: false,
             });
         }
-        let figures = Figures::new(setup.metrics.clone(), &setup.common.name, setup.stream.name.as_str());
-        let dead = DeadLetters::new(&setup.log, &setup.stream, &setup.sending.dead_letter);
+        let figures = setup.figures(&setup.config.common.name);
+        let dead = DeadLetters::new(&setup.log, &setup.stream, &setup.config.sending.dead_letter);
         Forwarder {
             shards: states,
             lanes,
@@ -190,7 +179,7 @@ impl Forwarder {
 
     /// Runs until it is told to stop, and then until what is in flight has come back.
     pub async fn run(mut self) {
-        while !is_stopped(&self.setup.stop) && !self.setup.stream.is_deleted() {
+        while !self.setup.is_over() {
             self.turn().await;
         }
         self.drain().await;
@@ -200,7 +189,7 @@ impl Forwarder {
     async fn turn(&mut self) {
         let now_ms = self.now_ms();
         self.follow_map(now_ms);
-        self.blocks_wanted.store(self.setup.sink.limits().blocks, Ordering::Relaxed);
+        self.blocks_wanted.store(self.setup.config.sink.limits().blocks, Ordering::Relaxed);
         self.fill(now_ms).await;
         self.wake(now_ms);
         self.send(now_ms);
@@ -219,7 +208,7 @@ impl Forwarder {
     }
 
     fn now_ms(&self) -> u64 {
-        self.setup.clock.now().mono_ms
+        self.setup.now_ms()
     }
 
     /// Sleeps until something came back, came in, or is due.
@@ -270,7 +259,7 @@ impl Forwarder {
         let has_ready = has_blocks || self.lanes.iter().any(Lanes::has_ready);
         let may_send = matches!(self.map, Map::Known(_)) && self.requests.len() < self.requests_max();
         if has_ready && may_send {
-            let budget = self.budget(|budget| budget.wait_ms(now_ms));
+            let budget = self.setup.budget(|budget| budget.wait_ms(now_ms));
             let linger = self.linger_until_ms.filter(|_| !has_blocks).unwrap_or(now_ms);
             at(self.hold_until_ms.max(linger).max(now_ms + budget));
         }
@@ -282,22 +271,18 @@ impl Forwarder {
         due.saturating_sub(now_ms)
     }
 
-    fn budget<T>(&self, what: impl FnOnce(&mut Budget) -> T) -> T {
-        what(&mut self.setup.budget.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
-    }
-
     // In.
 
     /// Moves entries from the inbox into the lanes as far as window, memory and gaps allow. While it is not known where to
     /// send them they lie in the log.
     async fn fill(&mut self, now_ms: u64) {
         let Map::Known(_) = self.map else { return };
-        let memory = (self.setup.sending.memory.0 as usize / self.shards.len().max(1)).max(64 << 10);
+        let memory = (self.setup.config.sending.memory.0 as usize / self.shards.len().max(1)).max(64 << 10);
         for at in 0..self.shards.len() {
             while self.shards[at].relaying.is_none()
                 && self.shards[at].held_until_ms <= now_ms
                 && self.lanes[at].held_bytes() < memory
-                && self.lanes[at].progress().window_bytes() < self.setup.sending.window.0
+                && self.lanes[at].progress().window_bytes() < self.setup.config.sending.window.0
             {
                 let shard = &mut self.shards[at];
                 if shard.begun.is_empty() {
@@ -325,8 +310,8 @@ impl Forwarder {
         }
         match shard.begun.pop_front() {
             Some(Entry::Record(record)) => {
-                self.linger_until_ms.get_or_insert(now_ms + self.setup.sending.linger.as_ms());
-                match self.setup.sink.refusal(&record) {
+                self.linger_until_ms.get_or_insert(now_ms + self.setup.config.sending.linger.as_ms());
+                match self.setup.config.sink.refusal(&record) {
                     None => lanes.push(Kind::Record, record),
                     Some(why) => return self.take_in_refused(at, record, &why, now_ms).await,
                 }
@@ -377,7 +362,7 @@ impl Forwarder {
 
     fn requests_max(&self) -> usize {
         // After a failure one request asks whether it is over.
-        if self.failures > 0 { 1 } else { self.setup.sink.limits().requests_in_flight_max.max(1) }
+        if self.failures > 0 { 1 } else { self.setup.config.sink.limits().requests_in_flight_max.max(1) }
     }
 
     fn send(&mut self, now_ms: u64) {
@@ -388,11 +373,11 @@ impl Forwarder {
         if now_ms < self.hold_until_ms {
             return;
         }
-        let mut limits = self.setup.sink.limits();
-        let cap = self.budget(|budget| budget.bytes_max());
+        let mut limits = self.setup.config.sink.limits();
+        let cap = self.setup.budget(|budget| budget.bytes_max());
         let blocks_bytes_max = self.pace.bytes_max(usize::MAX).min(cap);
         limits.request_bytes_max = self.pace.bytes_max(limits.request_bytes_max).min(cap);
-        while self.requests.len() < self.requests_max() && self.budget(|budget| budget.wait_ms(now_ms)) == 0 {
+        while self.requests.len() < self.requests_max() && self.setup.budget(|budget| budget.wait_ms(now_ms)) == 0 {
             if self.send_blocks(blocks_bytes_max, now_ms) {
                 continue;
             }
@@ -405,8 +390,9 @@ impl Forwarder {
                 return;
             }
             let bytes = groups.iter().map(|group| group.bytes).sum();
-            self.budget(|budget| budget.spend(bytes));
-            let (sink, request) = (self.setup.sink.clone(), Request { groups: groups.clone(), map: map.clone() });
+            self.setup.budget(|budget| budget.spend(bytes));
+            let (sink, request) =
+                (self.setup.config.sink.clone(), Request { groups: groups.clone(), map: map.clone() });
             let task = self.requests.spawn(async move { Back::Answer(sink.send(request).await) });
             self.in_flight.insert(task.id(), Flight { what: Sent::Groups(groups), bytes, since_ms: now_ms });
         }
@@ -479,7 +465,7 @@ impl Forwarder {
         let wait_ms = backoff.wait_ms(self.failures, fastrand::u64(..));
         self.hold_until_ms = now_ms + wait_ms;
         if self.setup.trouble.set(&fault.to_string()) {
-            tracing::warn!(sink = self.setup.common.name, stream = %self.setup.stream.name, %fault, "uplink holds");
+            tracing::warn!(sink = self.setup.config.common.name, stream = %self.setup.stream.name, %fault, "uplink holds");
         }
     }
 
@@ -491,7 +477,7 @@ impl Forwarder {
             *from = 0;
         }
         if self.setup.trouble.clear() {
-            tracing::info!(sink = self.setup.common.name, stream = %self.setup.stream.name, "uplink flows again");
+            tracing::info!(sink = self.setup.config.common.name, stream = %self.setup.stream.name, "uplink flows again");
         }
     }
 
@@ -535,7 +521,7 @@ impl Forwarder {
             let cursor = lanes.progress().cursor(RANGES_MAX);
             shard.saved = position(lanes);
             (shard.saved_at_ms, shard.saved_large) = (now_ms, cursor.done.len() > LARGE_RANGES);
-            self.setup.log.move_cursor(&self.setup.common.name, &self.setup.stream, shard.index, cursor);
+            self.setup.log.move_cursor(&self.setup.config.common.name, &self.setup.stream, shard.index, cursor);
         }
     }
 }

@@ -5,7 +5,7 @@
 
 mod duplex;
 
-pub use duplex::Duplex;
+pub use duplex::{Answering, Duplex};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, Response, Uri, header};

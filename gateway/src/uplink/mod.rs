@@ -22,6 +22,7 @@ mod lanes;
 mod map;
 mod pace;
 mod progress;
+mod setup;
 pub mod sink;
 mod tls;
 
@@ -33,12 +34,15 @@ use crate::clock::Clock;
 use crate::log::{Log, Stream, StreamKind};
 use crate::metrics::Metrics;
 use budget::Budget;
+use config::Sending;
 use figures::Trouble;
-use forward::Forwarder;
+use forward::{Forwarder, Through};
+use setup::Setup;
 use sink::file::FileForwarder;
 use sink::kinesis::KinesisSink;
 use sink::mqtt::MqttSink;
 use sink::video::VideoForwarder;
+use sink::video_s3::S3VideoForwarder;
 use sink::{Identity, Sink};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -226,73 +230,44 @@ impl Running {
     }
 
     fn forward(&self, stream: &Arc<Stream>) -> JoinHandle<()> {
-        let who = Identity {
+        let through = |sink: Arc<dyn Sink>, sending: &Sending| {
+            let through = Through { sink, common: self.config.common().clone(), sending: sending.clone() };
+            tokio::spawn(Forwarder::new(self.setup(stream, through)).run())
+        };
+        match &self.config {
+            SinkConfig::Kinesis(config) => {
+                through(Arc::new(KinesisSink::new(config, self.who(stream))), &config.sending)
+            }
+            SinkConfig::Mqtt(config) => through(Arc::new(MqttSink::new(config, self.who(stream))), &config.sending),
+            SinkConfig::File(config) => tokio::spawn(FileForwarder::new(self.setup(stream, config.clone())).run()),
+            SinkConfig::S3Video(config) => {
+                tokio::spawn(S3VideoForwarder::new(self.setup(stream, config.clone())).run())
+            }
+            SinkConfig::KinesisVideo(config) => {
+                tokio::spawn(VideoForwarder::new(self.setup(stream, config.clone())).run())
+            }
+        }
+    }
+
+    fn who(&self, stream: &Stream) -> Identity {
+        Identity {
             gateway: self.log.gateway_id().to_owned(),
             incarnation: self.log.incarnation(),
             stream: stream.name.clone(),
-        };
-        let trouble = self.board.add(&self.config.common().name, stream);
-        let (sink, sending): (Arc<dyn Sink>, _) = match &self.config {
-            SinkConfig::Kinesis(config) => (Arc::new(KinesisSink::new(config, who.clone())), &config.sending),
-            SinkConfig::Mqtt(config) => (Arc::new(MqttSink::new(config, who.clone())), &config.sending),
-            SinkConfig::File(config) => return self.write_files(config, stream, who, trouble),
-            SinkConfig::KinesisVideo(config) => return self.send_video(config, stream, who, trouble),
-        };
-        let forwarder = Forwarder::new(forward::Setup {
-            log: self.log.clone(),
-            stream: stream.clone(),
-            sink,
-            common: self.config.common().clone(),
-            sending: sending.clone(),
-            who,
-            clock: self.clock.clone(),
-            metrics: self.metrics.clone(),
-            budget: self.budget.clone(),
-            trouble,
-            stop: self.stop.clone(),
-        });
-        tokio::spawn(forwarder.run())
+        }
     }
 
-    fn write_files(
-        &self,
-        config: &sink::file::FileConfig,
-        stream: &Arc<Stream>,
-        who: Identity,
-        trouble: Trouble,
-    ) -> JoinHandle<()> {
-        let forwarder = FileForwarder::new(sink::file::Setup {
+    fn setup<C>(&self, stream: &Arc<Stream>, config: C) -> Setup<C> {
+        Setup {
             log: self.log.clone(),
             stream: stream.clone(),
-            config: config.clone(),
-            who,
+            config,
+            who: self.who(stream),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             budget: self.budget.clone(),
-            trouble,
+            trouble: self.board.add(&self.config.common().name, stream),
             stop: self.stop.clone(),
-        });
-        tokio::spawn(forwarder.run())
-    }
-
-    fn send_video(
-        &self,
-        config: &sink::video::KinesisVideoConfig,
-        stream: &Arc<Stream>,
-        who: Identity,
-        trouble: Trouble,
-    ) -> JoinHandle<()> {
-        let forwarder = VideoForwarder::new(sink::video::Setup {
-            log: self.log.clone(),
-            stream: stream.clone(),
-            config: config.clone(),
-            who,
-            clock: self.clock.clone(),
-            metrics: self.metrics.clone(),
-            budget: self.budget.clone(),
-            trouble,
-            stop: self.stop.clone(),
-        });
-        tokio::spawn(forwarder.run())
+        }
     }
 }

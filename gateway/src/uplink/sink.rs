@@ -7,6 +7,7 @@ pub mod file;
 pub mod kinesis;
 pub mod mqtt;
 pub mod video;
+pub mod video_s3;
 
 use super::map::ShardMap;
 use crate::record::{HashKey, HeaderId, Number, Record, RecordId, ShardIndex, StreamName};

@@ -15,21 +15,35 @@ use crate::{Fragment, Tracks};
 #[derive(Debug)]
 pub struct Clip {
     tracks: Tracks,
-    sequence: u32,
+    at: Place,
+}
+
+/// How far a clip is: enough to go on with it after its writer is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Of the last segment written.
+    pub sequence: u32,
     /// Clock of the clip minus that of the stream, once there is one.
-    offset_ns: Option<i64>,
-    decode_delay_ns: u64,
+    pub offset_ns: Option<i64>,
+    pub decode_delay_ns: u64,
     /// On the clip's clock: where the last fragment began, and where all of it ended.
-    start_ns: i64,
-    end_ns: i64,
+    pub start_ns: i64,
+    pub end_ns: i64,
 }
 
 impl Clip {
     /// The clip, and the bytes it begins with.
     pub fn begin(tracks: &Tracks) -> Result<(Clip, Vec<u8>), Mp4Error> {
-        let clip =
-            Clip { tracks: tracks.clone(), sequence: 0, offset_ns: None, decode_delay_ns: 0, start_ns: 0, end_ns: 0 };
-        Ok((clip, init(tracks)?))
+        Ok((Clip::resume(tracks, Place::default()), init(tracks)?))
+    }
+
+    /// A clip that was begun before, and is at this place.
+    pub fn resume(tracks: &Tracks, at: Place) -> Clip {
+        Clip { tracks: tracks.clone(), at }
+    }
+
+    pub fn place(&self) -> Place {
+        self.at
     }
 
     /// The bytes that go on with this fragment. `next_start_ns` as in [`Timing`].
@@ -38,24 +52,25 @@ impl Clip {
             return Err(Mp4Error::TracksChanged);
         }
         let (first, last) = span_ns(fragment).ok_or(Mp4Error::NoFrame)?;
-        if self.offset_ns.is_none() {
-            self.decode_delay_ns = reorder_ns(fragment);
-            self.end_ns = i64::try_from(self.decode_delay_ns).unwrap_or(0);
+        if self.at.offset_ns.is_none() {
+            self.at.decode_delay_ns = reorder_ns(fragment);
+            self.at.end_ns = i64::try_from(self.at.decode_delay_ns).unwrap_or(0);
         }
-        let goes_on = |offset: &i64| !fragment.discontinuity && first.saturating_add(*offset) >= self.start_ns;
-        let offset_ns = self.offset_ns.filter(goes_on).unwrap_or(self.end_ns.saturating_sub(first));
-        let timing = Timing { offset_ns, next_start_ns, decode_delay_ns: self.decode_delay_ns, decode_floor_ns: None };
-        let bytes = media(fragment, self.sequence.saturating_add(1), timing)?;
-        self.sequence = self.sequence.saturating_add(1);
-        self.offset_ns = Some(offset_ns);
-        self.start_ns = first.saturating_add(offset_ns);
-        self.end_ns = self.end_ns.max(last.saturating_add(offset_ns));
+        let goes_on = |offset: &i64| !fragment.discontinuity && first.saturating_add(*offset) >= self.at.start_ns;
+        let offset_ns = self.at.offset_ns.filter(goes_on).unwrap_or(self.at.end_ns.saturating_sub(first));
+        let timing =
+            Timing { offset_ns, next_start_ns, decode_delay_ns: self.at.decode_delay_ns, decode_floor_ns: None };
+        let bytes = media(fragment, self.at.sequence.saturating_add(1), timing)?;
+        self.at.sequence = self.at.sequence.saturating_add(1);
+        self.at.offset_ns = Some(offset_ns);
+        self.at.start_ns = first.saturating_add(offset_ns);
+        self.at.end_ns = self.at.end_ns.max(last.saturating_add(offset_ns));
         Ok(bytes)
     }
 
     /// How long the clip is until now, in nanoseconds.
     pub fn duration_ns(&self) -> u64 {
-        self.end_ns.max(0).unsigned_abs().saturating_sub(self.decode_delay_ns)
+        self.at.end_ns.max(0).unsigned_abs().saturating_sub(self.at.decode_delay_ns)
     }
 }
 

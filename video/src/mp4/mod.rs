@@ -16,7 +16,7 @@ mod parts;
 mod read;
 mod time;
 
-pub use clip::Clip;
+pub use clip::{Clip, Place};
 pub use init::init;
 pub use media::{Timing, media, part, reorder_ns};
 pub use parts::{Part, PartCutter};

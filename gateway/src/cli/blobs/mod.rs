@@ -15,7 +15,7 @@ use super::shards::Shards;
 use super::tail::{printable, start_of};
 use super::usage;
 use crate::config::DEFAULT_STREAM;
-use crate::uplink::aws::AwsSettings;
+use crate::uplink::aws::AwsConfig;
 use crate::uplink::kpl;
 use anyhow::Result;
 use assembly::{Assembly, Bounds, Fate, Told, Why};
@@ -68,7 +68,7 @@ impl Blobs {
         let start = start_of(&self.from)?.ok_or_else(wrong)?;
         block_on(until_interrupted(async {
             let client = match self.aws {
-                true => Client::Kinesis(Box::new(Kinesis::find(&AwsSettings::default()).await)),
+                true => Client::Kinesis(Box::new(Kinesis::find(&AwsConfig::default()).await)),
                 false => Client::new(&self.target),
             };
             let spinner = out.spinner("reading");

@@ -37,11 +37,11 @@ impl Gateway {
 
     /// The same API, asked as Kinesis would be.
     async fn as_kinesis(&self) -> Client {
-        let settings = AwsSettings {
+        let settings = AwsConfig {
             endpoint: format!("http://{}/", self.api.local_addr()),
             region: "eu-west-1".into(),
             credentials: CredentialSource::None,
-            ..AwsSettings::default()
+            ..AwsConfig::default()
         };
         Client::Kinesis(Box::new(Kinesis::find(&settings).await))
     }

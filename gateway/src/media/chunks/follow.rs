@@ -22,8 +22,9 @@ const ABSOLUTE_MS: i64 = 978_307_200_000;
 const ABSOLUTE_AHEAD_MS: i64 = 86_400_000;
 /// As late as a camera may be while this box has no clock to judge it by: the year 2100, in milliseconds.
 const UNTIMED_MS: i64 = 4_102_444_800_000;
-/// A clock that is anchored to ours may run ahead by this much, in milliseconds.
-const AHEAD_MS: i64 = 5_000;
+/// A clock that is anchored to ours may run ahead by this much, since a file is published faster than it plays: ten minutes, in
+/// milliseconds.
+const AHEAD_MS: i64 = 600_000;
 /// It may lie behind by this much, since chunks may have waited in the camera: an hour, in milliseconds.
 const BEHIND_MS: i64 = 3_600_000;
 /// From one chunk to the next a clock goes on by at most this much, in milliseconds.
@@ -240,6 +241,15 @@ mod tests {
         let mut publisher = running();
         for number in 10..70 {
             let (_, taken) = take(&mut publisher, came(number, number as i64 * 1_000), NOW + 70_000);
+            assert_eq!((taken.offset_ms, taken.discontinuity), (NOW as i64 - 1_000, false), "{number}");
+        }
+    }
+
+    #[test]
+    fn chunks_that_come_faster_than_they_play_have_each_time_once() {
+        let mut publisher = running();
+        for number in 10..300 {
+            let (_, taken) = take(&mut publisher, came(number, number as i64 * 1_000), NOW + 10_000);
             assert_eq!((taken.offset_ms, taken.discontinuity), (NOW as i64 - 1_000, false), "{number}");
         }
     }

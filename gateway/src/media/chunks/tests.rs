@@ -236,3 +236,25 @@ proptest! {
         log.close(Duration::from_secs(5));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn chunks_are_thinned_out_like_what_any_producer_sends() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = VideoConfig { thin_every: Some(Span::secs(5)), ..VideoConfig::default() };
+    let (media, log) = open(dir.path(), config);
+    publish(&media, "c", "video/cam/init", &mkv_init()).await.unwrap();
+    for number in 0..11 {
+        publish(&media, "c", &format!("video/cam/{number}"), &mkv_chunk(number * 1_000)).await.unwrap();
+    }
+    assert_eq!(kept(&log, "cam").len(), 11);
+    let three = async {
+        while log.stream("cam.thin").is_none_or(|_| kept(&log, "cam.thin").len() < 3) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), three).await.expect("three pictures in eleven seconds");
+    let pictures = kept(&log, "cam.thin");
+    assert!(pictures.windows(2).all(|pair| pair[1].1.start_ms - pair[0].1.start_ms == 5_000));
+    let fragment = headwater_video::matroska::read_fragment(&pictures[0].0.data).unwrap();
+    assert_eq!(fragment.frames.len(), 1);
+}

@@ -18,7 +18,7 @@ impl Forwarder {
 
     pub(super) fn follow_map(&mut self, now_ms: u64) {
         if matches!(self.map, Map::Wanted(from) if from <= now_ms) {
-            let sink = self.setup.sink.clone();
+            let sink = self.setup.config.sink.clone();
             let mut asked = JoinSet::new();
             asked.spawn(async move { sink.map().await });
             self.map = Map::Asked(asked);

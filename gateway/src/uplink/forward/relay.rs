@@ -78,8 +78,8 @@ impl Forwarder {
         }
         relaying.in_flight = true;
         relaying.tries += 1;
-        self.budget(|budget| budget.spend(bytes));
-        let sink = self.setup.sink.clone();
+        self.setup.budget(|budget| budget.spend(bytes));
+        let sink = self.setup.config.sink.clone();
         let task = self.requests.spawn(async move { Back::Blocks(sink.relay(relay).await) });
         self.in_flight.insert(task.id(), Flight { what: Sent::Blocks(at), bytes, since_ms: now_ms });
         true
@@ -152,7 +152,7 @@ impl Forwarder {
     }
 
     pub(super) fn blocks_wanted(&self, from: Number) -> BlocksWanted {
-        let memory = self.setup.sending.memory.0 as usize / self.shards.len().max(1);
+        let memory = self.setup.config.sending.memory.0 as usize / self.shards.len().max(1);
         BlocksWanted { wanted: self.blocks_wanted.clone(), from, memory }
     }
 }

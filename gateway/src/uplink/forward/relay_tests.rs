@@ -1,6 +1,6 @@
 //! Blocks and lanes by turns into the door of another Headwater, over a sink that fails in every way it can.
 
-use super::super::{Forwarder, Setup};
+use super::super::{Forwarder, Setup, Through};
 use crate::api::{Api, ApiConfig};
 use crate::clock::Clock;
 use crate::log::{Batch, Log, OnFull, Options, Placement, Stream, StreamSettings};
@@ -131,9 +131,11 @@ fn forwarder(
     let forwarder = Forwarder::new(Setup {
         log: log.clone(),
         stream: stream.clone(),
-        sink: wrap(KinesisSink::new(&config, who.clone())),
-        common: config.common.clone(),
-        sending: config.sending.clone(),
+        config: Through {
+            sink: wrap(KinesisSink::new(&config, who.clone())),
+            common: config.common.clone(),
+            sending: config.sending.clone(),
+        },
         who,
         clock: clock.clone(),
         metrics: Metrics::new(),

@@ -1,13 +1,18 @@
 //! The forwarder over a real log, against a sink that answers as the test says.
 
 use super::*;
-use crate::log::{Options, StreamSettings};
+use crate::clock::Clock;
+use crate::log::{Log, Options, Stream, StreamSettings};
+use crate::metrics::Metrics;
 use crate::record::{NewRecord, Record, StreamName};
 use crate::units::ByteSize;
+use crate::uplink::budget::Budget;
 use crate::uplink::config::Sending;
-use crate::uplink::sink::{Limits, SinkFuture};
+use crate::uplink::figures::Trouble;
+use crate::uplink::sink::{Identity, Limits, SinkFuture};
+use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 type Script = Box<dyn Fn(usize, Request) -> SinkFuture<'static, Answer> + Send + Sync>;
 
@@ -78,9 +83,7 @@ fn forwarder(
     let forwarder = Forwarder::new(Setup {
         log: log.clone(),
         stream: stream.clone(),
-        sink: sink.clone(),
-        common: Common { name: "up".into(), ..Common::default() },
-        sending,
+        config: Through { sink: sink.clone(), common: Common { name: "up".into(), ..Common::default() }, sending },
         who: Identity { gateway: "g".into(), incarnation: 1, stream: stream.name.clone() },
         clock: Clock::system(),
         metrics: Metrics::new(),

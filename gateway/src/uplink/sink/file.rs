@@ -9,25 +9,21 @@ mod roll;
 
 pub use roll::Compression;
 
-use super::{Identity, weight};
+use super::weight;
 use crate::backoff::Backoff;
-use crate::clock::Clock;
-use crate::log::{CursorState, Entry, Log, Position, Stream};
-use crate::metrics::Metrics;
+use crate::log::{CursorState, Entry, Position};
 use crate::problem::Problem;
 use crate::record::{GapReason, Number, Record, ShardIndex};
 use crate::units::{ByteSize, Span};
-use crate::uplink::budget::Budget;
 use crate::uplink::config::Common;
 use crate::uplink::feed::{Chunk, Feed};
-use crate::uplink::figures::{Backlog, Figures, Trouble};
-use crate::uplink::is_stopped;
+use crate::uplink::figures::{Backlog, Figures};
+use crate::uplink::setup::Setup;
 use roll::Roller;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 const TICK: Duration = Duration::from_millis(500);
 /// What of each shard is looked at, for the figures, while nothing can be written.
@@ -77,22 +73,8 @@ impl FileConfig {
     }
 }
 
-/// What a file forwarder is made of.
-pub struct Setup {
-    pub log: Log,
-    pub stream: Arc<Stream>,
-    pub config: FileConfig,
-    pub who: Identity,
-    pub clock: Clock,
-    pub metrics: Arc<Metrics>,
-    /// Of all streams of the sink.
-    pub budget: Arc<Mutex<Budget>>,
-    pub trouble: Trouble,
-    pub stop: watch::Receiver<bool>,
-}
-
 pub struct FileForwarder {
-    setup: Setup,
+    setup: Setup<FileConfig>,
     shards: Vec<Shard>,
     figures: Figures,
     failures: u32,
@@ -110,16 +92,16 @@ struct Shard {
 }
 
 impl FileForwarder {
-    pub fn new(setup: Setup) -> Self {
+    pub fn new(setup: Setup<FileConfig>) -> Self {
         let cursor = |index| setup.log.cursor(&setup.config.common.name, &setup.stream, index);
         let shards = setup.stream.shards().iter().map(|shard| Shard::at(shard.index, cursor(shard.index))).collect();
-        let figures = Figures::new(setup.metrics.clone(), &setup.config.common.name, setup.stream.name.as_str());
+        let figures = setup.figures(&setup.config.common.name);
         FileForwarder { setup, shards, figures, failures: 0 }
     }
 
     /// Writes until it is told to stop, and completes the open file then. After an error it begins again at the cursors.
     pub async fn run(mut self) {
-        while !self.is_over() {
+        while !self.setup.is_over() {
             let Err(error) = self.write_on().await else { continue };
             self.failures = self.failures.saturating_add(1);
             let text = format!("cannot write: {error}");
@@ -134,10 +116,6 @@ impl FileForwarder {
         }
     }
 
-    fn is_over(&self) -> bool {
-        is_stopped(&self.setup.stop) || self.setup.stream.is_deleted()
-    }
-
     async fn write_on(&mut self) -> std::io::Result<()> {
         let config = &self.setup.config;
         let prefix = format!("{}-{}", config.common.name, self.setup.stream.name);
@@ -146,19 +124,19 @@ impl FileForwarder {
         self.shards.iter_mut().for_each(Shard::begin_again);
         let (_feeds, mut chunks) = self.feeds();
         let mut opened_ms = None;
-        while !self.is_over() {
-            let now_ms = self.setup.clock.now().mono_ms;
-            let wait_ms = self.budget(|budget| budget.wait_ms(now_ms));
+        while !self.setup.is_over() {
+            let now_ms = self.setup.now_ms();
+            let wait_ms = self.setup.budget(|budget| budget.wait_ms(now_ms));
             let tick = if wait_ms > 0 { TICK.min(Duration::from_millis(wait_ms)) } else { TICK };
             tokio::select! {
                 Some(chunk) = chunks.recv(), if wait_ms == 0 => {
-                    opened_ms.get_or_insert(self.setup.clock.now().mono_ms);
+                    opened_ms.get_or_insert(self.setup.now_ms());
                     roller = self.write(roller, chunk).await?;
                 }
                 _ = self.setup.stop.changed() => {}
                 () = tokio::time::sleep(tick) => {}
             }
-            let age_ms = opened_ms.map_or(0, |at| self.setup.clock.now().mono_ms.saturating_sub(at));
+            let age_ms = opened_ms.map_or(0, |at| self.setup.now_ms().saturating_sub(at));
             let is_full = roller.bytes() >= self.setup.config.roll_bytes.0;
             if is_full || age_ms >= self.setup.config.roll_after.as_ms() {
                 roller = self.complete(roller).await?;
@@ -167,10 +145,6 @@ impl FileForwarder {
             self.show();
         }
         self.complete(roller).await.map(drop)
-    }
-
-    fn budget<T>(&self, what: impl FnOnce(&mut Budget) -> T) -> T {
-        what(&mut self.setup.budget.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
     fn feeds(&self) -> (Vec<Feed>, mpsc::Receiver<Chunk>) {
@@ -221,7 +195,7 @@ impl FileForwarder {
             }
         }
         roller.note(records, payload);
-        self.budget(|budget| budget.spend(lines.len()));
+        self.setup.budget(|budget| budget.spend(lines.len()));
         let now_ms = self.setup.clock.now().wall_ms;
         blocking(move || roller.write(&lines, now_ms).map(|()| roller)).await?
     }

@@ -11,7 +11,7 @@ use super::{Answer, Fault, Identity, Limits, Relay, Relayed, Request, Sink, Sink
 use crate::problem::Problem;
 use crate::record::{HashKey, Record};
 use crate::units::{ByteSize, Span};
-use crate::uplink::aws::{Aws, AwsSettings, CredentialSource, IotConfig, KINESIS, trust};
+use crate::uplink::aws::{Aws, AwsConfig, CredentialSource, KINESIS, trust};
 use crate::uplink::config::{Common, Sending};
 use crate::uplink::http::{Bounds, HttpClient, HttpError};
 use crate::uplink::kpl;
@@ -20,7 +20,6 @@ use crate::wire;
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -48,22 +47,8 @@ pub struct KinesisConfig {
     pub sending: Sending,
     /// The stream there; `{stream}` stands for the name of the stream here.
     pub target: String,
-    /// Empty: from the environment or the profile, as AWS tools do.
-    pub region: String,
-    /// Only for something that is not AWS itself. Empty: from the environment or the profile, else AWS in the region.
-    pub endpoint: String,
-    /// Profile of the shared AWS configuration files.
-    pub profile: String,
-    /// "chain", "iot" or "none".
-    pub credentials: CredentialSource,
-    /// ARN of a role to assume.
-    pub assume_role: String,
-    /// External id that the role asks for.
-    pub external_id: String,
-    /// The AWS IoT credential provider.
-    pub iot: IotConfig,
-    /// PEM file of certificate authorities to trust instead of the system's.
-    pub ca: Option<PathBuf>,
+    #[serde(flatten)]
+    pub aws: AwsConfig,
     /// Pack many records into one as the Kinesis Producer Library does. Never done for another Headwater.
     pub aggregate: bool,
     /// Most bytes of one aggregated record.
@@ -80,14 +65,7 @@ impl Default for KinesisConfig {
             common: Common::default(),
             sending: Sending::default(),
             target: "{stream}".into(),
-            region: String::new(),
-            endpoint: String::new(),
-            profile: String::new(),
-            credentials: CredentialSource::Chain,
-            assume_role: String::new(),
-            external_id: String::new(),
-            iot: IotConfig::default(),
-            ca: None,
+            aws: AwsConfig::default(),
             aggregate: true,
             aggregate_bytes: ByteSize(50 << 10),
             max_record_bytes: ByteSize::mib(1),
@@ -102,10 +80,6 @@ impl KinesisConfig {
         if crate::record::StreamName::new(&self.target.replace("{stream}", "x")).is_err() {
             problem("target", "name the stream there: 1 to 128 letters, digits, '_', '.' or '-', or \"{stream}\"");
         }
-        let http = |url: &str| url.starts_with("http://") || url.starts_with("https://");
-        if !self.endpoint.is_empty() && (!http(&self.endpoint) || self.endpoint.parse::<http::Uri>().is_err()) {
-            problem("endpoint", "write an address such as \"http://127.0.0.1:4567\", or leave it out for AWS itself");
-        }
         if self.aggregate_bytes.0 < 1024 || self.aggregate_bytes.0 > 900 << 10 {
             problem("aggregate_bytes", "write \"1 KiB\" to \"900 KiB\"; or aggregate = false");
         }
@@ -117,22 +91,6 @@ impl KinesisConfig {
         }
         if self.timeout < Span::ms(100) || self.timeout > Span::secs(600) {
             problem("timeout", "write \"100 ms\" to \"10 min\"");
-        }
-        if let Some(says) = self.iot.missing(self.credentials) {
-            problem("iot", says);
-        }
-    }
-
-    fn aws(&self) -> AwsSettings {
-        AwsSettings {
-            service: KINESIS,
-            region: self.region.clone(),
-            endpoint: self.endpoint.clone(),
-            profile: self.profile.clone(),
-            credentials: self.credentials,
-            assume_role: self.assume_role.clone(),
-            external_id: self.external_id.clone(),
-            iot: self.iot.clone(),
         }
     }
 }
@@ -165,7 +123,7 @@ impl KinesisSink {
         let mode = if config.aggregate { Mode::Aggregate } else { Mode::Plain };
         KinesisSink {
             target: config.target.replace("{stream}", who.stream.as_str()),
-            http: HttpClient::new(trust(&config.ca)),
+            http: HttpClient::new(trust(&config.aws.ca)),
             config: config.clone(),
             who,
             aws: OnceCell::new(),
@@ -204,7 +162,7 @@ impl KinesisSink {
     }
 
     async fn aws(&self) -> &Aws {
-        self.aws.get_or_init(|| async { Aws::find(&self.config.aws(), self.http.clone()).await }).await
+        self.aws.get_or_init(|| async { Aws::find(KINESIS, &self.config.aws, self.http.clone()).await }).await
     }
 
     /// One exchange: signs, sends, learns who answers, sorts errors out.
@@ -230,7 +188,7 @@ impl KinesisSink {
         if let Err(error) = aws.sign(&mut head).await {
             // Where they come from, files and certificates among it, may have been renewed.
             aws.forget_credentials().await;
-            let advice = match self.config.credentials {
+            let advice = match self.config.aws.credentials {
                 CredentialSource::Chain => {
                     "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile, or write credentials = \"none\" where none \
                      are wanted"

@@ -6,23 +6,23 @@
 //! ends is sent again over the next.
 
 mod ack;
-mod assemble;
+pub(super) mod assemble;
 mod connection;
 mod demand;
 mod link;
-mod marks;
+pub(super) mod marks;
 mod run;
 mod service;
 mod window;
 
-pub use run::{Setup, VideoForwarder};
+pub use run::VideoForwarder;
+pub(super) use service::fault_of;
 
 use crate::problem::Problem;
 use crate::units::{ByteSize, Span};
-use crate::uplink::aws::{AwsSettings, CredentialSource, IotConfig, KINESIS_VIDEO};
+use crate::uplink::aws::AwsConfig;
 use crate::uplink::config::Common;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 
 /// Which fragments go upstream.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -50,22 +50,8 @@ pub struct KinesisVideoConfig {
     pub only: Only,
     /// With only = "marked", a fragment waits so long for a mark before it is passed over.
     pub mark_within: Span,
-    /// Empty: from the environment or the profile, as AWS tools do.
-    pub region: String,
-    /// Only for something that is not AWS itself. Empty: from the environment or the profile, else AWS in the region.
-    pub endpoint: String,
-    /// Profile of the shared AWS configuration files.
-    pub profile: String,
-    /// "chain", "iot" or "none".
-    pub credentials: CredentialSource,
-    /// ARN of a role to assume.
-    pub assume_role: String,
-    /// External id that the role asks for.
-    pub external_id: String,
-    /// The AWS IoT credential provider.
-    pub iot: IotConfig,
-    /// PEM file of certificate authorities to trust instead of the system's.
-    pub ca: Option<PathBuf>,
+    #[serde(flatten)]
+    pub aws: AwsConfig,
     /// Most memory for fragments on their way, for each stream; one fragment always has room.
     pub memory: ByteSize,
     /// Local stream that takes records the destination refuses for good; empty: the gap ledger alone tells of them.
@@ -85,14 +71,7 @@ impl Default for KinesisVideoConfig {
             create_retention: Span::secs(24 * 3_600),
             only: Only::All,
             mark_within: Span::secs(60),
-            region: String::new(),
-            endpoint: String::new(),
-            profile: String::new(),
-            credentials: CredentialSource::Chain,
-            assume_role: String::new(),
-            external_id: String::new(),
-            iot: IotConfig::default(),
-            ca: None,
+            aws: AwsConfig::default(),
             memory: ByteSize::mib(16),
             dead_letter: String::new(),
             timeout: Span::secs(15),
@@ -114,10 +93,6 @@ impl KinesisVideoConfig {
                 "one stream there takes one stream from here: write \"{stream}\", or name one in `streams`",
             );
         }
-        let http = |url: &str| url.starts_with("http://") || url.starts_with("https://");
-        if !self.endpoint.is_empty() && (!http(&self.endpoint) || self.endpoint.parse::<http::Uri>().is_err()) {
-            problem("endpoint", "write an address such as \"http://127.0.0.1:4567\", or leave it out for AWS itself");
-        }
         if self.create_retention < Span::secs(3_600) || self.create_retention > Span::secs(87_600 * 3_600) {
             problem("create_retention", "write \"1 h\" to \"3650 days\"");
         }
@@ -138,22 +113,6 @@ impl KinesisVideoConfig {
         }
         if self.common.streams.contains(&self.dead_letter) {
             problem("dead_letter", "name a stream that this sink does not forward, or refused records go in circles");
-        }
-        if let Some(says) = self.iot.missing(self.credentials) {
-            problem("iot", says);
-        }
-    }
-
-    fn aws(&self) -> AwsSettings {
-        AwsSettings {
-            service: KINESIS_VIDEO,
-            region: self.region.clone(),
-            endpoint: self.endpoint.clone(),
-            profile: self.profile.clone(),
-            credentials: self.credentials,
-            assume_role: self.assume_role.clone(),
-            external_id: self.external_id.clone(),
-            iot: self.iot.clone(),
         }
     }
 }

@@ -208,6 +208,7 @@ fn m3u8(fragments: &[Fragment]) -> String {
         program_date_time_ms: Some(0),
         discontinuity: false,
         map: "init.mp4",
+        map_range: None,
         byte_range: None,
         gap: false,
         parts: &[],

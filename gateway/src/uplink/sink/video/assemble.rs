@@ -39,13 +39,13 @@ impl Assembled {
 }
 
 impl Fragment {
-    fn of(records: Vec<Record>, media: Media) -> Assembled {
+    fn of(records: Vec<Record>, media: Media, bytes_max: usize) -> Assembled {
         let (whole, head) = (records.iter().map(|record| record.data.len()).sum::<usize>(), media.head_bytes as usize);
         let first = records.first().map(|record| record.data.clone()).unwrap_or_default();
         if whole != media.bytes as usize || head > first.len() {
             return Assembled::Refused(records, "it is not as long as its header says");
         }
-        if whole > FRAGMENT_BYTES_MAX {
+        if whole > bytes_max {
             return Assembled::Refused(records, "it has more than 50 MiB, and Kinesis Video takes no more");
         }
         match cluster_ms(&first[head..]) {
@@ -64,6 +64,20 @@ impl Fragment {
         self.records.first().map_or(0, |record| record.arrival_ms)
     }
 
+    /// The first number behind it.
+    pub fn next(&self) -> Number {
+        self.records.last().map_or(0, |record| record.number) + 1
+    }
+
+    pub fn end_ms(&self) -> i64 {
+        self.media.start_ms.saturating_add(i64::from(self.media.duration_ms))
+    }
+
+    /// Name and value of what its producer tagged it with.
+    pub fn tags(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.records.iter().take(1).flat_map(|record| &record.headers).filter_map(|header| header.as_user())
+    }
+
     pub fn head(&self) -> Bytes {
         self.records.first().map(|record| record.data.slice(..self.media.head_bytes as usize)).unwrap_or_default()
     }
@@ -72,9 +86,7 @@ impl Fragment {
     pub fn body(&self) -> impl Iterator<Item = Bytes> + '_ {
         let head = self.media.head_bytes as usize;
         let data = move |(at, record): (usize, &Record)| record.data.slice(if at == 0 { head } else { 0 }..);
-        let users =
-            self.records.iter().take(1).flat_map(|record| &record.headers).filter_map(|header| header.as_user());
-        let tags: Vec<_> = users.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let tags: Vec<_> = self.tags().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let tags = Bytes::from(matroska::tags(&tags));
         self.records.iter().enumerate().map(data).chain([tags]).filter(|bytes| !bytes.is_empty())
     }
@@ -90,13 +102,26 @@ fn cluster_ms(bytes: &[u8]) -> Option<i64> {
     i64::try_from(value.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte))).ok()
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Assembler {
+    /// Longest fragment that the destination takes, in bytes.
+    bytes_max: usize,
     /// Parts of a fragment that is not whole yet.
     open: Vec<Record>,
 }
 
+impl Default for Assembler {
+    fn default() -> Self {
+        Assembler { bytes_max: FRAGMENT_BYTES_MAX, open: Vec::new() }
+    }
+}
+
 impl Assembler {
+    /// For a destination that takes fragments of any length.
+    pub fn unbounded() -> Self {
+        Assembler { bytes_max: usize::MAX, open: Vec::new() }
+    }
+
     pub fn push(&mut self, record: Record, out: &mut Vec<Assembled>) {
         let Some(media) = Media::of(&record) else {
             self.give_up(out);
@@ -114,7 +139,7 @@ impl Assembler {
         }
         self.open.push(record);
         if media.part + 1 == media.parts {
-            out.push(Fragment::of(std::mem::take(&mut self.open), media));
+            out.push(Fragment::of(std::mem::take(&mut self.open), media, self.bytes_max));
         }
     }
 

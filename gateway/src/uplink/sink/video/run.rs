@@ -17,23 +17,21 @@ use super::service::Service;
 use super::window::{Stored, Window};
 use super::{KinesisVideoConfig, Only};
 use crate::backoff::Backoff;
-use crate::clock::Clock;
-use crate::log::{CursorState, Entry, Log, Stream, Table};
-use crate::metrics::Metrics;
+use crate::log::{CursorState, Entry, Table};
 use crate::record::{GapReason, Number, Record};
-use crate::uplink::budget::Budget;
 use crate::uplink::dead::DeadLetters;
 use crate::uplink::feed::{Chunk, Feed};
-use crate::uplink::figures::{Backlog, Figures, Trouble};
+use crate::uplink::figures::{Backlog, Figures};
 use crate::uplink::is_stopped;
 use crate::uplink::pace::Pace;
-use crate::uplink::sink::{Fault, Identity};
+use crate::uplink::setup::Setup;
+use crate::uplink::sink::Fault;
 use crate::wire::media::{Mark, Wanted};
 use bytes::Bytes;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 /// Bytes given to the connection at once.
 const PIECE_BYTES: usize = 64 << 10;
@@ -52,22 +50,8 @@ const OVERTAKEN_MAX: usize = 64;
 /// A video stream has one shard.
 const SHARD: u32 = 0;
 
-/// What a forwarder is made of.
-pub struct Setup {
-    pub log: Log,
-    pub stream: Arc<Stream>,
-    pub config: KinesisVideoConfig,
-    pub who: Identity,
-    pub clock: Clock,
-    pub metrics: Arc<Metrics>,
-    /// Of all streams of the sink.
-    pub budget: Arc<Mutex<Budget>>,
-    pub trouble: Trouble,
-    pub stop: watch::Receiver<bool>,
-}
-
 pub struct VideoForwarder {
-    setup: Setup,
+    setup: Setup<KinesisVideoConfig>,
     service: Arc<Service>,
     /// As the cursor stood at the start: what is above its low mark may be done already.
     began: CursorState,
@@ -107,7 +91,7 @@ enum Event {
 }
 
 impl VideoForwarder {
-    pub fn new(setup: Setup) -> VideoForwarder {
+    pub fn new(setup: Setup<KinesisVideoConfig>) -> VideoForwarder {
         let (name, stream) = (&setup.config.common.name, &setup.stream);
         let began = setup.log.cursor(name, stream, SHARD);
         VideoForwarder {
@@ -130,7 +114,7 @@ impl VideoForwarder {
             refused_in_row: 0,
             pace: Pace::default(),
             dead: DeadLetters::new(&setup.log, stream, &setup.config.dead_letter),
-            figures: Figures::new(setup.metrics.clone(), name, stream.name.as_str()),
+            figures: setup.figures(name),
             is_stopping: false,
             began,
             setup,
@@ -165,20 +149,16 @@ impl VideoForwarder {
     }
 
     fn now_ms(&self) -> u64 {
-        self.setup.clock.now().mono_ms
+        self.setup.now_ms()
     }
 
     fn memory(&self) -> usize {
         self.setup.config.memory.0 as usize
     }
 
-    fn budget<T>(&self, what: impl FnOnce(&mut Budget) -> T) -> T {
-        what(&mut self.setup.budget.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
-    }
-
     async fn wait(&mut self, chunks: &mut mpsc::Receiver<Chunk>) -> Event {
         let now_ms = self.now_ms();
-        let thrift_ms = if self.pieces.is_empty() { 0 } else { self.budget(|budget| budget.wait_ms(now_ms)) };
+        let thrift_ms = if self.pieces.is_empty() { 0 } else { self.setup.budget(|budget| budget.wait_ms(now_ms)) };
         let hold_ms = self.hold_until_ms.saturating_sub(now_ms);
         let sleep_ms = [thrift_ms, hold_ms].into_iter().filter(|ms| *ms > 0).fold(TICK_MS, u64::min);
         let has_room = !self.is_stopping && (self.window.bytes() < self.memory() || self.window.waiting().is_none());
@@ -378,7 +358,7 @@ impl VideoForwarder {
         }
         connection.moved_ms = now_ms;
         if let Some(piece) = self.pieces.pop_front() {
-            self.budget(|budget| budget.spend(piece.len()));
+            self.setup.budget(|budget| budget.spend(piece.len()));
         }
         if self.pieces.is_empty() {
             self.leaving().left();
@@ -480,7 +460,7 @@ impl VideoForwarder {
         let (count, bytes) = self.in_flight();
         // One fragment that was sent and has none behind it is waited for until the connection is idle.
         let expects = count > 1 || !self.pieces.is_empty();
-        let is_thrifty = !self.pieces.is_empty() && self.budget(|budget| budget.wait_ms(now_ms)) > 0;
+        let is_thrifty = !self.pieces.is_empty() && self.setup.budget(|budget| budget.wait_ms(now_ms)) > 0;
         let timeout_ms = self.setup.config.timeout.as_ms();
         let Some(connection) = &mut self.connection else { return };
         if is_thrifty {

@@ -1,7 +1,7 @@
 //! The other side's control plane: where the media of a stream goes, a stream that is made, and how requests are signed.
 
 use super::KinesisVideoConfig;
-use crate::uplink::aws::{Aws, trust};
+use crate::uplink::aws::{Aws, KINESIS_VIDEO, trust};
 use crate::uplink::http::{Bounds, Duplex, HttpClient, HttpError};
 use crate::uplink::sink::kinesis::answer;
 use crate::uplink::sink::{Fault, Identity};
@@ -31,12 +31,12 @@ struct Endpoint {
 impl Service {
     pub fn new(config: &KinesisVideoConfig, who: Identity) -> Service {
         let target = config.target.replace("{stream}", who.stream.as_str());
-        let http = HttpClient::new(trust(&config.ca));
+        let http = HttpClient::new(trust(&config.aws.ca));
         Service { config: config.clone(), target, who, http, aws: OnceCell::new() }
     }
 
     async fn aws(&self) -> &Aws {
-        self.aws.get_or_init(|| async { Aws::find(&self.config.aws(), self.http.clone()).await }).await
+        self.aws.get_or_init(|| async { Aws::find(KINESIS_VIDEO, &self.config.aws, self.http.clone()).await }).await
     }
 
     /// Where the media of the stream goes; the stream is made if it is missing and may be made.

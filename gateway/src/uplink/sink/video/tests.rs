@@ -7,6 +7,7 @@ use crate::metrics::Metrics;
 use crate::record::{Header, HeaderId, NewRecord, Record, StreamName};
 use crate::uplink::budget::Budget;
 use crate::uplink::figures::Trouble;
+use crate::uplink::setup::Setup;
 use crate::uplink::sink::Identity;
 use crate::wire::media::{Mark, Media, Wanted, head_id};
 use bytes::Bytes;
