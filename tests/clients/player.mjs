@@ -2,7 +2,7 @@
 //
 //     node player.mjs http://127.0.0.1:8080 STREAM [--token TOKEN] [--recorded-only] [--screenshot FILE]
 //
-// STREAM is live, in a format that Chromium plays (H.264), and has at least 20 seconds recorded; --recorded-only leaves out live.
+// STREAM is live, in a format that Chromium plays (H.264), and has at least 30 seconds recorded; --recorded-only leaves out live.
 // With a token it signs in through the form first. Prints one line of JSON with what it saw; exits 1 at the first check that
 // fails.
 import assert from "node:assert/strict";
@@ -25,6 +25,7 @@ const JUMP_BACK_MS = 30_000;
 /** Who clicks nearer than 5 seconds to the newest picture that the page knows of, which it asks for now and then, means live. */
 const LIVE_MS = 16_000;
 const CLIP_MS = 6000;
+const DAY_MS = 86_400_000;
 
 const saw = { base, stream };
 const complaints = [];
@@ -229,10 +230,12 @@ async function placeOf(page, ms) {
     return ((hours * 60 + minutes) * 60 + seconds) * 1000;
   };
   const [near, far] = [await told(0.25), await told(0.75)];
-  assert.ok(Math.abs(far - near - span / 2) <= 1000, `half of ${span} ms reaches from ${near} to ${far}`);
+  // Midnight may lie between the two.
+  const since = (a, b) => ((b - a + 1.5 * DAY_MS) % DAY_MS) - DAY_MS / 2;
+  assert.ok(Math.abs(since(near, far) - span / 2) <= 1000, `half of ${span} ms reaches from ${near} to ${far}`);
   const moment = await page.evaluate((ms) => ms - new Date(ms).setHours(0, 0, 0, 0), ms);
   // What is told is cut to the second.
-  const share = 0.25 + (moment - near - 500) / span;
+  const share = 0.25 + (since(near, moment) - 500) / span;
   assert.ok(share > 0 && share < 1, `the moment is not on the timeline: ${share}`);
   return { x: box.x + box.width * share, y };
 }

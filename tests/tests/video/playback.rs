@@ -182,7 +182,7 @@ fn the_player_page_plays_a_live_camera_in_a_browser() {
     let mut player = need!(tools::browser_client("player.mjs"), tools::NO_BROWSER);
     let gateway = Gateway::plain();
     let _camera = camera(&gateway);
-    video::wait_for_fragments(gateway.api, "cam", 20, BOUND);
+    video::wait_for_fragments(gateway.api, "cam", 25, BOUND);
     let done = run(player.arg(format!("http://{}", gateway.console)).arg("cam"), BOUND * 2);
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
     assert!(done.status.success(), "{said}\n{}", String::from_utf8_lossy(&done.stderr));
