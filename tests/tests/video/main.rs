@@ -3,7 +3,7 @@
 //!
 //! `ingest` is the ways in over HTTP, `chunks` those over MQTT, `rtsp` the gateway that goes to a camera, `aws` the operations,
 //! `playback` the ways out and `latency` how soon, `upstream` is from one
-//! gateway to the next, `faults` what breaks.
+//! gateway to the next, `s3` from a gateway into a bucket, `faults` what breaks.
 
 mod aws;
 mod chunks;
@@ -12,4 +12,5 @@ mod ingest;
 mod latency;
 mod playback;
 mod rtsp;
+mod s3;
 mod upstream;
