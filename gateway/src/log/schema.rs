@@ -28,7 +28,7 @@ pub enum Table {
     Sessions = 10,
     /// Owned by MQTT. Key: topic. Value: its own.
     Retained = 11,
-    /// Owned by the uplink. Key and value its own.
+    /// Owned by the uplink. Key: `s3/`, sink, stream id and what of an upload; value: JSON. See `uplink::sink::video_s3`.
     Uplink = 12,
     /// Owned by media. Key: stream name. Value its own.
     Media = 13,

@@ -275,6 +275,13 @@ mod tests {
             target = "all"
             create_retention = "1 s"
             idle = "1 ms"
+            [[sink]]
+            type = "s3-video"
+            name = "film"
+            bucket = "Film"
+            prefix = "/all/"
+            every = "7 min"
+            part_bytes = "1 MiB"
         "#;
         let file: File = toml::from_str(text).unwrap();
         let keys: Vec<_> = SinkConfig::check_all(&file.sink).into_iter().map(|problem| problem.key).collect();
@@ -290,6 +297,11 @@ mod tests {
             "sink[3].target",
             "sink[3].create_retention",
             "sink[3].idle",
+            "sink[4].bucket",
+            "sink[4].prefix",
+            "sink[4].prefix",
+            "sink[4].every",
+            "sink[4].part_bytes",
         ];
         assert_eq!(keys, expected);
     }

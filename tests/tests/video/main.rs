@@ -3,7 +3,7 @@
 //!
 //! `ingest` is the ways in over HTTP and `acknowledgements` what their producers hear, `chunks` those over MQTT, `rtsp` the gateway
 //! that goes to a camera, `aws` the operations, `pictures` motion JPEG, `playback` the ways out and `latency` how soon, `upstream` is
-//! from one gateway to the next, `whole` all of it at once, `faults` what breaks.
+//! from one gateway to the next, `s3` into a bucket, `whole` all of it at once, `faults` what breaks.
 
 mod acknowledgements;
 mod aws;
@@ -14,5 +14,6 @@ mod latency;
 mod pictures;
 mod playback;
 mod rtsp;
+mod s3;
 mod upstream;
 mod whole;

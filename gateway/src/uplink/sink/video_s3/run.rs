@@ -544,9 +544,11 @@ impl S3VideoForwarder {
         let store = self.store.clone();
         loop {
             let mut stop = self.setup.stop.clone();
+            // In a box: looking for credentials is deep, and a worker's stack is not.
+            let asked = Box::pin(store.run(&op));
             let asked = tokio::select! {
                 biased;
-                asked = store.run(&op) => asked,
+                asked = asked => asked,
                 _ = stop.changed() => return Err(Stop::Over),
             };
             match asked {

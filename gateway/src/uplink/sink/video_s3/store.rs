@@ -32,7 +32,7 @@ const USER_AGENT: &str = concat!("headwater/", env!("CARGO_PKG_VERSION"));
 pub enum No {
     Fault(Fault),
     /// The upload, or a part of it, is not there any more.
-    NoUpload,
+    Gone,
     /// There is an object of this key already.
     Exists,
 }
@@ -193,7 +193,8 @@ impl Store {
     }
 
     async fn aws(&self) -> &Aws {
-        self.aws.get_or_init(|| async { Aws::find(S3, &self.config.aws, self.http.clone()).await }).await
+        let find = || Box::pin(Aws::find(S3, &self.config.aws, self.http.clone()));
+        self.aws.get_or_init(find).await
     }
 
     async fn ask(&self, ask: Ask<'_>) -> Result<Response<Bytes>, Fault> {
@@ -215,7 +216,7 @@ impl Store {
         }
         let request = request.body(()).map_err(|error| Fault::Broken(error.to_string()))?;
         let (mut head, ()) = request.into_parts();
-        if let Err(error) = aws.sign(&mut head).await {
+        if let Err(error) = Box::pin(aws.sign(&mut head)).await {
             aws.forget_credentials().await;
             return Err(Fault::Denied(format!("has no usable credentials: {error}")));
         }
@@ -337,7 +338,7 @@ fn meaning(status: StatusCode, body: &[u8], bucket: &str) -> No {
         (false, false) => format!("{code}: {message}"),
     };
     match (code.as_str(), status) {
-        ("NoSuchUpload" | "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall", _) => No::NoUpload,
+        ("NoSuchUpload" | "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall", _) => No::Gone,
         ("PreconditionFailed", _) | (_, StatusCode::PRECONDITION_FAILED) => No::Exists,
         ("NoSuchBucket", _) => {
             No::Fault(Fault::Broken(format!("there is no bucket {bucket:?}; make it, or set `bucket`")))
@@ -371,7 +372,7 @@ mod tests {
             let body = format!("<Error><Code>{code}</Code><Message>so</Message></Error>");
             meaning(StatusCode::from_u16(status).unwrap(), body.as_bytes(), "b")
         };
-        assert_eq!(meaning(404, "NoSuchUpload"), No::NoUpload);
+        assert_eq!(meaning(404, "NoSuchUpload"), No::Gone);
         assert_eq!(meaning(412, "PreconditionFailed"), No::Exists);
         assert_eq!(meaning(503, "SlowDown"), No::Fault(Fault::Throttled));
         assert!(matches!(meaning(403, "AccessDenied"), No::Fault(Fault::Denied(_))));
