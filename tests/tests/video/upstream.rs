@@ -191,14 +191,24 @@ fn tags_stay_with_their_fragments_here_and_upstream() {
         let all = json!({ "StreamName": CAMERA, "StartSelector": { "StartSelectorType": "EARLIEST" } });
         for (operation, body) in [("getMediaForFragmentList", list), ("getMedia", all)] {
             let bytes = media(home.path(), gateway, operation, &body, "door 3");
-            let doors = matroska::tag_values(&bytes, "HW_DOOR");
-            assert_eq!(doors, ["door 0", "door 1", "door 2", "door 3"], "{operation}");
-            assert_eq!(matroska::tag_values(&bytes, "HW_TEMPERATURE"), ["20,5 °C"; 4], "{operation}");
-            // Each beside the number of its fragment.
-            let told = matroska::tag_values(&bytes, "AWS_KINESISVIDEO_FRAGMENT_NUMBER");
-            assert_eq!(told, numbers, "{operation}");
+            let told = tags_by_fragment(&bytes);
+            assert_eq!(told.iter().map(|(number, _)| number).collect::<Vec<_>>(), numbers.iter().collect::<Vec<_>>());
+            for (at, (_, fragment)) in told.iter().enumerate() {
+                assert_eq!(matroska::tag_values(fragment, "HW_DOOR"), [format!("door {at}")], "{operation}");
+                assert_eq!(matroska::tag_values(fragment, "HW_TEMPERATURE"), ["20,5 °C"], "{operation}");
+            }
         }
     }
+}
+
+/// The fragments of an answer: each one's number, and all from there to the next.
+fn tags_by_fragment(bytes: &[u8]) -> Vec<(String, &[u8])> {
+    const NUMBER: &str = "AWS_KINESISVIDEO_FRAGMENT_NUMBER";
+    let is_there = |at: &usize| bytes[*at..].starts_with(NUMBER.as_bytes());
+    let starts: Vec<usize> = (0..bytes.len()).filter(is_there).collect();
+    let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
+    let fragments = starts.iter().zip(ends).map(|(start, end)| &bytes[*start..end]);
+    fragments.map(|fragment| (matroska::tag_values(fragment, NUMBER).remove(0), fragment)).collect()
 }
 
 /// What an operation answers, until something stands in it: GetMedia goes on for ever.
