@@ -9,7 +9,7 @@ use crate::uplink::budget::Budget;
 use crate::uplink::figures::Trouble;
 use crate::uplink::setup::Setup;
 use crate::uplink::sink::Identity;
-use crate::wire::media::{Media, head_id};
+use crate::wire::media::{Mark, Media, head_id};
 use bytes::Bytes;
 use headwater_video::{Codec, Fragment, Frame, Kind, Track, Tracks, matroska};
 use std::collections::BTreeMap;
@@ -516,4 +516,20 @@ async fn a_file_of_now_is_complete_when_its_time_is_over_and_the_stream_is_quiet
     site.drained().await;
     running.abort();
     assert_eq!(s3.numbers(), [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_marked_is_in_files_and_the_rest_holds_nothing_up() {
+    let (s3, mut site) = (S3::start(|_, _| Act::Do).await, Site::new());
+    site.film(TEN, 6, 100).await;
+    let mark = Mark { id: "1".into(), from_ms: TEN + 2_500, to_ms: TEN + 4_000, name: String::new() };
+    let mut batch = Batch::new();
+    let key = Mark::prefix("cam") + &mark.id;
+    batch.put_state(Table::Media, key.into_bytes(), Some(serde_json::to_vec(&mark).unwrap().into()));
+    site.log.appender().commit(&mut batch).await.unwrap();
+    let running = site.start(&s3, "only = \"marked\"\nmark_within = \"1 s\"");
+    site.drained().await;
+    running.abort();
+    assert_eq!(s3.numbers(), [3, 4]);
+    assert_eq!(s3.indexes()[0]["next"], 7, "what was passed over is seen to");
 }
