@@ -201,8 +201,8 @@ def get_media(all_of):
     passed("GetMedia from every start")
 
 
-def put_media(pause_s, sent):
-    """Sends FILE as a camera does whose clock is right, in pieces; appends each PERSISTED that it hears to `sent`."""
+def put_media(pause_s):
+    """Sends FILE as a camera does whose clock is right, in pieces; the fragments that it hears are PERSISTED."""
     film = pathlib.Path(FILE).read_bytes()
     size = len(film) // 8 + 1
 
@@ -216,22 +216,26 @@ def put_media(pause_s, sent):
         "Transfer-Encoding": "chunked", "Content-Type": "video/x-matroska"})
     with urllib.request.urlopen(request, timeout=20) as answer:
         acks = [json.loads(line) for line in answer]
-    sent += [ack["FragmentNumber"] for ack in acks if ack["EventType"] == "PERSISTED"]
+    return [ack["FragmentNumber"] for ack in acks if ack["EventType"] == "PERSISTED"]
 
 
 def get_media_goes_on(all_of):
     """What comes later comes too, once each, in order, on the connection that was there before."""
     payload = data("kinesis-video-media", "GET_MEDIA").get_media(StreamName=STREAM, StartSelector={"StartSelectorType": "NOW"})["Payload"]
-    media, sent, newest = payload.read(4096), [], all_of[-1]["FragmentNumber"]
+    media, newest = bytearray(payload.read(4096)), all_of[-1]["FragmentNumber"]
     assert told_numbers(media) == [newest], told_numbers(media)
-    camera = threading.Thread(target=put_media, args=(0.3, sent))
-    camera.start()
+
+    def read():
+        # It never ends by itself.
+        while True:
+            media.extend(payload.read(256))
+
+    threading.Thread(target=read, daemon=True).start()
+    sent = put_media(0.3)
     until = time.monotonic() + 20
     # The continuation token is the last of a fragment's tags.
-    while (camera.is_alive() or media.count(b"AWS_KINESISVIDEO_CONTINUATION_TOKEN") <= len(sent)) and time.monotonic() < until:
-        media += payload.read(256)
-    camera.join()
-    payload.close()
+    while media.count(b"AWS_KINESISVIDEO_CONTINUATION_TOKEN") <= len(sent) and time.monotonic() < until:
+        time.sleep(0.05)
     assert len(sent) >= 4, sent
     assert told_numbers(media) == [newest, *sent], (told_numbers(media), newest, sent)
     behind = [int(ms) for ms in re.findall(rb"AWS_KINESISVIDEO_MILLIS_BEHIND_NOW\x44\x87[^0-9]+([0-9]+)", media)]

@@ -192,8 +192,11 @@ fn a_further_producer_than_allowed_is_refused_in_words() {
 fn a_second_segment_and_other_tracks_are_a_discontinuity_with_a_new_init() {
     need!(video::ffmpeg(), NO_FFMPEG);
     let (small, large) = (plain(3, "64x36"), plain(3, "128x72"));
+    // Other pictures: the same ones at the same time are taken for what was sent again, and are kept once.
+    let home = tempfile::tempdir().unwrap();
+    let negative = sample(home.path(), "negative", 3, "64x36", &[&PLAIN[..], &["-vf", "negate"]].concat(), None);
     let gateway = Gateway::plain();
-    let body = [&small[..], &small, &large].concat();
+    let body = [small, std::fs::read(negative).unwrap(), large].concat();
     let (status, acks) = put(gateway.api, &put_headers("cam", Some(START_MS)), &body);
     assert_eq!((status, persisted(&acks).len()), (200, 9), "{acks:?}");
     let (_, text) = gateway.http_get("/video/cam/playlist.m3u8");
