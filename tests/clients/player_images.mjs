@@ -1,4 +1,4 @@
-// The player page with a camera that sends single pictures (motion JPEG): each is shown as it is.
+// The player page with a camera that sends single pictures (motion JPEG): each is shown as it is, live and from the recording.
 //
 //     node player_images.mjs http://127.0.0.1:8080 STREAM WIDTH HEIGHT COLOUR...
 //
@@ -32,6 +32,12 @@ try {
   step = "live";
   saw.live = await changes(page);
   assert.equal(await page.$eval("#live", (button) => button.getAttribute("aria-pressed")), "true");
+  step = "recorded";
+  // Ten seconds back.
+  await page.focus("#timeline");
+  await page.keyboard.press("ArrowLeft");
+  await page.waitForFunction(() => document.querySelector("#live").getAttribute("aria-pressed") === "false");
+  saw.recorded = await changes(page);
   step = "quiet";
   assert.deepEqual(complaints, [], "errors in the console or against the policy");
   console.log(JSON.stringify({ ok: true, ...saw }));

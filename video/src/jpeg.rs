@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 /// Most marker segments before the frame header: a JPEG with all its metadata has some dozens.
 pub const MARKERS_MAX: usize = 1024;
+/// A picture alone is shown for so long, or until the next: without a length no time would show it.
+const SHOWN_NS: u64 = 1_000_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JpegError {
@@ -43,7 +45,7 @@ pub fn fragment(data: Bytes, pts_ns: i64) -> Result<Fragment, JpegError> {
         codec_delay_ns: 0,
         seek_preroll_ns: 0,
     };
-    let frame = Frame { track: 1, pts_ns, duration_ns: None, keyframe: true, data };
+    let frame = Frame { track: 1, pts_ns, duration_ns: Some(SHOWN_NS), keyframe: true, data };
     Ok(Fragment { tracks: Arc::new(Tracks(vec![track])), frames: vec![frame], discontinuity: false, tags: Vec::new() })
 }
 

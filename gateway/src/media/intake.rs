@@ -212,6 +212,8 @@ pub struct Cutter {
     offset_ms: Option<i64>,
     /// Since when an anchored clock is ahead of ours, and by how much it was then, in milliseconds.
     ahead: Option<(u64, i64)>,
+    /// Where the last fragment ended, in milliseconds since 1970.
+    ended_ms: Option<i64>,
     has_begun: bool,
     /// Nothing is known of what came before: another connection, another producer.
     is_first: bool,
@@ -227,6 +229,7 @@ impl Cutter {
             timecodes,
             offset_ms: None,
             ahead: None,
+            ended_ms: None,
             has_begun: false,
             is_first: true,
             head: None,
@@ -293,12 +296,16 @@ impl Cutter {
             // It is over when the next one begins, so now is its end.
             let anchored = (now_ms as i64).saturating_sub(end_ms);
             if fragment.discontinuity || self.is_adrift(anchored, now_ms) {
-                self.offset_ms = Some(anchored);
+                // A further Segment of what comes faster than it plays: the times up to there are taken.
+                let free = self.ended_ms.filter(|_| fragment.discontinuity);
+                let free = free.map_or(anchored, |ended_ms| ended_ms.saturating_sub(timecode_ms));
+                self.offset_ms = Some(anchored.max(free));
                 self.ahead = None;
                 discontinuity = true;
             }
         }
         let offset_ms = self.offset(end_ms, now_ms);
+        self.ended_ms = Some(end_ms.saturating_add(offset_ms));
         // The head is that of the whole fragment: one picture says nothing of the order of others.
         let head = self.head_of(&fragment);
         let thin = self.thinner.picture(&head, &fragment, offset_ms).map(Box::new);

@@ -216,9 +216,7 @@ fn a_second_segment_and_other_tracks_are_a_discontinuity_with_a_new_init() {
         kept.iter().all(|(_, start, length)| (now - 60_000..now + 5_000).contains(start) && *length <= 1_100),
         "{kept:?}"
     );
-    for segment in kept.chunks(3) {
-        assert!(segment.windows(2).all(|two| two[1].1 == two[0].1 + two[0].2), "{kept:?}");
-    }
+    assert!(kept.windows(2).all(|two| two[1].1 == two[0].1 + two[0].2), "a time comes twice, or falls: {kept:?}");
 }
 
 /// Frames of a raw Matroska file with their clusters moved in time: the muxer's own clusters, whose timestamps are rewritten.

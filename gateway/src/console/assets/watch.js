@@ -32,6 +32,8 @@ export class Watch {
   #image;
   #events;
   #stream = null;
+  /** When the facts about the stream were asked for. */
+  #known = 0;
   #playback = null;
   /** null: live. Else the moment that was asked for last. */
   #want = null;
@@ -77,12 +79,12 @@ export class Watch {
   /** The newest facts about the stream: while live is watched it may have gone or come back. */
   refresh(stream) {
     const turned = this.#stream !== null && stream.live !== this.#stream.live;
-    this.#stream = stream;
+    [this.#stream, this.#known] = [stream, Date.now()];
     if (turned && this.#want === null && !this.#paused) this.live();
   }
 
   choose(stream, at = null) {
-    this.#stream = stream;
+    [this.#stream, this.#known] = [stream, Date.now()];
     [this.#tries, this.#breaks] = [0, 0];
     this.#rate = 1;
     if (at === null) this.live();
@@ -124,7 +126,9 @@ export class Watch {
   }
 
   meansLive(ms) {
-    return this.#stream.live && ms > this.#stream.newest_ms - MEANS_LIVE;
+    // A live stream has gone on since it was asked about.
+    const newest = this.#stream.newest_ms + Date.now() - this.#known;
+    return this.#stream.live && ms > newest - MEANS_LIVE;
   }
 
   toggle() {
