@@ -50,7 +50,7 @@ pub enum FragmentError {
     #[error("a fragment of more than {frames_max} frames without a keyframe")]
     TooManyFrames { frames_max: usize },
     /// 4002 MAX_FRAGMENT_DURATION_REACHED.
-    #[error("a fragment of more than {duration_ns_max} ns without a keyframe")]
+    #[error("more than {} s without a keyframe: have one every second or two", duration_ns_max / 1_000_000_000)]
     TooLong { duration_ns_max: u64 },
 }
 

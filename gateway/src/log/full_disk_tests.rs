@@ -258,6 +258,15 @@ fn video_gives_way_before_a_stream_that_rejects_sees_a_full_box() {
         }
         log.tick();
     }
+    // Minutes of a camera at once, more than retention has kept free.
+    for n in 0..120 {
+        assert!(matches!(put_large(&log, &cameras[0], 200_000).unwrap(), Placement::Stored { .. }), "{n}");
+        if n % 20 == 19 {
+            log.fold_step(true).unwrap();
+            log.tick();
+            assert!(!telemetry.refuses(), "{n}: refused because of a burst of video");
+        }
+    }
     let shard = telemetry.shard(0).unwrap();
     assert_eq!((sent, shard.oldest(), shard.newest()), (300, 1, 300), "all of the telemetry is there");
     for camera in &cameras {

@@ -93,6 +93,8 @@ impl Engine {
         let now = self.stamps.clock().now();
         let wall = retaining.age_now(&now).filter(|_| !self.aging_waits.load(Ordering::Relaxed));
         let mut expired = false;
+        // What cameras hold makes room: a stream of records is full when that is not enough, and not while it is on its way.
+        let used = self.bytes_used().saturating_sub(retaining.bytes_going(self) + self.video_to_spare(&retaining));
         for stream in self.all_streams() {
             let segments = self.candidates(&stream, &retaining);
             let limits = self.limits(&stream);
@@ -103,7 +105,7 @@ impl Engine {
                     break;
                 }
             }
-            self.set_full(&stream, &limits);
+            self.set_full(&stream, &limits, used);
         }
         if expired {
             retaining.last_expiry_mono_ms = now.mono_ms;
@@ -142,10 +144,10 @@ impl Engine {
         Limits { retention_ms: settings.retention.as_ms(), bytes, on_full: settings.on_full }
     }
 
-    fn set_full(&self, stream: &Stream, limits: &Limits) {
+    fn set_full(&self, stream: &Stream, limits: &Limits, used: u64) {
         let own = self.store.bytes(stream.id) + self.blobs.bytes(stream.id);
         let own = stream.settings().max_bytes.is_some_and(|max| own >= max.0);
-        let full = own || self.bytes_used() + SLACK > self.sizes.budget || self.disk_full.load(Ordering::Relaxed);
+        let full = own || used + SLACK > self.sizes.budget || self.disk_full.load(Ordering::Relaxed);
         stream.full.store(full && limits.on_full == OnFull::Reject, Ordering::Relaxed);
     }
 
@@ -172,6 +174,16 @@ impl Engine {
             self.begin_drop(retaining, &stream, oldest.id, GapReason::Evicted);
             used = used.saturating_sub(oldest.bytes);
         }
+    }
+
+    /// What video streams that drop their oldest hold in segments.
+    fn video_to_spare(&self, retaining: &Retaining) -> u64 {
+        let gives = |stream: &Arc<Stream>| {
+            let settings = stream.settings();
+            settings.kind == StreamKind::Video && settings.on_full == OnFull::DropOldest
+        };
+        let bytes = |stream: &Arc<Stream>| self.candidates(stream, retaining).iter().map(|one| one.bytes).sum::<u64>();
+        self.all_streams().iter().filter(|stream| gives(stream)).map(bytes).sum()
     }
 
     fn gives_way(&self, retaining: &Retaining) -> Option<Arc<Stream>> {

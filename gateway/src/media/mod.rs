@@ -179,6 +179,14 @@ impl Media {
         names.filter_map(|stream| self.camera(stream.name.as_str()).ok()).collect()
     }
 
+    /// Whether a producer's stream is there, or may be made.
+    fn is_there_for_producer(&self, name: &str) -> Result<bool, StreamError> {
+        match self.camera(name) {
+            Err(StreamError::NotFound(_)) if self.inner.config.create => Ok(false),
+            found => found.map(|_| true),
+        }
+    }
+
     /// The same, made if it is not there and the configuration allows it.
     async fn camera_for_producer(&self, name: &str) -> Result<Arc<Camera>, StreamError> {
         let camera = self.camera_or_new(name).await?;

@@ -47,8 +47,12 @@ impl Media {
         let senders = self.inner.senders.get().map_or(&[][..], Vec::as_slice);
         let sinks: Vec<String> = senders.iter().filter(takes).map(|(name, _)| name.clone()).collect();
         if sinks.is_empty() {
-            let says =
-                "No sink sends this stream upstream: configure a [[sink]] of type \"kinesis-video\" that takes it";
+            let there: Vec<&str> = senders.iter().map(|(name, _)| name.as_str()).collect();
+            let says = match (&asked.sink, &there[..]) {
+                (_, []) => "No sink sends video upstream: configure a [[sink]] of type \"kinesis-video\"".to_owned(),
+                (Some(sink), there) => format!("No sink {sink:?} takes this stream; there are {}", there.join(", ")),
+                (None, there) => format!("No sink takes this stream; there are {}", there.join(", ")),
+            };
             return Err(Refusal::new(Kind::NotFound, says));
         }
         let found = camera.archive.select(Select::showing(asked.from_ms, asked.to_ms)).await?;

@@ -213,7 +213,8 @@ fn a_second_segment_and_other_tracks_are_a_discontinuity_with_a_new_init() {
     let now = video::now_ms() as i64;
     let kept = fragments(gateway.api, "anchored");
     assert!(
-        kept.iter().all(|(_, start, length)| (now - 60_000..now + 5_000).contains(start) && *length <= 1_100),
+        // Sent faster than it plays, so its last second is that much ahead.
+        kept.iter().all(|(_, start, length)| (now - 60_000..now + 10_000).contains(start) && *length <= 1_100),
         "{kept:?}"
     );
     assert!(kept.windows(2).all(|two| two[1].1 == two[0].1 + two[0].2), "a time comes twice, or falls: {kept:?}");

@@ -7,21 +7,22 @@
 use crate::http::{Body, Stream};
 use crate::media::Media;
 use crate::media::ack::{Ack, fragment_number};
-use crate::media::intake::{Intake, Timecodes};
+use crate::media::intake::{Intake, Timecodes, error_id};
 use crate::media::producer::{Kept, Producer, ProducerError};
 use crate::media::shape::{Refusal, StreamRef, json_response, parse_moment};
-use crate::media::stream::Camera;
 use bytes::Bytes;
+use headwater_video::matroska::ParseError;
 use http::{HeaderMap, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 
 /// A PutMedia connection without a byte for so long hears so.
 const IDLE_AFTER: Duration = Duration::from_secs(15);
+/// No camera's clock is later: the year 2100, in milliseconds. Milliseconds taken for seconds are.
+const LATEST_MS: i64 = 4_102_444_800_000;
 
 pub async fn put_media(media: &Media, headers: &HeaderMap, mut body: Incoming) -> Result<Response<Body>, Refusal> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
@@ -34,6 +35,11 @@ pub async fn put_media(media: &Media, headers: &HeaderMap, mut body: Incoming) -
         .map(|text| parse_moment(text).ok_or_else(|| Refusal::invalid("x-amzn-producer-start-timestamp is no time")));
     let timecodes = match (header("x-amzn-fragment-timecode-type").unwrap_or("ABSOLUTE"), start.transpose()?) {
         ("ABSOLUTE", _) => Timecodes::Absolute,
+        ("RELATIVE", Some(LATEST_MS..)) => {
+            return Err(Refusal::invalid(
+                "x-amzn-producer-start-timestamp is in seconds since 1970: this is after 2100",
+            ));
+        }
         ("RELATIVE", Some(start_ms)) => Timecodes::Since(start_ms),
         ("RELATIVE", None) => return Err(Refusal::invalid("RELATIVE timecodes want x-amzn-producer-start-timestamp")),
         (other, _) => {
@@ -42,16 +48,32 @@ pub async fn put_media(media: &Media, headers: &HeaderMap, mut body: Incoming) -
             )));
         }
     };
-    let camera = media.camera_for_producer(stream.name()?).await?;
+    let name = stream.name()?;
+    let is_there = media.is_there_for_producer(name)?;
     let place = media.producer_place()?;
     // A client that asked first (Expect: 100-continue) is told to go on when its body is read, and not after an answer.
     let first = timeout(media.inner.config.idle_timeout.0, next(&mut body)).await;
     let first = first.map_err(|_| Refusal::invalid("No media came"))?;
     let (to, answer) = Body::stream();
+    let answer = json_response(String::new()).map(|_| answer);
+    if let (false, Err(error)) = (is_there, look_at(&first)) {
+        let (id, code) = error_id(&error);
+        tokio::spawn(async move { to.send(Ack::Error { timecode_ms: None, id, code }.line()).await });
+        return Ok(answer);
+    }
+    let camera = media.camera_for_producer(name).await?;
     let (producer, acks) = Producer::begin(camera, media.inner.clock.clone());
     tokio::spawn(forward(acks, to));
     tokio::spawn(acknowledged(media.clone(), producer, timecodes, first, body, place));
-    Ok(json_response(String::new())).map(|response| response.map(|_| answer))
+    Ok(answer)
+}
+
+/// What is no Matroska from its beginning makes no stream.
+fn look_at(first: &Option<Result<Bytes, ()>>) -> Result<(), ParseError> {
+    match first {
+        Some(Ok(bytes)) => Intake::new(Timecodes::Anchored).push(bytes, 0, &mut Vec::new()),
+        _ => Ok(()),
+    }
 }
 
 /// Lines of one moment travel together.
@@ -161,12 +183,12 @@ async fn next(body: &mut Incoming) -> Option<Result<Bytes, ()>> {
 /// The work is a task of its own: ffmpeg hangs up as soon as it has sent the end, and the server then drops the request, which
 /// used to cost the last fragment.
 pub async fn post_media(media: &Media, name: &str, body: Incoming) -> Result<Response<Body>, Refusal> {
-    let camera = media.camera_for_producer(name).await?;
+    let is_there = media.is_there_for_producer(name)?;
     let place = media.producer_place()?;
-    let media = media.clone();
+    let (media, name) = (media.clone(), name.to_owned());
     let kept = tokio::spawn(async move {
         let _place = place;
-        post(&media, camera, body).await
+        post(&media, &name, is_there, body).await
     });
     let kept = kept.await.map_err(|error| Refusal::new(crate::media::shape::Kind::Internal, error.to_string()))??;
     let last = kept.last.map(fragment_number);
@@ -175,11 +197,15 @@ pub async fn post_media(media: &Media, name: &str, body: Incoming) -> Result<Res
     Ok(json_response(format!("{said}\n")))
 }
 
-async fn post(media: &Media, camera: Arc<Camera>, mut body: Incoming) -> Result<Kept, Refusal> {
+async fn post(media: &Media, name: &str, is_there: bool, mut body: Incoming) -> Result<Kept, Refusal> {
+    let first = timeout(media.inner.config.idle_timeout.0, next(&mut body)).await.unwrap_or(Some(Err(())));
+    if !is_there {
+        look_at(&first).map_err(|error| Refusal::invalid(error.to_string()))?;
+    }
+    let camera = media.camera_for_producer(name).await?;
     let (mut producer, _) = Producer::begin(camera, media.inner.clock.clone());
     let mut intake = Intake::new(Timecodes::Anchored);
     intake.thin(media.inner.shared.thin_every_ms);
-    let first = timeout(media.inner.config.idle_timeout.0, next(&mut body)).await.unwrap_or(Some(Err(())));
     let ended = take(media, &mut producer, &mut intake, first, &mut body).await;
     let kept = producer.end().await;
     match ended {
