@@ -93,8 +93,6 @@ impl Engine {
         let now = self.stamps.clock().now();
         let wall = retaining.age_now(&now).filter(|_| !self.aging_waits.load(Ordering::Relaxed));
         let mut expired = false;
-        // What cameras hold makes room: a stream of records is full when that is not enough, and not while it is on its way.
-        let used = self.bytes_used().saturating_sub(retaining.bytes_going(self) + self.video_to_spare(&retaining));
         for stream in self.all_streams() {
             let segments = self.candidates(&stream, &retaining);
             let limits = self.limits(&stream);
@@ -105,11 +103,11 @@ impl Engine {
                     break;
                 }
             }
-            self.set_full(&stream, &limits, used);
         }
         if expired {
             retaining.last_expiry_mono_ms = now.mono_ms;
         }
+        self.tell_who_is_full(&retaining);
         self.keep_the_budget(&mut retaining);
         if let Some((boot, anchor)) = self.stamps.anchor() {
             self.door.put_state([(Table::Boots, boot.to_be_bytes().to_vec().into(), Some(anchor.to_bytes()))]);
@@ -144,11 +142,24 @@ impl Engine {
         Limits { retention_ms: settings.retention.as_ms(), bytes, on_full: settings.on_full }
     }
 
-    fn set_full(&self, stream: &Stream, limits: &Limits, used: u64) {
-        let own = self.store.bytes(stream.id) + self.blobs.bytes(stream.id);
-        let own = stream.settings().max_bytes.is_some_and(|max| own >= max.0);
-        let full = own || used + SLACK > self.sizes.budget || self.disk_full.load(Ordering::Relaxed);
-        stream.full.store(full && limits.on_full == OnFull::Reject, Ordering::Relaxed);
+    /// A stream that rejects is full at its own limit, or at the box's. What cameras hold counts as room there, also while it is
+    /// on its way out: they have filled the box, and they give way.
+    fn tell_who_is_full(&self, retaining: &Retaining) {
+        let streams = self.all_streams();
+        let rejects = |stream: &Stream| stream.settings().on_full == OnFull::Reject;
+        if !streams.iter().any(|stream| rejects(stream)) {
+            return streams.iter().for_each(|stream| stream.full.store(false, Ordering::Relaxed));
+        }
+        let gives = |stream: &&Arc<Stream>| !rejects(stream) && stream.settings().kind == StreamKind::Video;
+        let candidates = streams.iter().filter(gives).flat_map(|stream| self.candidates(stream, retaining));
+        let room: u64 = candidates.map(|segment| segment.bytes).sum::<u64>() + retaining.bytes_going(self);
+        let is_short = self.bytes_used().saturating_sub(room) + SLACK > self.sizes.budget;
+        let is_full = is_short || self.disk_full.load(Ordering::Relaxed);
+        for stream in &streams {
+            let own = self.store.bytes(stream.id) + self.blobs.bytes(stream.id);
+            let own = stream.settings().max_bytes.is_some_and(|max| own >= max.0);
+            stream.full.store((is_full || own) && rejects(stream), Ordering::Relaxed);
+        }
     }
 
     /// Bytes of the budget in use.
@@ -174,16 +185,6 @@ impl Engine {
             self.begin_drop(retaining, &stream, oldest.id, GapReason::Evicted);
             used = used.saturating_sub(oldest.bytes);
         }
-    }
-
-    /// What video streams that drop their oldest hold in segments.
-    fn video_to_spare(&self, retaining: &Retaining) -> u64 {
-        let gives = |stream: &Arc<Stream>| {
-            let settings = stream.settings();
-            settings.kind == StreamKind::Video && settings.on_full == OnFull::DropOldest
-        };
-        let bytes = |stream: &Arc<Stream>| self.candidates(stream, retaining).iter().map(|one| one.bytes).sum::<u64>();
-        self.all_streams().iter().filter(|stream| gives(stream)).map(bytes).sum()
     }
 
     fn gives_way(&self, retaining: &Retaining) -> Option<Arc<Stream>> {
