@@ -1,6 +1,7 @@
 // Headless Chromium for the clients beside this file: one page, and everything the browser has to complain about.
 //
 // Needs puppeteer-core, and Chromium where CHROMIUM or /usr/bin/chromium says.
+import assert from "node:assert/strict";
 import fs from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
@@ -42,6 +43,28 @@ export async function listen(page, complain) {
   await page.evaluateOnNewDocument(() => {
     document.addEventListener("securitypolicyviolation", (event) => window.violated(`${event.violatedDirective} ${event.blockedURI}`));
   });
+}
+
+/**
+ * A whole visit of the player page: `act(page, step)` does it and says where it is with `step(name)`. Prints one line of JSON with
+ * what is in `saw`; the process exits 1 if a check failed, or if the browser had anything to complain about.
+ */
+export async function visit(saw, act) {
+  const complaints = [];
+  let [opened, at] = [null, "start"];
+  try {
+    opened = await open();
+    await listen(opened.page, (text) => complaints.push(text));
+    await act(opened.page, (name) => (at = name));
+    assert.deepEqual(complaints, [], "errors in the console or against the policy");
+    console.log(JSON.stringify({ ok: true, ...saw }));
+  } catch (error) {
+    const said = await opened?.page.$eval("#message", (message) => message.innerText).catch(() => null);
+    console.log(JSON.stringify({ ok: false, step: at, error: error.message, said, complaints, ...saw }));
+    process.exitCode = 1;
+  } finally {
+    await opened?.close();
+  }
 }
 
 /** Waits until the element `#video` shows moving pictures; how far it is then. */

@@ -5,22 +5,16 @@
 // STREAM is live: pictures of one colour each (rrggbb), one after the other, at most two a second, again and again. Prints one
 // line of JSON with what it saw; exits 1 at the first check that fails.
 import assert from "node:assert/strict";
-import { BOUND_MS, listen, open } from "./browser.mjs";
+import { BOUND_MS, visit } from "./browser.mjs";
 
 const [base, stream, width, height, ...colours] = process.argv.slice(2);
 const wanted = colours.map((colour) => colour.match(/\w\w/g).map((two) => Number.parseInt(two, 16)));
 /** JPEG changes a colour by so much, of 255. */
 const OFF_MAX = 6;
 
-const complaints = [];
 const saw = { base, stream };
-let opened = null;
-let step = "start";
-try {
-  opened = await open();
-  const { page } = opened;
-  await listen(page, (text) => complaints.push(text));
-  step = "load";
+await visit(saw, async (page, step) => {
+  step("load");
   await page.goto(`${base}/video#${encodeURIComponent(stream)}`, { waitUntil: "load" });
   await page.waitForFunction(() => !document.querySelector("#image").hidden && document.querySelector("#image").naturalWidth > 0);
   const { size, hidden } = await page.evaluate(() => {
@@ -29,25 +23,16 @@ try {
   });
   assert.deepEqual(size, [Number(width), Number(height)]);
   assert.ok(hidden, "the film's element is in front of the picture");
-  step = "live";
+  step("live");
   saw.live = await changes(page);
   assert.equal(await page.$eval("#live", (button) => button.getAttribute("aria-pressed")), "true");
-  step = "recorded";
+  step("recorded");
   // Ten seconds back.
   await page.focus("#timeline");
   await page.keyboard.press("ArrowLeft");
   await page.waitForFunction(() => document.querySelector("#live").getAttribute("aria-pressed") === "false");
   saw.recorded = await changes(page);
-  step = "quiet";
-  assert.deepEqual(complaints, [], "errors in the console or against the policy");
-  console.log(JSON.stringify({ ok: true, ...saw }));
-} catch (error) {
-  const said = await opened?.page.$eval("#message", (message) => message.innerText).catch(() => null);
-  console.log(JSON.stringify({ ok: false, step, error: error.message, said, complaints, ...saw }));
-  process.exitCode = 1;
-} finally {
-  await opened?.close();
-}
+});
 
 /** Every colour is shown within the bound, and never another; how often each was seen. */
 async function changes(page) {

@@ -5,18 +5,12 @@
 // All are live, in a format that Chromium plays (H.264). Prints one line of JSON with what it saw; exits 1 at the first check
 // that fails.
 import assert from "node:assert/strict";
-import { listen, moves, open } from "./browser.mjs";
+import { moves, visit } from "./browser.mjs";
 
 const [base, ...streams] = process.argv.slice(2);
-const complaints = [];
 const saw = { base, streams: {} };
-let opened = null;
-let step = "start";
-try {
-  opened = await open();
-  const { page } = opened;
-  await listen(page, (text) => complaints.push(text));
-  step = "list";
+await visit(saw, async (page, step) => {
+  step("list");
   await page.goto(`${base}/video`, { waitUntil: "load" });
   await page.waitForFunction(
     (names) => names.every((name) => [...document.querySelectorAll("#streams .name")].some((one) => one.textContent === name)),
@@ -24,19 +18,10 @@ try {
     streams,
   );
   for (const name of streams) {
-    step = name;
+    step(name);
     saw.streams[name] = await play(page, name);
   }
-  step = "quiet";
-  assert.deepEqual(complaints, [], "errors in the console or against the policy");
-  console.log(JSON.stringify({ ok: true, ...saw }));
-} catch (error) {
-  const said = await opened?.page.$eval("#message", (message) => message.innerText).catch(() => null);
-  console.log(JSON.stringify({ ok: false, step, error: error.message, said, complaints, ...saw }));
-  process.exitCode = 1;
-} finally {
-  await opened?.close();
-}
+});
 
 async function play(page, name) {
   const began = Date.now();

@@ -40,6 +40,7 @@ fn main() -> ! {
     stack::paint();
     time::init();
     console::init();
+    // A task's place is taken when it is started; each is started once.
     executor::run(|spawner| spawner.spawn(start(spawner).unwrap()))
 }
 
@@ -61,6 +62,7 @@ async fn start(spawner: Spawner) {
     dhcp.retry_config.discover_timeout /= 10;
     let config = embassy_net::Config::dhcpv4(dhcp);
     let (stack, runner) = embassy_net::new(controller, config, RESOURCES.init(StackResources::new()), seed);
+    // Their only start, as above.
     spawner.spawn(net::run(runner).unwrap());
     #[cfg(feature = "ota")]
     spawner.spawn(ota::run(timing).unwrap());
