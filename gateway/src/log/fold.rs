@@ -29,11 +29,11 @@ use std::sync::atomic::Ordering;
 
 /// A stored block should end just below one of these: redb keeps a value in a power of two of pages.
 const BLOCK_BYTES: [usize; 4] = [(64 << 10) - 256, (32 << 10) - 256, (16 << 10) - 256, (8 << 10) - 256];
-/// Raw bytes of a block, whatever the ratio.
-const RAW_MIN: usize = 64 << 10;
+/// Raw bytes of a block, whatever the ratio. Of what cannot be compressed a block must still end below its page.
+const RAW_MIN: usize = 48 << 10;
 const RAW_MAX: usize = 320 << 10;
 /// A last block with fewer raw bytes is taken up again by the next fold of its shard.
-const UNDERFILLED: usize = 64 << 10;
+const UNDERFILLED: usize = 48 << 10;
 
 #[derive(Default)]
 pub struct Folding {
@@ -184,7 +184,14 @@ impl Engine {
                     fold.finish(&mut builder, zstd, ratio)?;
                 }
                 let goal = raw_goal(*ratio);
-                let (count, length) = records_within(&rest, goal.saturating_sub(builder.raw_len()));
+                let room = goal.saturating_sub(builder.raw_len());
+                // One record of many kilobytes too much would cost the block a page of twice the size.
+                if builder.raw_len() >= goal / 2 && encode::skip(&rest).is_ok_and(|next| next > room) {
+                    fold.finish(&mut builder, zstd, ratio)?;
+                    oldest_in_builder = u64::MAX;
+                    continue;
+                }
+                let (count, length) = records_within(&rest, room);
                 let records = rest.split_to(length);
                 if has_blobs {
                     fold.next_blob_bytes += encode::blob_bytes(&records);
