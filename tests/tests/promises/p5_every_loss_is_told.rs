@@ -142,16 +142,21 @@ fn files(dir: &Path, word: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Inverts 64 bytes at each of a few places in the second half of a file's written part.
+/// Inverts 64 bytes at each of a few places in the second half of a file's written part: where nothing but zeros stand, as they
+/// do behind a block that leaves some of its page free, the next that has something.
 fn damage(path: &Path) {
     use std::os::unix::fs::FileExt;
     let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
     let length = file.metadata().unwrap().len();
     for part in [3, 4, 5] {
-        let at = length * part / 8;
-        let mut bytes = [0; 64];
-        file.read_exact_at(&mut bytes, at).unwrap();
-        file.write_all_at(&bytes.map(|byte| !byte), at).unwrap();
+        let bytes_at = |at| {
+            let mut bytes = [0; 64];
+            file.read_exact_at(&mut bytes, at).unwrap();
+            bytes
+        };
+        let mut places = (length * part / 8..length).step_by(4096);
+        let Some(at) = places.find(|at| bytes_at(*at) != [0; 64]) else { continue };
+        file.write_all_at(&bytes_at(at).map(|byte| !byte), at).unwrap();
     }
     file.sync_all().unwrap();
 }
