@@ -6,7 +6,7 @@
 
 use crate::aws::{self, Got};
 use crate::mqtt::{Client, Version, kind};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -193,45 +193,70 @@ pub struct Verdict {
 
 /// Audits records as they were read, shard after shard, against what was acknowledged.
 pub fn audit<'a>(acked: &Acked, records: impl IntoIterator<Item = &'a Got>) -> Verdict {
-    let mut seen = Seen::new();
-    for record in records {
-        let Some((device, number)) = parse_payload(&record.data) else { continue };
-        seen.entry(device).or_default().push(number);
-    }
-    judge(acked, &seen)
+    let mut tally = Tally::default();
+    tally.take(records);
+    tally.against(acked)
 }
 
-/// The numbers that a log holds of each device, in its order.
-pub type Seen = BTreeMap<String, Vec<u64>>;
+/// What a log holds of each device, in its order. It grows with the log, so that a verdict costs nothing of what was before.
+#[derive(Default)]
+pub struct Tally {
+    devices: BTreeMap<String, Numbers>,
+}
 
-/// Numbers that count from 1 against what was acknowledged.
-pub fn judge(acked: &Acked, seen: &Seen) -> Verdict {
-    let mut verdict = Verdict::default();
-    for numbers in seen.values() {
-        verdict.stored += numbers.len() as u64;
-        let mut first = std::collections::BTreeSet::new();
-        let mut highest = 0;
-        for number in numbers {
-            if !first.insert(*number) {
-                verdict.duplicated += 1;
-            } else if *number < highest {
-                verdict.reordered += 1;
-            }
-            highest = highest.max(*number);
+#[derive(Default)]
+struct Numbers {
+    highest: u64,
+    /// Below the highest, and not there.
+    missing: BTreeSet<u64>,
+    stored: u64,
+    duplicated: u64,
+    reordered: u64,
+}
+
+impl Tally {
+    pub fn take<'a>(&mut self, records: impl IntoIterator<Item = &'a Got>) {
+        for record in records {
+            let Some((device, number)) = parse_payload(&record.data) else { continue };
+            self.push(device, number);
         }
     }
-    for (device, last) in acked {
-        let stored = seen.get(device).map_or(&[][..], Vec::as_slice);
-        let there: std::collections::BTreeSet<u64> = stored.iter().copied().collect();
-        verdict.lost += (1..=*last).filter(|number| !there.contains(number)).count() as u64;
+
+    /// Numbers count from 1.
+    pub fn push(&mut self, device: String, number: u64) {
+        let seen = self.devices.entry(device).or_default();
+        seen.stored += 1;
+        if number > seen.highest {
+            seen.missing.extend(seen.highest + 1..number);
+            seen.highest = number;
+        } else if seen.missing.remove(&number) {
+            seen.reordered += 1;
+        } else {
+            seen.duplicated += 1;
+        }
     }
-    verdict
+
+    pub fn against(&self, acked: &Acked) -> Verdict {
+        let mut verdict = Verdict::default();
+        for numbers in self.devices.values() {
+            verdict.stored += numbers.stored;
+            verdict.duplicated += numbers.duplicated;
+            verdict.reordered += numbers.reordered;
+        }
+        for (device, last) in acked {
+            let absent =
+                |seen: &Numbers| seen.missing.range(..=last).count() as u64 + last.saturating_sub(seen.highest);
+            verdict.lost += self.devices.get(device).map_or(*last, absent);
+        }
+        verdict
+    }
 }
 
 /// Reads a stream over several lives of its gateway: what was read once must stay what it was.
 #[derive(Default)]
 pub struct Follower {
     shards: BTreeMap<String, Vec<Got>>,
+    tally: Tally,
 }
 
 impl Follower {
@@ -240,12 +265,19 @@ impl Follower {
         for shard in aws::shards(api, stream) {
             let known = self.shards.entry(shard.clone()).or_default();
             let after = known.last().map(|got| got.sequence.clone());
-            known.extend(aws::read_shard(api, stream, &shard, after.as_deref()));
+            let new = aws::read_shard(api, stream, &shard, after.as_deref());
+            self.tally.take(&new);
+            known.extend(new);
         }
     }
 
     pub fn records(&self) -> impl Iterator<Item = &Got> {
         self.shards.values().flatten()
+    }
+
+    /// On all that was read so far.
+    pub fn audit(&self, acked: &Acked) -> Verdict {
+        self.tally.against(acked)
     }
 
     /// Reads everything again: every record still has its sequence number, and they rise.

@@ -4,7 +4,7 @@
 //! A SIGKILL says nothing of fsync, since the page cache survives it. So the proof is the order of system calls, and what
 //! the gateway does when a sync is slow or fails.
 
-use headwater_tests::audit::{Fleet, Follower, Verdict, audit};
+use headwater_tests::audit::{Fleet, Follower, Verdict};
 use headwater_tests::gateway::{Gateway, Setup};
 use headwater_tests::mqtt::{self, Client, Version, kind};
 use headwater_tests::trace::{CALLS, Call, STRACE, parse};
@@ -338,13 +338,13 @@ fn p1_every_acknowledged_record_survives_a_hundred_kills_in_order_at_its_number_
         let acked = fleet.acked();
         gateway.restart();
         follower.follow(gateway.api, "default");
-        let verdict = audit(&acked, follower.records());
+        let verdict = follower.audit(&acked);
         let clean = Verdict { stored: verdict.stored, ..Verdict::default() };
         assert_eq!(verdict, clean, "after kill {round}");
     }
     let acked = fleet.finish();
     follower.follow(gateway.api, "default");
-    let verdict = audit(&acked, follower.records());
+    let verdict = follower.audit(&acked);
     assert_eq!(verdict, Verdict { stored: verdict.stored, ..Verdict::default() }, "at the end");
     follower.same_again(gateway.api, "default");
     eprintln!("{kills} kills, {} acknowledged, {verdict:?}", acked.values().sum::<u64>());
