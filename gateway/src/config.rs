@@ -282,15 +282,34 @@ impl Config {
                 let says = format!("there is no stream {name:?}; add a [[stream]] with name = {name:?}");
                 problems.push(Problem::new(format!("sink[{at}].{key}"), says));
             }
-            let of_records =
-                |stream: &&StreamConfig| stream.kind != StreamKind::Video && common.streams.contains(&stream.name);
-            if let Some(stream) = self.streams.iter().filter(|_| sink.is_for_video()).find(of_records) {
-                let says =
-                    format!("{:?} is a stream of records; write kind = \"video\" in its [[stream]]", stream.name);
-                problems.push(Problem::new(format!("sink[{at}].streams"), says));
+        }
+        self.check_kinds(&mut problems);
+        problems
+    }
+
+    /// Video goes into streams of video.
+    fn check_kinds(&self, problems: &mut Vec<Problem>) {
+        let cameras = self.cameras.iter().enumerate();
+        let marks = self.marks.iter().enumerate();
+        let sinks = self.sinks.iter().enumerate().filter(|(_, sink)| sink.is_for_video());
+        let named = cameras
+            .map(|(at, camera)| (format!("camera[{at}].name"), std::slice::from_ref(&camera.name)))
+            .chain(marks.map(|(at, mark)| (format!("mark[{at}].streams"), &mark.streams[..])))
+            .chain(sinks.map(|(at, sink)| (format!("sink[{at}].streams"), &sink.common().streams[..])));
+        for (key, names) in named {
+            if let Some(name) = names.iter().find(|name| self.is_of_records(name)) {
+                let says = match name.as_str() {
+                    DEFAULT_STREAM => format!("{name:?} is the stream of records without a route; name another"),
+                    _ => format!("{name:?} is a stream of records; write kind = \"video\" in its [[stream]]"),
+                };
+                problems.push(Problem::new(key, says));
             }
         }
-        problems
+    }
+
+    fn is_of_records(&self, name: &str) -> bool {
+        let declared = self.streams.iter().find(|stream| stream.name == name);
+        declared.map_or(name == DEFAULT_STREAM, |stream| stream.kind != StreamKind::Video)
     }
 
     /// The MQTT listener that a client of this machine reaches under an address.

@@ -223,6 +223,15 @@ pub fn put(api: SocketAddr, headers: &str, file: &[u8]) -> (u16, Vec<Ack>) {
     put.finish()
 }
 
+/// The plain POST: status and what is said.
+pub fn post(api: SocketAddr, stream: &str, file: &[u8]) -> (u16, String) {
+    let length = file.len();
+    let head = format!(
+        "POST /streams/{stream}/media HTTP/1.1\r\nHost: {api}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    );
+    crate::aws::request(api, &head, file).unwrap_or_else(|e| panic!("{stream}: {e}"))
+}
+
 /// Numbers of what was persisted, in the order heard.
 pub fn persisted(acks: &[Ack]) -> Vec<u64> {
     acks.iter().filter(|ack| ack.kind == "PERSISTED").filter_map(|ack| ack.number).collect()

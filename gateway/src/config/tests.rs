@@ -277,3 +277,16 @@ fn a_sink_for_video_may_name_streams_that_cameras_make_and_none_of_records() {
     let records = format!("{sink}[[stream]]\nname = \"cam\"\n");
     assert!(mistakes(&records)[0].contains("is a stream of records"), "{:?}", mistakes(&records));
 }
+
+#[test]
+fn a_camera_and_a_mark_may_not_name_a_stream_of_records() {
+    let camera = "[[camera]]\nname = \"yard\"\nurl = \"rtsp://192.0.2.7/a\"\n";
+    let mark = "[[mark]]\ntopic = \"door/open\"\nstreams = [\"gate\", \"yard\"]\n";
+    let stream = |kind| format!("{camera}{mark}[[stream]]\nname = \"yard\"\n{kind}");
+    assert!(Config::parse("h.toml", &stream("kind = \"video\"\n"), &[]).is_ok());
+    let says = "\"yard\" is a stream of records; write kind = \"video\" in its [[stream]]";
+    let told = [format!("h.toml:2:1: camera[0].name: {says}"), format!("h.toml:6:1: mark[0].streams: {says}")];
+    assert_eq!(mistakes(&stream("")), told);
+    let default = camera.replace("yard", "default");
+    assert!(mistakes(&default)[0].contains("\"default\" is the stream of records"), "{:?}", mistakes(&default));
+}

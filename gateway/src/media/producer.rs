@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::http::Charge;
 use crate::log::Ticket;
 use crate::record::Number;
+use headwater_video::fragment::FragmentError;
 use headwater_video::matroska::{Event, ParseError};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ pub struct Kept {
     pub fragments: u64,
     pub bytes: u64,
     pub dropped: u64,
+    /// Why the last of those was.
+    pub dropped_for: Option<FragmentError>,
     pub last: Option<Number>,
 }
 
@@ -57,6 +60,7 @@ pub struct Producer {
     keeping: JoinHandle<Result<Kept, KeepError>>,
     steps: Vec<Step>,
     dropped: u64,
+    dropped_for: Option<FragmentError>,
 }
 
 impl Producer {
@@ -76,6 +80,7 @@ impl Producer {
                 keeping,
                 steps: Vec::new(),
                 dropped: 0,
+                dropped_for: None,
                 charge: Charge::default(),
             },
             heard,
@@ -113,12 +118,12 @@ impl Producer {
 
     /// Waits until all that was handed in is on disk, and says what became of it.
     pub async fn end(self) -> Result<Kept, ProducerError> {
-        let Producer { camera, preview, ready, acks, keeping, dropped, .. } = self;
+        let Producer { camera, preview, ready, acks, keeping, dropped, dropped_for, .. } = self;
         drop((ready, acks));
         let kept = keeping.await;
         camera.live.leave(preview);
         match kept {
-            Ok(Ok(kept)) => Ok(Kept { dropped, ..kept }),
+            Ok(Ok(kept)) => Ok(Kept { dropped, dropped_for, ..kept }),
             Ok(Err(error)) => Err(ProducerError::Keep(error.to_string())),
             Err(error) => Err(ProducerError::Keep(error.to_string())),
         }
@@ -132,6 +137,7 @@ impl Producer {
                 Step::Begun { timecode_ms } => self.tell(Ack::Buffering { timecode_ms }),
                 Step::Dropped { timecode_ms, error } => {
                     self.dropped += 1;
+                    self.dropped_for = Some(error);
                     live.drop_building(self.preview);
                     let (id, code) = dropped_id(&error);
                     tracing::warn!(stream = %self.camera.name(), %error, "a fragment was dropped");

@@ -172,6 +172,27 @@ fn a_producer_hears_of_its_mistakes_by_their_numbers() {
     }
 }
 
+/// Who POSTs has the answer alone to go by.
+#[test]
+fn a_plain_post_is_told_what_was_kept_and_why_the_rest_was_not() {
+    need!(video::ffmpeg(), NO_FFMPEG);
+    let gateway = Gateway::plain();
+    let open = open_ended(3);
+    let slow: Vec<_> = (0..25i16).map(|at| block(1, at * 1_000, at == 0, b"x")).collect();
+    let damaged = [open.clone(), vec![0; 4 << 10]].concat();
+    let (head, _) = matroska::by_keyframe(&plain(1, &["-live", "1"]));
+    let cases = [
+        ("good", plain(3, &[]), 200, "\"dropped\":0,\"fragments\":3"),
+        ("in-part", [open, cluster(3_000, &slow)].concat(), 200, "\"dropped_for\":\"more than 20 s without a keyframe"),
+        ("in-vain", [head, cluster(0, &slow)].concat(), 400, "No fragment was kept: more than 20 s without a keyframe"),
+        ("damaged", damaged, 400, "Fragments kept before it: 2"),
+    ];
+    for (stream, body, status, says) in cases {
+        let (answered, said) = video::post(gateway.api, stream, &body);
+        assert!(answered == status && said.contains(says), "{stream}: {answered} {said}");
+    }
+}
+
 #[test]
 fn requests_that_make_no_sense_are_refused_in_words() {
     let gateway = Gateway::plain();

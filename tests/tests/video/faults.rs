@@ -205,12 +205,7 @@ fn a_second_segment_and_other_tracks_are_a_discontinuity_with_a_new_init() {
     assert_eq!(text.matches("#EXT-X-DISCONTINUITY\n").count(), 3, "{text}");
     assert_eq!(text.matches("#EXT-X-MAP").count(), 3, "{text}");
     // By plain POST the clock is this box's, and goes on.
-    let length = body.len();
-    let head = format!(
-        "POST /streams/anchored/media HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n",
-        gateway.api
-    );
-    let (status, said) = headwater_tests::aws::request(gateway.api, &head, &body).unwrap();
+    let (status, said) = video::post(gateway.api, "anchored", &body);
     assert!(status == 200 && said.contains("\"fragments\":12"), "{status} {said}");
     let now = video::now_ms() as i64;
     let kept = fragments(gateway.api, "anchored");

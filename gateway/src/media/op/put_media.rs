@@ -192,8 +192,11 @@ pub async fn post_media(media: &Media, name: &str, body: Incoming) -> Result<Res
     });
     let kept = kept.await.map_err(|error| Refusal::new(crate::media::shape::Kind::Internal, error.to_string()))??;
     let last = kept.last.map(fragment_number);
-    let said =
+    let mut said =
         serde_json::json!({ "fragments": kept.fragments, "bytes": kept.bytes, "dropped": kept.dropped, "last": last });
+    if let Some(error) = kept.dropped_for {
+        said["dropped_for"] = error.to_string().into();
+    }
     Ok(json_response(format!("{said}\n")))
 }
 
@@ -208,9 +211,15 @@ async fn post(media: &Media, name: &str, is_there: bool, mut body: Incoming) -> 
     intake.thin(media.inner.shared.thin_every_ms);
     let ended = take(media, &mut producer, &mut intake, first, &mut body).await;
     let kept = producer.end().await;
-    match ended {
-        Err(Ended::Wrong(error)) => Err(Refusal::invalid(error.to_string())),
-        Err(Ended::Stopping) => Err(Refusal::new(crate::media::shape::Kind::Internal, "The gateway is stopping")),
+    match (ended, &kept) {
+        (Err(Ended::Wrong(error)), Ok(kept)) => {
+            Err(Refusal::invalid(format!("{error}. Fragments kept before it: {}", kept.fragments)))
+        }
+        (Err(Ended::Wrong(error)), Err(_)) => Err(Refusal::invalid(error.to_string())),
+        (Ok(()), Ok(Kept { fragments: 0, last: None, dropped_for: Some(error), .. })) => {
+            Err(Refusal::invalid(format!("No fragment was kept: {error}")))
+        }
+        (Err(Ended::Stopping), _) => Err(Refusal::new(crate::media::shape::Kind::Internal, "The gateway is stopping")),
         // A camera whose connection breaks hears nothing any more.
         _ => kept.map_err(|error| Refusal::new(crate::media::shape::Kind::Internal, error.to_string())),
     }
