@@ -20,6 +20,11 @@ pub fn own_cpu_seconds() -> (f64, f64) {
     (own / TICKS_PER_SECOND, children / TICKS_PER_SECOND)
 }
 
+/// CPU seconds of the thread that asks.
+pub fn thread_cpu_seconds() -> Option<f64> {
+    Some(cpu_ticks("/proc/thread-self/stat")?.0 / TICKS_PER_SECOND)
+}
+
 fn cpu_ticks(path: &str) -> Option<(f64, f64)> {
     let text = std::fs::read_to_string(path).ok()?;
     // The name in parentheses may hold blanks; utime is field 14, counted from 1.
@@ -90,7 +95,7 @@ mod tests {
 
     #[test]
     fn this_process_has_cpu_and_memory() {
-        assert!(cpu_seconds(std::process::id()).is_some());
+        assert!(cpu_seconds(std::process::id()).is_some() && thread_cpu_seconds().is_some());
         assert!(resident_bytes(std::process::id()).unwrap() > 1 << 20);
     }
 }

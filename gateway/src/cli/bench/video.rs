@@ -22,8 +22,8 @@ use headwater_video::{Codec, Fragment, Frame, Kind, Track, Tracks, matroska};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,6 +52,10 @@ pub struct Video {
     /// As fast as the gateway takes it, so many fragments of each camera; beside it the same bytes into a plain file.
     #[arg(long, value_name = "FRAGMENTS", conflicts_with_all = ["duration", "playlist"])]
     unpaced: Option<u64>,
+    /// Beside it one more camera into a receiver that only writes what comes to a file and syncs it once a second: the least
+    /// that a camera can cost.
+    #[arg(long, conflicts_with_all = ["unpaced", "playlist"])]
+    plain: bool,
     /// Publish so many messages a second of 100 bytes over MQTT as well.
     #[arg(long, value_name = "RATE")]
     telemetry: Option<f64>,
@@ -78,6 +82,11 @@ struct Report {
     gateway_cpu_s: Option<f64>,
     /// Of one core, for one camera.
     gateway_cpu_percent_per_camera: Option<f64>,
+    /// The CPU of a camera over that of a receiver which only writes and syncs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plain_cpu_percent: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    over_plain_cpu: Option<f64>,
     gateway_resident_bytes_max: Option<u64>,
     disk_bytes_per_payload_byte: Option<f64>,
     /// The same fragments into one file, each synced: megabytes a second, and ours over it.
@@ -131,12 +140,15 @@ impl Video {
                 std::thread::spawn(move || camera.run(api, &format!("cam-{index}"), plan, &sent))
             })
             .collect();
+        let plain = self.plain.then(|| Plain::start(dir, &camera, self.plan(0))).transpose()?;
         let telemetry = self.telemetry.map(|rate| self.publish(gateway.mqtt, rate, out)).transpose()?;
         for thread in threads {
             thread.join().map_err(|_| anyhow::anyhow!("a camera's thread panicked"))??;
         }
         let seconds = begun.elapsed().as_secs_f64();
         let cpu = machine::cpu_seconds(gateway.pid()).zip(cpu).map(|(after, before)| after - before);
+        let cpu_percent = cpu.map(|cpu| 100.0 * cpu / seconds / f64::from(self.cameras));
+        let plain_cpu = plain.map(Plain::finish).transpose()?.map(|cpu| 100.0 * cpu / seconds);
         gateway.stop(Duration::from_secs(60))?;
         let written = device.as_ref().and_then(Device::synced_bytes).zip(written).map(|(after, before)| after - before);
         let plain = self.unpaced.map(|count| plain_file(dir, &camera, count)).transpose()?;
@@ -155,9 +167,14 @@ impl Video {
             megabytes_per_s: round3(rate),
             persisted_ms: Some(sent.latency.lock().unwrap_or_else(PoisonError::into_inner).percentiles()),
             gateway_cpu_s: cpu.map(round3),
-            gateway_cpu_percent_per_camera: cpu.map(|cpu| round3(100.0 * cpu / seconds / f64::from(self.cameras))),
+            gateway_cpu_percent_per_camera: cpu_percent.map(round3),
+            plain_cpu_percent: plain_cpu.map(round3),
+            over_plain_cpu: cpu_percent.zip(plain_cpu).map(|(ours, plain)| round3(ours / plain)),
             gateway_resident_bytes_max: Some(watch.max_bytes()),
-            disk_bytes_per_payload_byte: written.map(|written| round3(written as f64 / bytes.max(1) as f64)),
+            // What the plain receiver writes is on the same device.
+            disk_bytes_per_payload_byte: written
+                .filter(|_| !self.plain)
+                .map(|written| round3(written as f64 / bytes.max(1) as f64)),
             plain_file_megabytes_per_s: plain.map(round3),
             over_plain_file: plain.map(|plain| round3(rate / plain)),
             telemetry_acked_per_s: telemetry.as_ref().map(|(rate, _)| round3(*rate)),
@@ -323,6 +340,22 @@ impl Camera {
         std::iter::once(first).chain(rest.chunks(piece)).collect()
     }
 
+    /// Calls back with each piece when it is due, its second and its place in that.
+    fn film(&self, plan: Plan, mut send: impl FnMut(u64, usize, &[u8]) -> Result<()>) -> Result<()> {
+        let begun = Instant::now();
+        for second in 0..plan.fragments {
+            let cluster = matroska::cluster(&self.fragment, (EPOCH_MS + second as i64 * 1000) * MS);
+            for (at, bytes) in self.pieces(&cluster, plan.pace.is_some()).into_iter().enumerate() {
+                if let Some(pace) = plan.pace {
+                    let due = begun + Duration::from_secs(second) + pace * at as u32;
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                }
+                send(second, at, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Sends its fragments and waits until all that will be is persisted.
     fn run(&self, api: SocketAddr, stream: &str, plan: Plan, sent: &Arc<Sent>) -> Result<()> {
         std::thread::sleep(plan.shift);
@@ -342,32 +375,27 @@ impl Camera {
         };
         let note = || whole.lock().unwrap_or_else(PoisonError::into_inner).push_back(Instant::now());
         chunk(&mut socket, &matroska::head(&self.fragment.tracks))?;
-        let begun = Instant::now();
-        for second in 0..plan.fragments {
-            let cluster = matroska::cluster(&self.fragment, (EPOCH_MS + second as i64 * 1000) * MS);
-            for (at, bytes) in self.pieces(&cluster, plan.pace.is_some()).into_iter().enumerate() {
-                if let Some(pace) = plan.pace {
-                    let due = begun + Duration::from_secs(second) + pace * at as u32;
-                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                }
-                if at == 0 && second > 0 {
-                    note();
-                }
-                chunk(&mut socket, bytes)?;
+        self.film(plan, |second, at, bytes| {
+            if at == 0 && second > 0 {
+                sent.sent.fetch_add(1, Ordering::Relaxed);
+                note();
             }
-            sent.sent.fetch_add(1, Ordering::Relaxed);
-        }
+            chunk(&mut socket, bytes)
+        })?;
+        sent.sent.fetch_add(1, Ordering::Relaxed);
         note();
         socket.write_all(b"0\r\n\r\n")?;
         reader.join().map_err(|_| anyhow::anyhow!("a camera's reader panicked"))?
     }
 }
 
+/// In one write, as an HTTP library does: three would wake the gateway three times.
 fn chunk(socket: &mut TcpStream, bytes: &[u8]) -> Result<()> {
-    write!(socket, "{:x}\r\n", bytes.len())?;
-    socket.write_all(bytes)?;
-    socket.write_all(b"\r\n")?;
-    Ok(())
+    let mut chunk = Vec::with_capacity(bytes.len() + 16);
+    write!(chunk, "{:x}\r\n", bytes.len())?;
+    chunk.extend_from_slice(bytes);
+    chunk.extend_from_slice(b"\r\n");
+    Ok(socket.write_all(&chunk)?)
 }
 
 /// Reads acknowledgements until all fragments are persisted or the answer ends.
@@ -390,6 +418,50 @@ fn hear(socket: TcpStream, fragments: u64, whole: &Mutex<VecDeque<Instant>>, sen
         }
     }
     Ok(())
+}
+
+/// A camera and its receiver, which does the least that can be done: reads, writes, syncs after each fragment.
+struct Plain {
+    camera: std::thread::JoinHandle<Result<()>>,
+    receiver: std::thread::JoinHandle<Result<f64>>,
+}
+
+impl Plain {
+    fn start(dir: &Path, camera: &Camera, plan: Plan) -> Result<Plain> {
+        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let mut file = File::create(dir.join("received"))?;
+        let (camera, bytes) = (camera.clone(), camera.bytes);
+        let receiver = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept()?;
+            let (mut buffer, mut unsynced) = (vec![0; 256 << 10], 0);
+            loop {
+                let count = socket.read(&mut buffer)?;
+                file.write_all(&buffer[..count])?;
+                unsynced += count;
+                if count == 0 || unsynced >= bytes {
+                    file.sync_data()?;
+                    unsynced = 0;
+                }
+                if count == 0 {
+                    return machine::thread_cpu_seconds().context("no CPU time in /proc/thread-self/stat");
+                }
+            }
+        });
+        let camera = std::thread::spawn(move || {
+            let mut socket = TcpStream::connect(address)?;
+            socket.set_nodelay(true)?;
+            camera.film(plan, |_, _, bytes| Ok(socket.write_all(bytes)?))
+        });
+        Ok(Plain { camera, receiver })
+    }
+
+    /// CPU seconds of the receiver.
+    fn finish(self) -> Result<f64> {
+        let ended = (self.camera.join(), self.receiver.join());
+        let (Ok(sent), Ok(cpu)) = ended else { anyhow::bail!("a thread of the plain receiver panicked") };
+        sent.and(cpu)
+    }
 }
 
 /// The same fragments into one file, each synced; megabytes a second.
