@@ -287,7 +287,7 @@ impl Config {
         problems
     }
 
-    /// Video goes into streams of video.
+    /// Video goes into streams of video, and nothing else does.
     fn check_kinds(&self, problems: &mut Vec<Problem>) {
         let cameras = self.cameras.iter().enumerate();
         let marks = self.marks.iter().enumerate();
@@ -304,6 +304,14 @@ impl Config {
                 };
                 problems.push(Problem::new(key, says));
             }
+        }
+        let is_of_video =
+            |name: &str| self.streams.iter().any(|stream| stream.name == name && stream.kind == StreamKind::Video);
+        for (at, route) in self.routes.iter().enumerate().filter(|(_, route)| route.store && is_of_video(&route.stream))
+        {
+            let says =
+                format!("{:?} is a stream of video, and a message is none; name a stream of records", route.stream);
+            problems.push(Problem::new(format!("route[{at}].stream"), says));
         }
     }
 

@@ -279,7 +279,7 @@ fn a_sink_for_video_may_name_streams_that_cameras_make_and_none_of_records() {
 }
 
 #[test]
-fn a_camera_and_a_mark_may_not_name_a_stream_of_records() {
+fn a_camera_and_a_mark_may_not_name_a_stream_of_records_nor_a_route_one_of_video() {
     let camera = "[[camera]]\nname = \"yard\"\nurl = \"rtsp://192.0.2.7/a\"\n";
     let mark = "[[mark]]\ntopic = \"door/open\"\nstreams = [\"gate\", \"yard\"]\n";
     let stream = |kind| format!("{camera}{mark}[[stream]]\nname = \"yard\"\n{kind}");
@@ -289,4 +289,10 @@ fn a_camera_and_a_mark_may_not_name_a_stream_of_records() {
     assert_eq!(mistakes(&stream("")), told);
     let default = camera.replace("yard", "default");
     assert!(mistakes(&default)[0].contains("\"default\" is the stream of records"), "{:?}", mistakes(&default));
+    let route = "[[stream]]\nname = \"yard\"\nkind = \"video\"\n[[route]]\ntopics = [\"a/#\"]\nstream = \"yard\"\n";
+    assert!(
+        mistakes(route)[0].starts_with("h.toml:6:1: route[0].stream: \"yard\" is a stream of video"),
+        "{:?}",
+        mistakes(route)
+    );
 }
