@@ -108,8 +108,14 @@ impl Fragmenter {
     /// Takes an event; gives the fragment that it ended.
     pub fn push(&mut self, event: Event) -> Result<Option<Fragment>, FragmentError> {
         match event {
-            Event::Frame(frame) => self.frame(frame),
-            Event::Tracks(tracks) => Ok(self.new_tracks(tracks)),
+            Event::Frame(frame) => {
+                let duration_ns = frame.duration_ns.map(|said| said.min(self.limits.duration_ns_max));
+                self.frame(Frame { duration_ns, ..frame })
+            }
+            Event::Tracks(tracks) => {
+                let tracks = self.within_limits(tracks);
+                Ok(self.new_tracks(tracks))
+            }
             Event::Tags(tags) => {
                 self.tag(tags);
                 Ok(None)
@@ -245,6 +251,17 @@ impl Fragmenter {
         self.discontinuity = true;
         self.clock = None;
         self.finish()
+    }
+
+    /// A frame lasts as long as it says, and a fragment must not last for weeks because of that.
+    fn within_limits(&self, mut tracks: Arc<Tracks>) -> Arc<Tracks> {
+        let most = self.limits.duration_ns_max;
+        if tracks.0.iter().any(|track| track.default_duration_ns > most) {
+            for track in &mut Arc::make_mut(&mut tracks).0 {
+                track.default_duration_ns = track.default_duration_ns.min(most);
+            }
+        }
+        tracks
     }
 
     fn new_tracks(&mut self, tracks: Arc<Tracks>) -> Option<Fragment> {

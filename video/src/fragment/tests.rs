@@ -1,7 +1,7 @@
 //! Where a stream is cut, what is dropped, and what a wrong clock costs.
 
 use super::*;
-use crate::media::MS;
+use crate::media::{MS, Track};
 use crate::testing::{SAMPLE, audio_track, cut, frame, parse, tracks, video_track};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -88,6 +88,21 @@ fn a_week_between_two_frames_is_no_fragment_of_a_week() {
     let next = it.finish().unwrap();
     assert!(next.discontinuity);
     assert_eq!(next.frames, [key(WEEK_MS + 40), delta(WEEK_MS + 80)]);
+}
+
+/// The fault: a frame lasts as long as it says, and so did its fragment: 49 days, and players waited as long for the next.
+#[test]
+fn a_frame_that_says_it_lasts_a_week_makes_no_fragment_of_a_week() {
+    let week_ns = WEEK_MS as u64 * MS as u64;
+    let mut it = fragmenter();
+    it.push(Event::Frame(key(0))).unwrap();
+    it.push(Event::Frame(Frame { duration_ns: Some(week_ns), ..delta(40) })).unwrap();
+    assert_eq!(it.finish().unwrap().duration_ns(), (20_000 + 40) * MS as u64);
+    let slow = Tracks(vec![Track { default_duration_ns: week_ns, ..tracks().0[0].clone() }]);
+    assert_eq!(it.push(Event::Tracks(Arc::new(slow.clone()))), Ok(None));
+    it.push(Event::Frame(key(1000))).unwrap();
+    assert_eq!(it.push(Event::Tracks(Arc::new(slow))), Ok(None), "the same tracks again");
+    assert_eq!(it.finish().unwrap().duration_ns(), 20_000 * MS as u64);
 }
 
 #[test]
