@@ -5,7 +5,7 @@ use super::index::{By, Entry, Index};
 use super::intake::Ready;
 use crate::log::{Entry as LogEntry, Log, Position, ReadError, Reader, Stream};
 use crate::record::Number;
-use crate::wire::media::Media;
+use crate::wire::media::{Media, PARTS_MAX};
 use bytes::{Bytes, BytesMut};
 use headwater_video::{Fragment, matroska};
 use std::ops::Range;
@@ -24,8 +24,6 @@ const LATELY: usize = 2_000;
 const CLOCKS_APART_MS: i64 = 3_600_000;
 /// Fragments older than the index that one question may find: more than a day of one a second.
 const OLDER_MAX: usize = 100_000;
-/// Records of one fragment.
-const FRAGMENT_PARTS_MAX: u64 = 8;
 
 /// Which fragments are asked for.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +54,8 @@ pub struct Archive {
     log: Log,
     pub stream: Arc<Stream>,
     followed: Mutex<Followed>,
+    /// What came last, for `twin`: a producer does not wait until the whole stream has been looked at.
+    lately: Mutex<Followed>,
     /// How many entries the index may hold.
     entries_max: AtomicUsize,
 }
@@ -64,6 +64,8 @@ struct Followed {
     index: Index,
     /// `None` before the first look.
     reader: Option<Reader>,
+    /// It has been as far as the log.
+    is_warm: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -105,19 +107,26 @@ impl Stored {
 
 impl Archive {
     pub fn new(log: Log, stream: Arc<Stream>) -> Archive {
-        let followed = Mutex::new(Followed { index: Index::new(usize::MAX), reader: None });
-        Archive { log, stream, followed, entries_max: AtomicUsize::new(usize::MAX) }
+        let of = |entries| Mutex::new(Followed { index: Index::new(entries), reader: None, is_warm: false });
+        let (followed, lately) = (of(usize::MAX), of(LATELY));
+        Archive { log, stream, followed, lately, entries_max: AtomicUsize::new(usize::MAX) }
     }
 
     /// The index as the log is now. It is locked until dropped: take from it what is needed, and let go.
     pub async fn index(&self) -> Result<Looked<'_>, ReadError> {
         let mut followed = self.followed.lock().await;
         followed.index.resize(self.entries_max.load(Ordering::Relaxed));
-        followed.catch_up(&self.log, &self.stream).await?;
+        followed.catch_up(&self.log, &self.stream, Position::Oldest).await?;
         if let Some(shard) = self.stream.shard(0) {
             followed.index.trim(shard.oldest());
         }
         Ok(Looked(followed))
+    }
+
+    /// Whether somebody has looked at the whole of it.
+    #[cfg(test)]
+    pub fn is_warm(&self) -> bool {
+        self.followed.try_lock().is_ok_and(|followed| followed.is_warm)
     }
 
     pub fn hold_at_most(&self, entries: usize) {
@@ -214,7 +223,7 @@ impl Archive {
         }
         let mut reader = self.log.reader(&self.stream, 0, Position::At(number))?.heads_only();
         let mut index = Index::new(2);
-        let most = 2 * (FRAGMENT_PARTS_MAX + 1);
+        let most = 2 * (u64::from(PARTS_MAX) + 1);
         while index.len() < 2 && reader.position() < number.saturating_add(most) {
             let entries = reader.next(1, 1).await?;
             match entries.first() {
@@ -281,9 +290,19 @@ impl Archive {
             its == (it.start_ms, it.bytes, it.head_id)
         };
         let found = {
-            let index = self.index().await.ok()?;
-            index.all().rev().take(LATELY).map(|(_, entry)| *entry).find(is_like)?
+            let mut lately = self.lately.lock().await;
+            let newest = self.stream.shard(0)?.newest();
+            let from = Position::At(newest.saturating_sub(LATELY as u64));
+            lately.catch_up(&self.log, &self.stream, from).await.ok()?;
+            lately.index.all().rev().map(|(_, entry)| *entry).find(is_like)
         };
+        // Whoever looks at the whole of it next finds little to do.
+        if let Ok(mut followed) = self.followed.try_lock()
+            && followed.is_warm
+        {
+            followed.catch_up(&self.log, &self.stream, Position::Oldest).await.ok()?;
+        }
+        let found = found?;
         let stored = self.read(&found).await.ok()?;
         (stored.bytes == ready.bytes).then_some(found.number)
     }
@@ -330,15 +349,17 @@ impl std::ops::Deref for Looked<'_> {
 }
 
 impl Followed {
-    async fn catch_up(&mut self, log: &Log, stream: &Arc<Stream>) -> Result<(), ReadError> {
+    /// `from` is where the first look begins.
+    async fn catch_up(&mut self, log: &Log, stream: &Arc<Stream>, from: Position) -> Result<(), ReadError> {
         // It stays where it is: whoever looks may go away in the middle, and the next one goes on from there.
         let reader = match &mut self.reader {
             Some(reader) => reader,
-            None => self.reader.insert(log.reader(stream, 0, Position::Oldest)?.heads_only()),
+            None => self.reader.insert(log.reader(stream, 0, from)?.heads_only()),
         };
         loop {
             let entries = reader.next(LOOK_RECORDS, LOOK_BYTES).await?;
             if entries.is_empty() {
+                self.is_warm = true;
                 return Ok(());
             }
             for entry in &entries {

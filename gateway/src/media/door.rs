@@ -5,6 +5,7 @@ use super::op::{self, BODY_BYTES_MAX, Call, PUT_MEDIA_PATH};
 use super::sessions;
 use super::shape::{Kind, Refusal};
 use crate::http::{Answering, Body, Guest, Input, Wants};
+use bytes::Bytes;
 use http::{Method, Response, request};
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
@@ -64,6 +65,18 @@ impl AwsDoor {
 /// `cam` in `/streams/cam/media`.
 fn plain_stream(path: &str) -> Option<&str> {
     path.strip_prefix("/streams/")?.strip_suffix("/media").filter(|name| !name.is_empty() && !name.contains('/'))
+}
+
+/// An answer that keeps its reader's place until the last of it is sent: who asks and does not read has no more of them at
+/// once than there are places.
+pub(super) fn placed(answer: impl Into<Vec<u8>>, place: OwnedSemaphorePermit) -> Bytes {
+    struct Placed(Vec<u8>, #[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
+    impl AsRef<[u8]> for Placed {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    Bytes::from_owner(Placed(answer.into(), place))
 }
 
 impl Media {

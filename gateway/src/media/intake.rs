@@ -10,6 +10,7 @@ use headwater_video::fragment::{FragmentError, Fragmenter, Limits};
 use headwater_video::matroska::{self, Event, Fault, ParseError, Parser};
 use headwater_video::media::MS;
 use headwater_video::{Fragment, Frame, Tracks, mp4};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A clock anchored to ours may be wrong by this much before it is anchored anew, in milliseconds: a camera that loses a
@@ -80,34 +81,36 @@ pub fn dropped_id(error: &FragmentError) -> (u16, &'static str) {
 
 pub struct Intake {
     parser: Parser,
-    events: Vec<Event>,
+    events: VecDeque<Event>,
+    parsed: Vec<Event>,
     cutter: Cutter,
 }
 
 impl Intake {
     pub fn new(timecodes: Timecodes) -> Intake {
-        Intake { parser: Parser::new(), events: Vec::new(), cutter: Cutter::new(timecodes) }
+        Intake { parser: Parser::new(), events: VecDeque::new(), parsed: Vec::new(), cutter: Cutter::new(timecodes) }
     }
 
-    /// Takes bytes as they come; what was whole before a mistake in them is in `steps` all the same.
-    pub fn push(&mut self, bytes: &[u8], now_ms: u64, steps: &mut Vec<Step>) -> Result<(), ParseError> {
-        let parsed = self.parser.push(bytes, &mut self.events);
-        for event in self.events.drain(..) {
-            self.cutter.push(event, now_ms, steps);
-        }
+    /// Takes bytes as they come. What was whole before a mistake in them is there to be cut all the same.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), ParseError> {
+        let parsed = self.parser.push(bytes, &mut self.parsed);
+        self.events.extend(self.parsed.drain(..));
         parsed
     }
 
     /// The producer has ended: what it had begun is whole if it ended well.
-    pub fn finish(&mut self, now_ms: u64, steps: &mut Vec<Step>) -> Result<(), ParseError> {
-        let parsed = self.parser.finish(&mut self.events);
-        for event in self.events.drain(..) {
-            self.cutter.push(event, now_ms, steps);
-        }
-        if parsed.is_ok() {
-            self.cutter.finish(now_ms, steps);
-        }
+    pub fn finish(&mut self) -> Result<(), ParseError> {
+        let parsed = self.parser.finish(&mut self.parsed);
+        self.events.extend(self.parsed.drain(..));
         parsed
+    }
+
+    /// Cuts with the next of what came; `false`: there is no more of it. One at a time, since each fragment has a head of its
+    /// own, and a few bytes may hold thousands of fragments.
+    pub fn cut(&mut self, now_ms: u64, steps: &mut Vec<Step>) -> bool {
+        let Some(event) = self.events.pop_front() else { return false };
+        self.cutter.push(event, now_ms, steps);
+        true
     }
 
     pub fn thin(&mut self, every_ms: Option<i64>) {
@@ -116,6 +119,10 @@ impl Intake {
 
     pub fn cutter(&self) -> &Cutter {
         &self.cutter
+    }
+
+    pub fn cutter_mut(&mut self) -> &mut Cutter {
+        &mut self.cutter
     }
 
     /// Bytes that have come of what is not whole yet, and are in no frame.

@@ -23,12 +23,14 @@ pub enum KeepError {
 pub struct Keeper {
     appender: Appender,
     stream: Arc<Stream>,
-    /// Held while a fragment's parts go in: see the module.
-    turn: Arc<Mutex<()>>,
+    turn: Arc<Mutex<HandedIn>>,
 }
 
+/// The last number of a stream that any keeper has handed in. Held while a fragment's parts go in: see the module.
+pub type HandedIn = Number;
+
 impl Keeper {
-    pub fn new(log: &Log, stream: Arc<Stream>, turn: Arc<Mutex<()>>) -> Keeper {
+    pub fn new(log: &Log, stream: Arc<Stream>, turn: Arc<Mutex<HandedIn>>) -> Keeper {
         Keeper { appender: log.appender(), stream, turn }
     }
 
@@ -40,14 +42,22 @@ impl Keeper {
             firsts.push(batch.len());
             push(&mut batch, &self.stream, ready)?;
         }
-        let turn = self.turn.lock().await;
+        let mut handed_in = self.turn.lock().await;
         let (ticket, placements) = self.appender.append(&mut batch).await?;
-        drop(turn);
+        if let Some(Placement::Stored { number, .. }) = placements.last() {
+            *handed_in = *number;
+        }
+        drop(handed_in);
         let number = |at: usize| match placements.get(at) {
             Some(Placement::Stored { number, .. }) => Ok(*number),
             _ => Err(KeepError::Full),
         };
         Ok((ticket, firsts.into_iter().map(number).collect::<Result<_, _>>()?))
+    }
+
+    /// What was handed in up to now, durable or not, by whomever.
+    pub async fn handed_in(&self) -> Number {
+        *self.turn.lock().await
     }
 
     pub async fn durable(&mut self, ticket: Ticket) -> Result<(), KeepError> {

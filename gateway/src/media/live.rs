@@ -21,6 +21,8 @@ pub const PART_MS: u64 = 250;
 const WATCHED_MS: u64 = 30_000;
 /// Fragments whose parts are kept: a player may ask for those of the last two, and one is being built.
 const FRAGMENTS_MAX: usize = 4;
+/// Parts of a fragment: twice what 20 seconds have.
+const PARTS_MAX: usize = 160;
 /// Parts of a stream in memory, in bytes.
 const BYTES_MAX: usize = 12 << 20;
 
@@ -231,6 +233,10 @@ impl State {
     fn add(&mut self, part: mp4::Part, offset_ms: i64) -> bool {
         let held: usize = self.fragments.iter().flat_map(|preview| &preview.parts).map(|part| part.bytes.len()).sum();
         let Some(preview) = self.fragments.back_mut() else { return false };
+        if preview.parts.len() >= PARTS_MAX {
+            self.cutter = None;
+            return false;
+        }
         let offset_ns = offset_ms.saturating_mul(MS).saturating_add(TIME_BASE_NS);
         let timing = Timing { offset_ns, decode_delay_ns: u64::from(self.delay_ms) * MS as u64, ..part.timing };
         // What MP4 does not carry has no preview.
@@ -294,6 +300,25 @@ mod tests {
         assert_eq!(preview.parts.iter().map(|part| part.duration_ms).sum::<u64>(), 1000);
         assert_eq!(live.end(me, &frames, 0), None, "a fragment that came at once has no preview");
         assert!(live.behind(7).is_none());
+    }
+
+    /// The fault: every frame of a second on a clock of nanoseconds was a part, and each counted all before it.
+    #[test]
+    fn a_fragment_has_so_many_parts_and_no_more() {
+        let live = Live::default();
+        let mut track = tracks().0[0].clone();
+        track.default_duration_ns = 1_000_000_000;
+        let tracks = Arc::new(Tracks(vec![track]));
+        let data = Bytes::from_static(b"picture");
+        let frame = |at: i64| Frame { track: 1, pts_ns: at, duration_ns: None, keyframe: at == 0, data: data.clone() };
+        let frames: Vec<Frame> = (0..20_000).map(frame).collect();
+        let me = live.take_over();
+        let began = std::time::Instant::now();
+        live.feed(me, &tracks, &frames[..10_000], 0, 0);
+        live.feed(me, &tracks, &frames, 0, 0);
+        live.number(live.end(me, &frames, 0), 7);
+        assert_eq!(live.parts_of(7).unwrap().parts.len(), PARTS_MAX);
+        assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
     }
 
     /// The fault: a preview was known by the time of its keyframe and the record by that of the picture shown first, so a

@@ -89,6 +89,12 @@ impl Media {
         Ok(())
     }
 
+    /// Whether the mark is durable as it is.
+    pub fn has_row(&self, stream: &str, mark: &Mark) -> bool {
+        let row = self.inner.log.state(Table::Media, (Mark::prefix(stream) + &mark.id).as_bytes());
+        row.and_then(|row| serde_json::from_slice::<Mark>(&row).ok()).is_some_and(|durable| durable == *mark)
+    }
+
     pub async fn mark(&self, stream: &str, new: &NewMark) -> Result<Mark, Refusal> {
         let camera = self.camera(stream)?;
         let (from_ms, to_ms) = new.range(self.inner.clock.now().wall_ms as i64)?;

@@ -254,7 +254,14 @@ impl Media {
         Ok(settings)
     }
 
+    /// In a task of its own: who asks may go away, and what belongs to the stream goes with it all the same.
     async fn delete(&self, name: &str) -> Result<(), StreamError> {
+        let (media, name) = (self.clone(), name.to_owned());
+        let deleted = tokio::spawn(async move { media.delete_all(&name).await }).await;
+        deleted.map_err(|error| StreamError::Keep(error.to_string()))?
+    }
+
+    async fn delete_all(&self, name: &str) -> Result<(), StreamError> {
         let _one = self.inner.changing.lock().await;
         let camera = self.camera(name)?;
         let (log, stream) = (self.inner.log.clone(), camera.stream().name.clone());

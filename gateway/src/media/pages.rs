@@ -7,6 +7,7 @@
 use super::Media;
 use super::archive::Select;
 use super::clip;
+use super::door::placed;
 use super::index::{self, By};
 use super::marks::NewMark;
 use super::pictures::{Format, Wanted};
@@ -15,6 +16,7 @@ use super::send::SendRange;
 use super::shape::{Kind, Refusal, json_response};
 use super::stream::Camera;
 use crate::http::{Answering, Body, Guest, Input, Wants};
+use bytes::Bytes;
 use headwater_video::{codecs, hls};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Method, Response, request};
@@ -92,7 +94,7 @@ impl Media {
         match (folder, file) {
             ("", "timeline") => self.timeline(&camera, &query).await,
             ("", "live.m3u8") => self.live(&camera, &query).await,
-            ("", "playlist.m3u8") => recorded(&camera, &query).await,
+            ("", "playlist.m3u8") => self.recorded(&camera, &query).await,
             ("", "master.m3u8") => master(&camera).await,
             ("", "clip.mp4") => {
                 let (from, to) = query.range()?;
@@ -112,8 +114,8 @@ impl Media {
             }
             ("fragment", file) => {
                 let number = file.strip_suffix(".m4s").and_then(|n| n.parse().ok()).ok_or_else(nothing)?;
-                let _place = self.reader_place_soon().await?;
-                Ok(media(camera.media_segment(number).await?))
+                let place = self.reader_place_soon().await?;
+                Ok(media(placed(camera.media_segment(number).await?, place)))
             }
             ("part", file) => self.part_page(&camera, file).await,
             _ => Err(nothing()),
@@ -131,6 +133,7 @@ impl Media {
 
     async fn timeline(&self, camera: &Camera, query: &Query<'_>) -> Result<Response<Body>, Refusal> {
         let (from, to) = query.range()?;
+        let _place = self.reader_place_soon().await?;
         let shown = camera.archive.select(Select::showing(from, to)).await?;
         let ranges = index::ranges(shown.iter().map(|(_, entry)| entry), RANGES_MAX);
         let marks = self.marks(camera.name(), from, to)?;
@@ -198,6 +201,7 @@ impl Media {
 
     async fn image(&self, camera: &Camera, query: &Query<'_>) -> Result<Response<Body>, Refusal> {
         let at: Option<i64> = query.number("at")?;
+        let _place = self.reader_place_soon().await?;
         let entry = match at {
             None => camera.archive.index().await?.last().copied(),
             Some(at) => {
@@ -219,6 +223,17 @@ impl Media {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("image/jpeg"));
         response.headers_mut().insert(HeaderName::from_static("x-headwater-time-ms"), entry.start_ms.into());
         Ok(response)
+    }
+
+    async fn recorded(&self, camera: &Camera, query: &Query<'_>) -> Result<Response<Body>, Refusal> {
+        let (from, to) = query.range()?;
+        let place = self.reader_place_soon().await?;
+        let entries = camera.archive.select(Select::showing(from, to)).await?;
+        if entries.is_empty() {
+            return Err(Refusal::new(Kind::NotFound, "Nothing is recorded of that time"));
+        }
+        let shape = Shape { kind: hls::Kind::Vod, ended: true, breaks: true, dates: Some(By::Producer) };
+        Ok(text(PLAYLIST, placed(play::playlist(&entries, shape, Links::Plain, 1), place)))
     }
 
     async fn marks_page(
@@ -306,16 +321,6 @@ fn short_name(codec: &headwater_video::Codec) -> &str {
     }
 }
 
-async fn recorded(camera: &Camera, query: &Query<'_>) -> Result<Response<Body>, Refusal> {
-    let (from, to) = query.range()?;
-    let entries = camera.archive.select(Select::showing(from, to)).await?;
-    if entries.is_empty() {
-        return Err(Refusal::new(Kind::NotFound, "Nothing is recorded of that time"));
-    }
-    let shape = Shape { kind: hls::Kind::Vod, ended: true, breaks: true, dates: Some(By::Producer) };
-    Ok(text(PLAYLIST, play::playlist(&entries, shape, Links::Plain, 1)))
-}
-
 async fn master(camera: &Camera) -> Result<Response<Body>, Refusal> {
     let entries = play::newest(&*camera.archive.index().await?, LIVE_FRAGMENTS);
     let (_, last) = entries.last().ok_or_else(|| Refusal::new(Kind::NotFound, "Nothing is recorded yet"))?;
@@ -328,13 +333,13 @@ fn nothing() -> Refusal {
     Refusal::new(Kind::NotFound, says)
 }
 
-fn text(content_type: &'static str, body: String) -> Response<Body> {
+fn text(content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
-fn media(body: impl Into<bytes::Bytes>) -> Response<Body> {
+fn media(body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MP4));
     // A number names the same bytes for ever.

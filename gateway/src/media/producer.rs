@@ -15,8 +15,10 @@ use headwater_video::fragment::FragmentError;
 use headwater_video::matroska::{Event, ParseError};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 /// Fragments that wait for the disk; while they wait the producer waits.
 const WAITING_MAX: usize = 4;
@@ -25,6 +27,8 @@ const WAITING_MAX: usize = 4;
 const IN_FLIGHT_MAX: usize = 64;
 /// Acknowledgements that wait for a producer which does not read them.
 const ACKS_MAX: usize = 64;
+/// How long a connection waits for the disk to have what an earlier one handed in: if that failed, for ever.
+const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 /// A byte of a fragment costs itself and what is made of it for the log.
 const COST: usize = 2;
 
@@ -90,8 +94,8 @@ impl Producer {
     /// Bytes of a container.
     pub async fn push(&mut self, intake: &mut Intake, bytes: &[u8]) -> Result<(), ProducerError> {
         let now_ms = self.clock.now().wall_ms;
-        let parsed = intake.push(bytes, now_ms, &mut self.steps);
-        self.take_steps(intake.cutter(), intake.held_bytes(), now_ms).await?;
+        let parsed = intake.push(bytes);
+        self.cut(intake, now_ms).await?;
         Ok(parsed?)
     }
 
@@ -99,21 +103,31 @@ impl Producer {
     pub async fn event(&mut self, cutter: &mut Cutter, event: Event) -> Result<(), ProducerError> {
         let now_ms = self.clock.now().wall_ms;
         cutter.push(event, now_ms, &mut self.steps);
-        self.take_steps(cutter, 0, now_ms).await
+        self.take_steps().await?;
+        self.show_and_charge(cutter, 0, now_ms).await
     }
 
     /// The producer ended well: what it had begun is kept too.
     pub async fn finish(&mut self, intake: &mut Intake) -> Result<(), ProducerError> {
         let now_ms = self.clock.now().wall_ms;
-        let parsed = intake.finish(now_ms, &mut self.steps);
-        self.take_steps(intake.cutter(), 0, now_ms).await?;
-        Ok(parsed?)
+        let parsed = intake.finish();
+        self.cut(intake, now_ms).await?;
+        parsed?;
+        self.finish_frames(intake.cutter_mut()).await
+    }
+
+    async fn cut(&mut self, intake: &mut Intake, now_ms: u64) -> Result<(), ProducerError> {
+        while intake.cut(now_ms, &mut self.steps) {
+            self.take_steps().await?;
+        }
+        self.show_and_charge(intake.cutter(), intake.held_bytes(), now_ms).await
     }
 
     pub async fn finish_frames(&mut self, cutter: &mut Cutter) -> Result<(), ProducerError> {
         let now_ms = self.clock.now().wall_ms;
         cutter.finish(now_ms, &mut self.steps);
-        self.take_steps(cutter, 0, now_ms).await
+        self.take_steps().await?;
+        self.show_and_charge(cutter, 0, now_ms).await
     }
 
     /// Waits until all that was handed in is on disk, and says what became of it.
@@ -129,8 +143,7 @@ impl Producer {
         }
     }
 
-    /// `held` are bytes that came and are in no frame yet.
-    async fn take_steps(&mut self, cutter: &Cutter, held: usize, now_ms: u64) -> Result<(), ProducerError> {
+    async fn take_steps(&mut self) -> Result<(), ProducerError> {
         let live = &self.camera.live;
         for step in std::mem::take(&mut self.steps) {
             match step {
@@ -138,6 +151,8 @@ impl Producer {
                 Step::Dropped { timecode_ms, error } => {
                     self.dropped += 1;
                     self.dropped_for = Some(error);
+                    // Its frames are gone, and what comes next may be small.
+                    self.charge = Charge::default();
                     live.drop_building(self.preview);
                     let (id, code) = dropped_id(&error);
                     tracing::warn!(stream = %self.camera.name(), %error, "a fragment was dropped");
@@ -148,12 +163,20 @@ impl Producer {
                     let offset_ms = ready.media.start_ms.saturating_sub(ready.timecode_ms);
                     ready.preview = live.end(self.preview, &frames, offset_ms);
                     drop(frames);
-                    let charge = std::mem::take(&mut self.charge);
+                    let mut charge = std::mem::take(&mut self.charge);
+                    let charged = self.camera.shared.memory.raise(&mut charge, COST * ready.bytes.len()).await;
+                    charged.map_err(|_| ProducerError::Memory)?;
                     let taken = self.ready.send((*ready, charge)).await;
                     taken.map_err(|_| ProducerError::Keep("the log does not take them".into()))?;
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Shows those who watch what is being built, and charges it; `held` are bytes that came and are in no frame yet.
+    async fn show_and_charge(&mut self, cutter: &Cutter, held: usize, now_ms: u64) -> Result<(), ProducerError> {
+        let live = &self.camera.live;
         // Before a fragment of these tracks was whole nobody knows how its parts are timed: see `Cutter::delay_ms`.
         if let Some(delay_ms) = cutter.delay_ms().filter(|_| live.is_watched(self.clock.now().mono_ms)) {
             let (tracks, frames, offset_ms) = cutter.building(now_ms);
@@ -187,6 +210,11 @@ async fn keep(
     acks: mpsc::Sender<Ack>,
 ) -> Result<Kept, KeepError> {
     let (mut keeper, mut thin_keeper) = (camera.keeper(), camera.thin_keeper());
+    // What an earlier connection handed in may come again on this one, and only what is durable is known again.
+    let handed_in = keeper.handed_in().await;
+    if handed_in > camera.stream().shard(0).map_or(0, |shard| shard.newest()) {
+        let _ = timeout(SETTLES_WITHIN, camera.archive.changed(handed_in - 1)).await;
+    }
     let mut in_flight: VecDeque<(Ticket, i64, Number)> = VecDeque::new();
     let (mut kept, mut durable, mut open) = (Kept::default(), Ticket::NONE, true);
     while open || !in_flight.is_empty() {
@@ -216,7 +244,8 @@ async fn keep(
                         }
                         None => fragments.push(ready),
                     }
-                    if let Ok((more, charge)) = waiting.try_recv() {
+                    // A bound, or a quick producer would fill one batch for ever.
+                    if fragments.len() < WAITING_MAX && let Ok((more, charge)) = waiting.try_recv() {
                         next = Some(more);
                         charges.push(charge);
                     }

@@ -91,15 +91,16 @@ impl Rules {
         self.rules.iter().enumerate().filter(move |(_, rule)| (self.matches)(&rule.topic, topic))
     }
 
-    /// The mark that a message makes, or makes longer; `None`: one is there that covers it.
-    fn mark(&self, rule: usize, stream: usize, topic: &str, now_ms: i64) -> Option<Mark> {
+    /// The mark of a message, and whether it makes it, or makes it longer, or whether the one before covers it.
+    fn mark(&self, rule: usize, stream: usize, topic: &str, now_ms: i64) -> Option<(Mark, bool)> {
         let config = self.rules.get(rule)?;
         let (pre_ms, post_ms) = (config.pre_roll.as_ms() as i64, config.post_roll.as_ms() as i64);
         let (from_ms, to_ms) = (now_ms.saturating_sub(pre_ms), now_ms.saturating_add(post_ms + GROWS_EVERY_MS));
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let before = last.get(&(rule, stream));
-        if before.is_some_and(|(_, at_ms)| (0..GROWS_EVERY_MS).contains(&now_ms.saturating_sub(*at_ms))) {
-            return None;
+        let covers = |(_, at_ms): &&(Mark, i64)| (0..GROWS_EVERY_MS).contains(&now_ms.saturating_sub(*at_ms));
+        if let Some((mark, _)) = before.filter(covers) {
+            return Some((mark.clone(), false));
         }
         let grows = |(mark, at_ms): &&(Mark, i64)| {
             *at_ms <= now_ms && mark.to_ms >= from_ms && to_ms.saturating_sub(mark.from_ms) <= SPAN_MS_MAX
@@ -109,7 +110,7 @@ impl Rules {
             None => NewMark::called(&config.name.replace("{topic}", topic)).named(from_ms, to_ms),
         };
         last.insert((rule, stream), (mark.clone(), now_ms));
-        Some(mark)
+        Some((mark, true))
     }
 }
 
@@ -132,7 +133,11 @@ impl Media {
                 if self.camera(stream).is_err() {
                     continue;
                 }
-                let Some(mark) = rules.mark(at, place, topic, now_ms) else { continue };
+                let Some((mark, is_new)) = rules.mark(at, place, topic, now_ms) else { continue };
+                // The message that made it may not be durable yet, or never: this one's PUBACK is for the mark too.
+                if !is_new && self.has_row(stream, &mark) {
+                    continue;
+                }
                 if let Err(refusal) = self.put_row(stream, &mark, batch) {
                     tracing::warn!(%stream, topic, says = refusal.says, "a message could not mark video");
                 }
@@ -159,21 +164,21 @@ mod tests {
     #[test]
     fn messages_that_follow_each_other_make_one_mark_that_grows() {
         let rules = rules("door/#");
-        let mark = |at_ms| rules.mark(0, 0, "door/1", at_ms);
-        let first = mark(100_000).unwrap();
+        let mark = |at_ms| rules.mark(0, 0, "door/1", at_ms).unwrap();
+        let (first, _) = mark(100_000);
         assert_eq!((first.from_ms, first.to_ms, &first.name[..]), (90_000, 121_000, "door/1!"));
-        assert_eq!(mark(100_999), None, "it is covered: until 121,000");
-        assert_eq!(mark(101_000).unwrap(), Mark { to_ms: 122_000, ..first.clone() });
-        let apart = mark(140_000).unwrap();
+        assert_eq!(mark(100_999), (first.clone(), false), "it is covered: until 121,000");
+        assert_eq!(mark(101_000), (Mark { to_ms: 122_000, ..first.clone() }, true));
+        let (apart, _) = mark(140_000);
         assert!(apart.id != first.id && apart.from_ms == 130_000);
-        assert!(mark(100_000).is_some_and(|mark| mark.id != apart.id), "a clock set back begins another");
+        assert!(mark(100_000).0.id != apart.id, "a clock set back begins another");
     }
 
     #[test]
     fn an_alarm_that_never_ends_makes_marks_of_a_day() {
         let rules = rules("door/#");
         let ids: std::collections::HashSet<_> =
-            (0..3 * 86_400).filter_map(|s| rules.mark(0, 0, "door/1", s * 1_000)).map(|mark| mark.id).collect();
+            (0..3 * 86_400).filter_map(|s| rules.mark(0, 0, "door/1", s * 1_000)).map(|(mark, _)| mark.id).collect();
         assert!((3..=4).contains(&ids.len()), "{}", ids.len());
     }
 

@@ -5,6 +5,7 @@
 
 use super::Media;
 use super::archive::Select;
+use super::door::placed;
 use super::index::By;
 use super::manifest;
 use super::pages::Query;
@@ -14,6 +15,7 @@ use super::shape::{Kind, Refusal};
 use super::stream::Camera;
 use crate::http::Body;
 use crate::log::{Batch, Table};
+use bytes::Bytes;
 use headwater_video::hls;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL,
@@ -105,15 +107,19 @@ impl Media {
                 let link = format!("getHLSMediaPlaylist.m3u8?SessionToken={token}");
                 Ok(text(PLAYLIST, play::master(&tracks, play::bits_a_second(&entries), &link)?))
             }
-            Page::Playlist => Ok(text(PLAYLIST, playlist(&camera, &session, token, &now).await?)),
+            Page::Playlist => {
+                let place = self.reader_place_soon().await?;
+                Ok(text(PLAYLIST, placed(playlist(&camera, &session, token, &now).await?, place)))
+            }
             Page::Manifest => {
+                let place = self.reader_place_soon().await?;
                 let shown = shown(&camera, &session, &now).await?;
                 let runs = manifest::runs(&session, &shown, &*camera.archive.index().await?);
                 if runs.is_empty() {
                     return Err(nothing());
                 }
                 let written = manifest::manifest(&camera, &session, &shown, &runs, token, now.wall_ms).await?;
-                Ok(text(MANIFEST, written))
+                Ok(text(MANIFEST, placed(written, place)))
             }
             Page::Init => {
                 let head = query.text("Head").and_then(|id| u64::from_str_radix(id, 16).ok());
@@ -125,8 +131,8 @@ impl Media {
                 }))
             }
             Page::Fragment => {
-                let _place = self.reader_place_soon().await?;
-                Ok(media(fragment(&camera, &session, query).await?))
+                let place = self.reader_place_soon().await?;
+                Ok(media(placed(fragment(&camera, &session, query).await?, place)))
             }
         }
     }
@@ -220,15 +226,14 @@ fn nothing() -> Refusal {
     Refusal::new(Kind::NotFound, "Nothing is recorded of the session's time")
 }
 
-fn text(content_type: &'static str, body: String) -> Response<Body> {
+fn text(content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
-fn media(body: Vec<u8>) -> Response<Body> {
-    let mut response = text(MP4, String::new());
-    *response.body_mut() = Body::from(body);
+fn media(body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = text(MP4, body);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, max-age=300"));
     response
 }

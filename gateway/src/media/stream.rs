@@ -2,7 +2,7 @@
 //! whose kind is video; its settings beyond the log's are a row of the state.
 
 use super::archive::Archive;
-use super::keep::Keeper;
+use super::keep::{HandedIn, Keeper};
 use super::live::Live;
 use crate::http::Budget;
 use crate::log::{Log, Stream};
@@ -70,7 +70,7 @@ pub struct Camera {
     target_s: AtomicU64,
     pub archive: Archive,
     pub live: Live,
-    turn: Arc<Mutex<()>>,
+    turn: Arc<Mutex<HandedIn>>,
 }
 
 impl Camera {

@@ -71,7 +71,7 @@ pub async fn put_media(media: &Media, headers: &HeaderMap, mut body: Incoming) -
 /// What is no Matroska from its beginning makes no stream.
 fn look_at(first: &Option<Result<Bytes, ()>>) -> Result<(), ParseError> {
     match first {
-        Some(Ok(bytes)) => Intake::new(Timecodes::Anchored).push(bytes, 0, &mut Vec::new()),
+        Some(Ok(bytes)) => Intake::new(Timecodes::Anchored).push(bytes),
         _ => Ok(()),
     }
 }

@@ -268,7 +268,7 @@ impl Rig {
     async fn put(&self, times: impl IntoIterator<Item = i64>, bytes: usize, head: &[u8]) {
         let mut batch = Batch::new();
         for time in times {
-            for record in records(1, time, bytes, 3_000, head) {
+            for record in records(1, time, bytes, 3_000.max(bytes / 4), head) {
                 let new = NewRecord { key: b"cam", headers: &record.headers, data: &record.data, ..Default::default() };
                 batch.push(&self.stream, &new).unwrap();
             }

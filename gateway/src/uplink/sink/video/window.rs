@@ -156,8 +156,11 @@ impl Window {
         true
     }
 
-    /// How many that came after the oldest in hand were stored before it.
+    /// How many that came after the oldest in hand were stored before it, though it was sent too.
     pub fn overtaken_by(&self) -> usize {
+        if self.held.front().is_none_or(|oldest| !matches!(oldest.state, State::Sent)) {
+            return 0;
+        }
         self.held.iter().filter(|held| matches!(held.state, State::Done)).count()
     }
 
@@ -278,6 +281,17 @@ mod tests {
         assert_eq!(window.dead().map(|(records, why)| (records[0].number, why.to_owned())), Some((1, "no".into())));
         window.buried();
         assert_eq!(window.settle(), 2);
+    }
+
+    /// The fault: behind a refused one that could not be buried, every PERSISTED looked like one that had overtaken it.
+    #[test]
+    fn only_one_that_was_sent_and_not_answered_is_overtaken() {
+        let mut window = window(3);
+        send(&mut window, 3);
+        assert!(window.stored(2000).is_some() && window.stored(3000).is_some());
+        assert_eq!(window.overtaken_by(), 2);
+        assert!(window.refuse(Some(1000), false, "no"));
+        assert_eq!(window.overtaken_by(), 0);
     }
 
     #[test]
