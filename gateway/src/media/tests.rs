@@ -302,8 +302,9 @@ async fn a_fragment_that_is_dropped_gives_its_memory_back() {
     };
     let frames = (0..22).map(|at| frame(at, if at < 20 { 350_000 } else { 10 })).collect();
     let long = Fragment { tracks: tracks(), frames, discontinuity: false, tags: Vec::new() };
-    for piece in [matroska::head(&tracks()), matroska::cluster(&long, 0)] {
-        producer.push(&mut intake, &piece).await.unwrap();
+    let bytes = [matroska::head(&tracks()), matroska::cluster(&long, 0)].concat();
+    for piece in bytes.chunks(100_000) {
+        producer.push(&mut intake, piece).await.unwrap();
     }
     let others = rig.send("healthy", &seconds(3, 500_000)).await;
     assert_eq!(others.unwrap().fragments, 3);
