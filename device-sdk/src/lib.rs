@@ -1,6 +1,7 @@
 //! The map of the SDK; its page is `README.md`.
 //!
 #![cfg_attr(not(any(test, feature = "sim")), no_std)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 #![doc = include_str!("../README.md")]

@@ -12,6 +12,8 @@
 //! Bytes come in (`mqtt`, `api`), are kept (`log`), go out (`uplink`). `record`, `clock`, `metrics`, `backoff` and `units` are below
 //! all of them; `daemon` puts the parts together; `cli` and `main` are above.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
 pub mod api;
 pub mod backoff;
 pub mod cli;

@@ -8,6 +8,7 @@
 //! stranger sends is an error, never a panic. What is in a frame is never looked at, but for the few bytes of a codec's
 //! configuration that a playlist has to name. Pure.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
 #![forbid(unsafe_code)]
 
 pub mod codecs;

@@ -12,6 +12,7 @@
 //! of an epoch only rise, and what was numbered once never changes its number, so a gateway that has kept a record knows
 //! it again (promise P3). Varints are LEB128 of at most 64 bits; everything read is bounded by the bytes that are there.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
 #![no_std]
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]

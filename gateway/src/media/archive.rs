@@ -123,6 +123,16 @@ impl Archive {
         Ok(Looked(followed))
     }
 
+    /// Goes on with an index that has been made, so that whoever looks at it next finds little to do; not while somebody is at it.
+    pub async fn follow(&self) {
+        if let Ok(mut followed) = self.followed.try_lock()
+            && followed.is_warm
+        {
+            // Whoever looks hears of the fault.
+            let _ = followed.catch_up(&self.log, &self.stream, Position::Oldest).await;
+        }
+    }
+
     /// Whether somebody has looked at the whole of it.
     #[cfg(test)]
     pub fn is_warm(&self) -> bool {
@@ -294,15 +304,8 @@ impl Archive {
             let newest = self.stream.shard(0)?.newest();
             let from = Position::At(newest.saturating_sub(LATELY as u64));
             lately.catch_up(&self.log, &self.stream, from).await.ok()?;
-            lately.index.all().rev().map(|(_, entry)| *entry).find(is_like)
+            lately.index.all().rev().map(|(_, entry)| *entry).find(is_like)?
         };
-        // Whoever looks at the whole of it next finds little to do.
-        if let Ok(mut followed) = self.followed.try_lock()
-            && followed.is_warm
-        {
-            followed.catch_up(&self.log, &self.stream, Position::Oldest).await.ok()?;
-        }
-        let found = found?;
         let stored = self.read(&found).await.ok()?;
         (stored.bytes == ready.bytes).then_some(found.number)
     }

@@ -82,26 +82,27 @@ pub fn dropped_id(error: &FragmentError) -> (u16, &'static str) {
 pub struct Intake {
     parser: Parser,
     events: VecDeque<Event>,
-    parsed: Vec<Event>,
     cutter: Cutter,
 }
 
 impl Intake {
     pub fn new(timecodes: Timecodes) -> Intake {
-        Intake { parser: Parser::new(), events: VecDeque::new(), parsed: Vec::new(), cutter: Cutter::new(timecodes) }
+        Intake { parser: Parser::new(), events: VecDeque::new(), cutter: Cutter::new(timecodes) }
     }
 
     /// Takes bytes as they come. What was whole before a mistake in them is there to be cut all the same.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), ParseError> {
-        let parsed = self.parser.push(bytes, &mut self.parsed);
-        self.events.extend(self.parsed.drain(..));
+        let mut events = Vec::new();
+        let parsed = self.parser.push(bytes, &mut events);
+        self.events.extend(events);
         parsed
     }
 
     /// The producer has ended: what it had begun is whole if it ended well.
     pub fn finish(&mut self) -> Result<(), ParseError> {
-        let parsed = self.parser.finish(&mut self.parsed);
-        self.events.extend(self.parsed.drain(..));
+        let mut events = Vec::new();
+        let parsed = self.parser.finish(&mut events);
+        self.events.extend(events);
         parsed
     }
 

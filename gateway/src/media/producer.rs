@@ -27,7 +27,7 @@ const WAITING_MAX: usize = 4;
 const IN_FLIGHT_MAX: usize = 64;
 /// Acknowledgements that wait for a producer which does not read them.
 const ACKS_MAX: usize = 64;
-/// How long a connection waits for the disk to have what an earlier one handed in: if that failed, for ever.
+/// How long a connection waits until what an earlier one handed in is on disk; what failed never is.
 const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 /// A byte of a fragment costs itself and what is made of it for the log.
 const COST: usize = 2;
@@ -229,6 +229,7 @@ async fn keep(
                     kept.fragments += 1;
                     kept.last = Some(number);
                 }
+                camera.archive.follow().await;
                 camera.live.tell();
             }
             first = waiting.recv(), if open && in_flight.len() < IN_FLIGHT_MAX => {
@@ -239,6 +240,7 @@ async fn keep(
                     // Sent again, because its acknowledgement was lost: it is kept once.
                     match camera.archive.twin(&ready).await {
                         Some(number) => {
+                            kept.last = kept.last.max(Some(number));
                             camera.live.discard(ready.preview);
                             let _ = acks.send(Ack::Persisted { timecode_ms: ready.timecode_ms, number }).await;
                         }

@@ -400,3 +400,32 @@ async fn a_mark_is_put_again_until_it_is_durable() {
     rig.media.notice("door", &mut last);
     assert!(last.is_empty(), "an alarm that repeats costs a row a second");
 }
+
+/// The fault: an answer that its client does not read was in no bound, so a few connections could hold any number of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_keeps_its_place_until_it_is_sent() {
+    use crate::http::{Guest, Input};
+    let rig = Rig::new(VideoConfig { max_readers: 1, ..VideoConfig::default() });
+    rig.send("cam", &seconds(3, 100)).await.unwrap();
+    let door = pages::ConsoleDoor(rig.media.clone());
+    let ask = async |path: &str| {
+        let (head, ()) = http::Request::builder().uri(path).body(()).unwrap().into_parts();
+        door.answer(head, Input::Whole(Bytes::new())).await
+    };
+    for path in ["/video/cam/fragment/1.m4s", "/video/cam/playlist.m3u8"] {
+        let unread = ask(path).await;
+        assert_eq!(unread.status(), 200, "{path}");
+        assert_eq!(ask("/video/cam/fragment/2.m4s").await.status(), 429, "{path}");
+        drop(unread);
+        assert_eq!(ask("/video/cam/fragment/2.m4s").await.status(), 200, "{path}");
+    }
+}
+
+/// Sent again together with what is dropped: all that could be kept is there, and the producer hears so.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_there_already_counts_as_the_last() {
+    let rig = Rig::new(VideoConfig::default());
+    let first = rig.send("cam", &seconds(3, 100)).await.unwrap();
+    let again = rig.send("cam", &seconds(3, 100)).await.unwrap();
+    assert_eq!((first.fragments, again.fragments, again.last), (3, 0, first.last));
+}

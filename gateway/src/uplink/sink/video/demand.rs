@@ -35,7 +35,7 @@ impl Job {
     /// Reads on while there is room.
     pub async fn fill(&mut self, log: &Log, stream: &Arc<Stream>, memory: usize) -> Result<(), ReadError> {
         let mut out = Vec::new();
-        while self.window.bytes() < memory || self.window.is_empty() {
+        while self.window.has_room(memory) {
             let Some((from, to)) = self.runs.front().copied() else { return Ok(()) };
             let mut reader = match self.reader.take() {
                 Some(reader) => reader,

@@ -161,7 +161,7 @@ impl VideoForwarder {
         let thrift_ms = if self.pieces.is_empty() { 0 } else { self.setup.budget(|budget| budget.wait_ms(now_ms)) };
         let hold_ms = self.hold_until_ms.saturating_sub(now_ms);
         let sleep_ms = [thrift_ms, hold_ms].into_iter().filter(|ms| *ms > 0).fold(TICK_MS, u64::min);
-        let has_room = !self.is_stopping && (self.window.bytes() < self.memory() || self.window.is_empty());
+        let has_room = !self.is_stopping && self.window.has_room(self.memory());
         let piece = self.pieces.front().cloned().filter(|_| thrift_ms == 0);
         let VideoForwarder { connection, setup, .. } = self;
         let (link, body) = match connection {

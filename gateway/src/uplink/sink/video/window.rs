@@ -77,9 +77,11 @@ impl Window {
         self.held.push_back(Held { what: What::Nothing, state: State::Passed, bytes: 0, next });
     }
 
-    /// Memory of what is in hand.
-    pub fn bytes(&self) -> usize {
-        self.bytes
+    /// Whether to read on. Beyond `memory` only while all in hand is on its way: the other side has a fragment whole when the
+    /// next begins. What is refused and cannot be buried yet is not, or it would be read behind it without end.
+    pub fn has_room(&self, memory: usize) -> bool {
+        let is_on_its_way = |held: &Held| !matches!(held.state, State::Waiting | State::Refused(_));
+        self.bytes < memory || self.held.iter().all(is_on_its_way)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -257,7 +259,7 @@ mod tests {
         assert_eq!(window.waiting().unwrap().media.start_ms, 2000, "it goes on at the first that is not persisted");
         send(&mut window, 2);
         assert!(window.stored(2000).is_some() && window.stored(4000).is_some());
-        assert_eq!((window.settle(), window.bytes(), window.is_empty()), (5, 0, true));
+        assert_eq!((window.settle(), window.bytes, window.is_empty()), (5, 0, true));
     }
 
     #[test]
@@ -292,6 +294,21 @@ mod tests {
         assert_eq!(window.overtaken_by(), 2);
         assert!(window.refuse(Some(1000), false, "no"));
         assert_eq!(window.overtaken_by(), 0);
+    }
+
+    #[test]
+    fn beyond_the_memory_only_the_end_of_what_is_on_its_way_is_read() {
+        let mut window = window(2);
+        assert!(window.has_room(1 << 20) && !window.has_room(1));
+        send(&mut window, 1);
+        assert!(!window.has_room(1), "one waits");
+        send(&mut window, 1);
+        assert!(window.has_room(1), "the last is whole for the other side when another begins");
+        assert!(window.refuse(Some(1000), false, "no"));
+        assert!(!window.has_room(1), "it cannot be buried");
+        window.dead();
+        window.buried();
+        assert!(window.has_room(1));
     }
 
     #[test]
