@@ -133,10 +133,10 @@ impl Archive {
         }
     }
 
-    /// Whether somebody has looked at the whole of it.
+    /// Fragments in the index as it stands, if it has been made.
     #[cfg(test)]
-    pub fn is_warm(&self) -> bool {
-        self.followed.try_lock().is_ok_and(|followed| followed.is_warm)
+    pub fn indexed(&self) -> Option<usize> {
+        self.followed.try_lock().ok().filter(|followed| followed.is_warm).map(|followed| followed.index.len())
     }
 
     pub fn hold_at_most(&self, entries: usize) {
