@@ -282,12 +282,17 @@ struct Plan {
     shift: Duration,
 }
 
-/// Pictures of one second, and how large they are with what is around them.
+/// Seconds of pictures, and how large one is with what is around it. Several, in turn: small fragments share a block, and the same
+/// noise twice in one would be compressed away.
 #[derive(Clone)]
 struct Camera {
-    fragment: Arc<Fragment>,
+    seconds: Arc<[Fragment]>,
     bytes: usize,
 }
+
+/// Seconds that differ, and what they may take in memory.
+const SECONDS: usize = 32;
+const SECONDS_BYTES: usize = 16 << 20;
 
 impl Camera {
     fn new(kbits: u64) -> Camera {
@@ -312,20 +317,27 @@ impl Camera {
         let bytes = kbits as usize * 125;
         let sizes =
             (0..FRAMES as usize).map(|at| if at == 0 { bytes / 4 } else { bytes * 3 / 4 / (FRAMES as usize - 1) });
-        let frames = sizes.enumerate().map(|(at, size)| {
-            let mut data = vec![0; size.max(1)];
-            random.fill(&mut data);
-            let pts_ns = at as i64 * 40 * MS;
-            Frame { track: 1, pts_ns, duration_ns: None, keyframe: at == 0, data: data.into() }
-        });
-        let fragment = Fragment {
-            tracks: Arc::new(Tracks(vec![track])),
-            frames: frames.collect(),
-            discontinuity: false,
-            tags: Vec::new(),
+        let tracks = Arc::new(Tracks(vec![track]));
+        let mut second = || {
+            let frames = sizes.clone().enumerate().map(|(at, size)| {
+                let mut data = vec![0; size.max(1)];
+                random.fill(&mut data);
+                let pts_ns = at as i64 * 40 * MS;
+                Frame { track: 1, pts_ns, duration_ns: None, keyframe: at == 0, data: data.into() }
+            });
+            let (tracks, frames) = (tracks.clone(), frames.collect());
+            Fragment { tracks, frames, discontinuity: false, tags: Vec::new() }
         };
-        let bytes = matroska::cluster(&fragment, 0).len();
-        Camera { fragment: Arc::new(fragment), bytes }
+        let seconds: Arc<[Fragment]> =
+            (0..(SECONDS_BYTES / bytes.max(1)).clamp(1, SECONDS)).map(|_| second()).collect();
+        let bytes = matroska::cluster(&seconds[0], 0).len();
+        Camera { seconds, bytes }
+    }
+
+    /// The cluster of a second since the camera's clock began.
+    fn cluster(&self, second: u64) -> Vec<u8> {
+        let fragment = &self.seconds[second as usize % self.seconds.len()];
+        matroska::cluster(fragment, (EPOCH_MS + second as i64 * 1000) * MS)
     }
 
     /// A cluster as a camera sends it: its keyframe, then picture by picture.
@@ -333,8 +345,8 @@ impl Camera {
         if !paced {
             return vec![cluster];
         }
-        let keyframe = self.fragment.frames.first().map_or(0, |frame| frame.data.len());
-        let around = cluster.len().saturating_sub(self.fragment.bytes());
+        let keyframe = self.seconds[0].frames.first().map_or(0, |frame| frame.data.len());
+        let around = cluster.len().saturating_sub(self.seconds[0].bytes());
         let (first, rest) = cluster.split_at((keyframe + around).min(cluster.len()));
         let piece = rest.len().div_ceil(FRAMES as usize - 1).max(1);
         std::iter::once(first).chain(rest.chunks(piece)).collect()
@@ -344,7 +356,7 @@ impl Camera {
     fn film(&self, plan: Plan, mut send: impl FnMut(u64, usize, &[u8]) -> Result<()>) -> Result<()> {
         let begun = Instant::now();
         for second in 0..plan.fragments {
-            let cluster = matroska::cluster(&self.fragment, (EPOCH_MS + second as i64 * 1000) * MS);
+            let cluster = self.cluster(second);
             for (at, bytes) in self.pieces(&cluster, plan.pace.is_some()).into_iter().enumerate() {
                 if let Some(pace) = plan.pace {
                     let due = begun + Duration::from_secs(second) + pace * at as u32;
@@ -374,7 +386,7 @@ impl Camera {
             std::thread::spawn(move || hear(socket, plan.fragments, &whole, &sent))
         };
         let note = || whole.lock().unwrap_or_else(PoisonError::into_inner).push_back(Instant::now());
-        chunk(&mut socket, &matroska::head(&self.fragment.tracks))?;
+        chunk(&mut socket, &matroska::head(&self.seconds[0].tracks))?;
         self.film(plan, |second, at, bytes| {
             if at == 0 && second > 0 {
                 sent.sent.fetch_add(1, Ordering::Relaxed);
@@ -468,7 +480,7 @@ impl Plain {
 fn plain_file(dir: &Path, camera: &Camera, count: u64) -> Result<f64> {
     let path = dir.join("plain");
     let mut file = File::create(&path)?;
-    let cluster = matroska::cluster(&camera.fragment, EPOCH_MS * MS);
+    let cluster = camera.cluster(0);
     let begun = Instant::now();
     for _ in 0..count {
         file.write_all(&cluster)?;
