@@ -44,6 +44,28 @@ impl Body {
         (Stream(sender), Body(Form::Stream { pieces, busy: None }))
     }
 
+    /// Bytes that are there already.
+    pub fn bytes_there(&self) -> usize {
+        match &self.0 {
+            Form::Whole(bytes) => bytes.as_ref().map_or(0, Bytes::len),
+            Form::Stream { .. } => 0,
+        }
+    }
+
+    /// Bytes that hold something until the last of them is sent. What a stream holds is the matter of whoever fills it.
+    pub fn holding(self, what: impl Send + 'static) -> Body {
+        struct Held<T>(Bytes, T);
+        impl<T> AsRef<[u8]> for Held<T> {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        match self.0 {
+            Form::Whole(Some(bytes)) => Bytes::from_owner(Held(bytes, what)).into(),
+            form => Body(form),
+        }
+    }
+
     /// Bytes that are not sent before they are all there count as an answer made; a stream goes on being one.
     pub(super) fn keep(&mut self, of: Busy) {
         if let Form::Stream { busy, .. } = &mut self.0 {

@@ -47,6 +47,11 @@ impl Select {
             false => (self.from_ms..=self.to_ms).contains(&self.by.ms(entry)),
         }
     }
+
+    /// Whether there may be some that are older than the first of the index.
+    fn reaches_before(&self, first: &Entry) -> bool {
+        self.from_ms < first.start_ms.max(first.server_ms as i64)
+    }
 }
 
 /// One stream's fragments. Shared by all who read the stream.
@@ -152,7 +157,7 @@ impl Archive {
                 index.all().filter(|(_, entry)| what.takes(entry)).map(|(ordinal, entry)| (ordinal, *entry)).collect();
             (found, index.first().filter(|_| index.is_cut()).copied())
         };
-        if let Some(first) = first.filter(|first| what.from_ms < first.start_ms.max(first.server_ms as i64)) {
+        if let Some(first) = first.filter(|first| what.reaches_before(first)) {
             let older = self.older(what, 0..first.number, OLDER_MAX + 1).await?;
             if older.len() > OLDER_MAX {
                 return Err(FragmentError::TooMany);
@@ -163,6 +168,14 @@ impl Archive {
             found = older.chain(found).collect();
         }
         Ok(found)
+    }
+
+    /// As many as `select` would find, or more.
+    pub async fn count(&self, what: Select) -> Result<usize, ReadError> {
+        let index = self.index().await?;
+        let first = index.first().filter(|_| index.is_cut());
+        let older = first.is_some_and(|first| what.reaches_before(first));
+        Ok(index.all().filter(|(_, entry)| what.takes(entry)).count() + if older { OLDER_MAX } else { 0 })
     }
 
     /// The first `most` of those behind a record, wherever they are: a page of a list.

@@ -3,6 +3,7 @@
 use super::Media;
 use super::archive::Select;
 use super::index::Entry;
+use super::readers::Place;
 use super::shape::{Kind, Refusal};
 use super::stream::Camera;
 use crate::http::{Body, Stream};
@@ -12,7 +13,6 @@ use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use http::{HeaderValue, Response};
 use std::io;
 use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
 
 /// A file for download; only its head if that is all that is asked for.
 pub async fn respond(
@@ -21,14 +21,15 @@ pub async fn respond(
     range: (i64, i64),
     head_only: bool,
 ) -> Result<Response<Body>, Refusal> {
-    let found = camera.archive.select(Select::showing(range.0, range.1)).await?;
+    let mut place = media.inner.readers.place_soon().await?;
+    let found = camera.selected(Select::showing(range.0, range.1), size_of::<Entry>(), &mut place).await?;
     let entries: Vec<Entry> = found.into_iter().map(|(_, entry)| entry).collect();
     let name = format!("{}-{}.mp4", camera.name(), entries.first().map_or(0, |first| first.start_ms));
     let body = if head_only {
         check(&camera, &entries).await?;
         Body::from("")
     } else {
-        start(media, camera, entries).await?
+        start(camera, entries, place).await?
     };
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("video/mp4"));
@@ -53,9 +54,8 @@ async fn check(camera: &Camera, entries: &[Entry]) -> Result<(), Refusal> {
 }
 
 /// A body that has all of the fragments, in order.
-pub async fn start(media: &Media, camera: Arc<Camera>, entries: Vec<Entry>) -> Result<Body, Refusal> {
+pub async fn start(camera: Arc<Camera>, entries: Vec<Entry>, place: Place) -> Result<Body, Refusal> {
     check(&camera, &entries).await?;
-    let place = media.reader_place_soon().await?;
     let tracks = camera.tracks(entries.first().map_or(0, |entry| entry.head_id)).await?;
     let (clip, head) = Clip::begin(&tracks)?;
     let (stream, body) = Body::stream();
@@ -68,25 +68,21 @@ fn goes_on(entry: &Entry, next: &Entry) -> bool {
     !next.discontinuity && entry.joins(next)
 }
 
-async fn send(
-    camera: Arc<Camera>,
-    entries: Vec<Entry>,
-    mut clip: Clip,
-    head: Vec<u8>,
-    to: Stream,
-    _place: OwnedSemaphorePermit,
-) {
+async fn send(camera: Arc<Camera>, entries: Vec<Entry>, mut clip: Clip, head: Vec<u8>, to: Stream, place: Place) {
     if to.send(head).await.is_err() {
         return;
     }
     for (at, entry) in entries.iter().enumerate() {
         let next = entries.get(at + 1).filter(|next| goes_on(entry, next)).map(|next| next.start_ms.saturating_mul(MS));
         let part = async {
+            let mut room = place.room_for(entry).await.map_err(|refusal| refusal.to_string())?;
             let stored = camera.archive.read(entry).await.map_err(|error| error.to_string())?;
             let mut fragment = stored.fragment().map_err(|error| error.to_string())?;
             // Across a hole, or a clock that jumped, the clip goes on without it: no file is a week long.
             fragment.discontinuity |= at.checked_sub(1).is_some_and(|before| !goes_on(&entries[before], entry));
-            clip.push(&fragment, next).map_err(|error| error.to_string())
+            let part = clip.push(&fragment, next).map_err(|error| error.to_string())?;
+            room.lower(part.len());
+            Ok::<_, String>(room.hold(part))
         };
         match part.await {
             Ok(bytes) => {

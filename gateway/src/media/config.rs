@@ -18,6 +18,8 @@ pub struct VideoConfig {
     pub max_producers: u32,
     /// Readers of media at once: players, GetMedia, clips.
     pub max_readers: u32,
+    /// Memory for what they are answered and have not read yet, of all of them together.
+    pub reader_memory: ByteSize,
     /// MQTT clients send chunks on topics that begin with it: `video/STREAM/init`, `video/STREAM/17`. Such topics are asked
     /// for before any route. Empty: they are topics like others.
     pub mqtt_prefix: String,
@@ -39,6 +41,7 @@ impl Default for VideoConfig {
             retention: Span::days(7),
             max_producers: 32,
             max_readers: 64,
+            reader_memory: ByteSize::mib(128),
             mqtt_prefix: "video".into(),
             idle_timeout: Span::secs(60),
             memory: ByteSize::mib(128),
@@ -58,6 +61,9 @@ impl VideoConfig {
         }
         if self.max_readers == 0 {
             wrong("max_readers", "at least 1");
+        }
+        if self.reader_memory < ByteSize::mib(16) {
+            wrong("reader_memory", "at least \"16 MiB\": a day of video is a playlist of 10 MiB");
         }
         if self.retention < Span::secs(60) {
             wrong("retention", "at least \"1 min\"; whole segments go, so less keeps no less");

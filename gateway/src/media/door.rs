@@ -5,13 +5,8 @@ use super::op::{self, BODY_BYTES_MAX, Call, PUT_MEDIA_PATH};
 use super::sessions;
 use super::shape::{Kind, Refusal};
 use crate::http::{Answering, Body, Guest, Input, Wants};
-use bytes::Bytes;
 use http::{Method, Response, request};
-use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
-
-/// How long a player waits for a place.
-const READER_WAIT: Duration = Duration::from_secs(3);
 
 /// Video as a guest of the AWS port.
 pub struct AwsDoor(pub Media);
@@ -67,33 +62,9 @@ fn plain_stream(path: &str) -> Option<&str> {
     path.strip_prefix("/streams/")?.strip_suffix("/media").filter(|name| !name.is_empty() && !name.contains('/'))
 }
 
-/// An answer that keeps its reader's place until the last of it is sent: who asks and does not read has no more of them at
-/// once than there are places.
-pub(super) fn placed(answer: impl Into<Vec<u8>>, place: OwnedSemaphorePermit) -> Bytes {
-    struct Placed(Vec<u8>, #[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
-    impl AsRef<[u8]> for Placed {
-        fn as_ref(&self) -> &[u8] {
-            &self.0
-        }
-    }
-    Bytes::from_owner(Placed(answer.into(), place))
-}
-
 impl Media {
     pub(super) fn producer_place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         let place = self.inner.producers.clone().try_acquire_owned();
         place.map_err(|_| Refusal::new(Kind::ConnectionLimitExceeded, "Too many producers: see video.max_producers"))
-    }
-
-    /// The same for one who would rather wait a moment.
-    pub(super) async fn reader_place_soon(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        let place = tokio::time::timeout(READER_WAIT, self.inner.readers.clone().acquire_owned()).await;
-        let refused = || Refusal::new(Kind::ConnectionLimitExceeded, "Too many readers: see video.max_readers");
-        place.map_err(|_| refused())?.map_err(|_| refused())
-    }
-
-    pub(super) fn reader_place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        let place = self.inner.readers.clone().try_acquire_owned();
-        place.map_err(|_| Refusal::new(Kind::ConnectionLimitExceeded, "Too many readers: see video.max_readers"))
     }
 }

@@ -26,6 +26,7 @@ mod pages;
 mod pictures;
 mod play;
 mod producer;
+mod readers;
 mod rtsp;
 mod rules;
 mod send;
@@ -50,6 +51,7 @@ use crate::record::StreamName;
 use crate::units::Span;
 use crate::wire::media::{Mark, Wanted};
 use pictures::Decoder;
+use readers::Readers;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -78,7 +80,7 @@ struct Inner {
     cameras: Mutex<HashMap<String, Arc<Camera>>>,
     chunks: chunks::Chunks,
     producers: Arc<Semaphore>,
-    readers: Arc<Semaphore>,
+    readers: Readers,
     /// Changing what the control plane knows: one at a time.
     changing: tokio::sync::Mutex<()>,
     shared: Arc<Shared>,
@@ -122,7 +124,7 @@ impl Media {
             cameras: Mutex::default(),
             chunks: chunks::Chunks::default(),
             producers: Arc::new(Semaphore::new(config.max_producers as usize)),
-            readers: Arc::new(Semaphore::new(config.max_readers as usize)),
+            readers: Readers::new(config.max_readers, config.reader_memory.0),
             changing: tokio::sync::Mutex::default(),
             shared: Arc::new(Shared {
                 memory: Budget::new(config.memory.0),

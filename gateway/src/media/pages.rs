@@ -7,7 +7,6 @@
 use super::Media;
 use super::archive::Select;
 use super::clip;
-use super::door::placed;
 use super::index::{self, By};
 use super::marks::NewMark;
 use super::pictures::{Format, Wanted};
@@ -114,8 +113,9 @@ impl Media {
             }
             ("fragment", file) => {
                 let number = file.strip_suffix(".m4s").and_then(|n| n.parse().ok()).ok_or_else(nothing)?;
-                let place = self.reader_place_soon().await?;
-                Ok(media(placed(camera.media_segment(number).await?, place)))
+                let mut place = self.inner.readers.place_soon().await?;
+                let segment = camera.media_segment(number, &mut place).await?;
+                Ok(place.keep(media(segment)))
             }
             ("part", file) => self.part_page(&camera, file).await,
             _ => Err(nothing()),
@@ -133,11 +133,11 @@ impl Media {
 
     async fn timeline(&self, camera: &Camera, query: &Query<'_>) -> Result<Response<Body>, Refusal> {
         let (from, to) = query.range()?;
-        let _place = self.reader_place_soon().await?;
-        let shown = camera.archive.select(Select::showing(from, to)).await?;
+        let mut place = self.inner.readers.place_soon().await?;
+        let shown = camera.selected(Select::showing(from, to), 0, &mut place).await?;
         let ranges = index::ranges(shown.iter().map(|(_, entry)| entry), RANGES_MAX);
         let marks = self.marks(camera.name(), from, to)?;
-        Ok(json_response(serde_json::json!({ "ranges": ranges, "marks": marks }).to_string()))
+        Ok(place.keep(json_response(serde_json::json!({ "ranges": ranges, "marks": marks }).to_string())))
     }
 
     /// rfc8216bis 6.2.5.2: a request for what is not there yet waits for it.
@@ -201,11 +201,12 @@ impl Media {
 
     async fn image(&self, camera: &Camera, query: &Query<'_>) -> Result<Response<Body>, Refusal> {
         let at: Option<i64> = query.number("at")?;
-        let _place = self.reader_place_soon().await?;
+        let mut place = self.inner.readers.place_soon().await?;
         let entry = match at {
             None => camera.archive.index().await?.last().copied(),
             Some(at) => {
-                camera.archive.select(Select::showing(at, at.saturating_add(1))).await?.pop().map(|(_, entry)| entry)
+                let what = Select::showing(at, at.saturating_add(1));
+                camera.selected(what, 0, &mut place).await?.pop().map(|(_, entry)| entry)
             }
         };
         let entry = entry.ok_or_else(|| Refusal::new(Kind::NotFound, "There is no picture of that time"))?;
@@ -217,23 +218,25 @@ impl Media {
             keyframe_only: true,
         };
         let wanted = Wanted { width: wanted.width.map(|width: u32| width.clamp(16, 3840)), ..wanted };
+        place.hold_fragment(&entry).await?;
         let stored = camera.archive.read(&entry).await?;
         let picture = self.inner.decoder.picture(&entry, &stored, at.unwrap_or(i64::MAX), wanted).await?;
         let mut response = Response::new(Body::from(picture));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("image/jpeg"));
         response.headers_mut().insert(HeaderName::from_static("x-headwater-time-ms"), entry.start_ms.into());
-        Ok(response)
+        Ok(place.keep(response))
     }
 
     async fn recorded(&self, camera: &Camera, query: &Query<'_>) -> Result<Response<Body>, Refusal> {
         let (from, to) = query.range()?;
-        let place = self.reader_place_soon().await?;
-        let entries = camera.archive.select(Select::showing(from, to)).await?;
+        let mut place = self.inner.readers.place_soon().await?;
+        let links = Links::Plain;
+        let entries = camera.selected(Select::showing(from, to), links.bytes_a_fragment(), &mut place).await?;
         if entries.is_empty() {
             return Err(Refusal::new(Kind::NotFound, "Nothing is recorded of that time"));
         }
         let shape = Shape { kind: hls::Kind::Vod, ended: true, breaks: true, dates: Some(By::Producer) };
-        Ok(text(PLAYLIST, placed(play::playlist(&entries, shape, Links::Plain, 1), place)))
+        Ok(place.keep(text(PLAYLIST, play::playlist(&entries, shape, links, 1))))
     }
 
     async fn marks_page(

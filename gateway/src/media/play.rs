@@ -7,6 +7,7 @@ use super::ack::fragment_number;
 use super::archive::FragmentError;
 use super::index::{By, Entry, Index};
 use super::live::{PART_MS, Preview};
+use super::readers::Place;
 use super::shape::{Kind, Refusal};
 use super::stream::Camera;
 use bytes::Bytes;
@@ -51,6 +52,14 @@ impl Links<'_> {
         match self {
             Links::Plain => format!("init/{head_id:016x}.mp4"),
             Links::Session(token) => format!("getMP4InitFragment.mp4?Head={head_id:016x}&SessionToken={token}"),
+        }
+    }
+
+    /// What a playlist or a manifest says of one fragment, in bytes, and a little more.
+    pub fn bytes_a_fragment(self) -> usize {
+        match self {
+            Links::Plain => 160,
+            Links::Session(token) => 256 + token.len(),
         }
     }
 
@@ -258,8 +267,9 @@ impl Camera {
         Ok(mp4::init(&*self.tracks(head_id).await?)?)
     }
 
-    pub async fn media_segment(&self, number: u64) -> Result<Vec<u8>, Refusal> {
+    pub async fn media_segment(&self, number: u64, place: &mut Place) -> Result<Vec<u8>, Refusal> {
         let (ordinal, entry, next) = self.archive.entry(number).await?.ok_or(FragmentError::Gone)?;
+        place.hold_fragment(&entry).await?;
         let fragment = self.archive.read(&entry).await?.fragment()?;
         Ok(mp4::media(&fragment, ordinal as u32, timing(&entry, next.as_ref()))?)
     }
@@ -271,7 +281,9 @@ impl Camera {
         next: Option<&Entry>,
         sequence: u32,
         track: u8,
+        place: &mut Place,
     ) -> Result<Vec<u8>, Refusal> {
+        place.hold_fragment(entry).await?;
         let mut fragment = self.archive.read(entry).await?.fragment()?;
         let timing = match fragment.tracks.lead().is_some_and(|lead| lead.number == track) {
             true => timing(entry, next),

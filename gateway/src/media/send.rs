@@ -55,7 +55,8 @@ impl Media {
             };
             return Err(Refusal::new(Kind::NotFound, says));
         }
-        let found = camera.archive.select(Select::showing(asked.from_ms, asked.to_ms)).await?;
+        let mut place = self.inner.readers.place_soon().await?;
+        let found = camera.selected(Select::showing(asked.from_ms, asked.to_ms), 0, &mut place).await?;
         let (fragments, bytes) = (found.len(), found.iter().map(|(_, entry)| u64::from(entry.bytes)).sum());
         let runs = runs(found.iter().map(|(_, entry)| entry));
         if fragments == 0 {

@@ -5,11 +5,11 @@
 
 use super::Media;
 use super::archive::Select;
-use super::door::placed;
-use super::index::By;
+use super::index::{By, Entry};
 use super::manifest;
 use super::pages::Query;
 use super::play::{self, Links, Shape};
+use super::readers::Place;
 use super::session::{Breaks, Issued, Mode, Protocol, Session, Shown};
 use super::shape::{Kind, Refusal};
 use super::stream::Camera;
@@ -101,25 +101,29 @@ impl Media {
         }
         match page {
             Page::Master => {
-                let entries = shown(&camera, &session, &now).await?.entries;
+                let mut place = self.inner.readers.place_soon().await?;
+                let entries = shown(&camera, &session, &now, 0, &mut place).await?.entries;
                 let (_, last) = entries.last().ok_or_else(nothing)?;
                 let tracks = camera.tracks(last.head_id).await?;
                 let link = format!("getHLSMediaPlaylist.m3u8?SessionToken={token}");
                 Ok(text(PLAYLIST, play::master(&tracks, play::bits_a_second(&entries), &link)?))
             }
             Page::Playlist => {
-                let place = self.reader_place_soon().await?;
-                Ok(text(PLAYLIST, placed(playlist(&camera, &session, token, &now).await?, place)))
+                let mut place = self.inner.readers.place_soon().await?;
+                let written = playlist(&camera, &session, token, &now, &mut place).await?;
+                Ok(place.keep(text(PLAYLIST, written)))
             }
             Page::Manifest => {
-                let place = self.reader_place_soon().await?;
-                let shown = shown(&camera, &session, &now).await?;
+                let mut place = self.inner.readers.place_soon().await?;
+                // Its fragments once more, in runs.
+                let each = Links::Session(token).bytes_a_fragment() + size_of::<Entry>();
+                let shown = shown(&camera, &session, &now, each, &mut place).await?;
                 let runs = manifest::runs(&session, &shown, &*camera.archive.index().await?);
                 if runs.is_empty() {
                     return Err(nothing());
                 }
                 let written = manifest::manifest(&camera, &session, &shown, &runs, token, now.wall_ms).await?;
-                Ok(text(MANIFEST, placed(written, place)))
+                Ok(place.keep(text(MANIFEST, written)))
             }
             Page::Init => {
                 let head = query.text("Head").and_then(|id| u64::from_str_radix(id, 16).ok());
@@ -131,8 +135,9 @@ impl Media {
                 }))
             }
             Page::Fragment => {
-                let place = self.reader_place_soon().await?;
-                Ok(media(placed(fragment(&camera, &session, query).await?, place)))
+                let mut place = self.inner.readers.place_soon().await?;
+                let segment = fragment(&camera, &session, query, &mut place).await?;
+                Ok(place.keep(media(segment)))
             }
         }
     }
@@ -166,20 +171,33 @@ impl Media {
     }
 }
 
-/// What a player may have now.
-pub async fn shown(camera: &Camera, session: &Session, now: &Issued) -> Result<Shown, Refusal> {
+/// What a player may have now, once there is room for it and for `each` bytes of every fragment.
+pub async fn shown(
+    camera: &Camera,
+    session: &Session,
+    now: &Issued,
+    each: usize,
+    place: &mut Place,
+) -> Result<Shown, Refusal> {
     let Session { mode, by, from, to, .. } = *session;
     match mode {
         Mode::Live => Ok(session.live(&*camera.archive.index().await?)),
         Mode::Replay | Mode::OnDemand => {
             let what = Select { by, from_ms: from, to_ms: to, showing: false };
-            Ok(session.recorded(camera.archive.select(what).await?, now))
+            Ok(session.recorded(camera.selected(what, each, place).await?, now))
         }
     }
 }
 
-async fn playlist(camera: &Arc<Camera>, session: &Session, token: &str, now: &Issued) -> Result<String, Refusal> {
-    let shown = shown(camera, session, now).await?;
+async fn playlist(
+    camera: &Arc<Camera>,
+    session: &Session,
+    token: &str,
+    now: &Issued,
+    place: &mut Place,
+) -> Result<String, Refusal> {
+    let links = Links::Session(token);
+    let shown = shown(camera, session, now, links.bytes_a_fragment(), place).await?;
     if shown.entries.is_empty() {
         return Err(nothing());
     }
@@ -193,17 +211,22 @@ async fn playlist(camera: &Arc<Camera>, session: &Session, token: &str, now: &Is
         Mode::OnDemand => 1,
         Mode::Live | Mode::Replay => camera.target_s(play::longest_s(&shown.entries)),
     };
-    Ok(play::playlist(&shown.entries, shape, Links::Session(token), target_s))
+    Ok(play::playlist(&shown.entries, shape, links, target_s))
 }
 
-async fn fragment(camera: &Camera, session: &Session, query: &Query<'_>) -> Result<Vec<u8>, Refusal> {
+async fn fragment(
+    camera: &Camera,
+    session: &Session,
+    query: &Query<'_>,
+    place: &mut Place,
+) -> Result<Vec<u8>, Refusal> {
     let gone = || Refusal::new(Kind::NotFound, "The fragment is not of this session, or not there any more");
     let number: Option<u64> = match session.protocol {
         Protocol::Hls => query.number("FragmentNumber")?,
         Protocol::Dash => {
             let start = query.number("Time")?.and_then(manifest::start_ms).ok_or_else(gone)?;
             let what = Select { by: By::Producer, from_ms: start, to_ms: start, showing: false };
-            let found = camera.archive.select(what).await?;
+            let found = camera.selected(what, 0, place).await?;
             let mut fits = found.iter().map(|(_, entry)| entry).filter(|entry| session.covers(entry));
             // Of what a producer sent again a recorded session has the first, a live one the last.
             let fits = if session.mode == Mode::Live { fits.next_back() } else { fits.next() };
@@ -213,8 +236,8 @@ async fn fragment(camera: &Camera, session: &Session, query: &Query<'_>) -> Resu
     let found = camera.archive.entry(number.ok_or_else(gone)?).await?;
     let (ordinal, entry, next) = found.filter(|(_, entry, _)| session.covers(entry)).ok_or_else(gone)?;
     match query.number("Track")? {
-        Some(track) => camera.track_segment(&entry, next.as_ref(), ordinal as u32, track).await,
-        None => camera.media_segment(entry.number).await,
+        Some(track) => camera.track_segment(&entry, next.as_ref(), ordinal as u32, track, place).await,
+        None => camera.media_segment(entry.number, place).await,
     }
 }
 

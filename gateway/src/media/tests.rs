@@ -132,7 +132,7 @@ async fn fragments_older_than_the_index_are_found_all_the_same() {
     assert_eq!(some.len(), 3);
     let (_, entry, next) = camera.archive.entry(all[2].1.number).await.unwrap().unwrap();
     assert_eq!((entry.number, next.unwrap().number), (all[2].1.number, all[3].1.number));
-    assert!(camera.media_segment(all[2].1.number).await.is_ok());
+    assert!(camera.media_segment(all[2].1.number, &mut rig.media.inner.readers.place().unwrap()).await.is_ok());
     let (mut after, mut met) = (0, 0);
     while let Some((entry, _)) = camera.archive.behind(after).await.unwrap() {
         (after, met) = (entry.next_number() - 1, met + 1);
@@ -418,6 +418,38 @@ async fn an_answer_keeps_its_place_until_it_is_sent() {
         drop(unread);
         assert_eq!(ask("/video/cam/fragment/2.m4s").await.status(), 200, "{path}");
     }
+}
+
+/// The fault: places bounded how many read at once and not what they took, and a week's playlist is a hundred megabytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_answers_share_one_memory() {
+    let config = VideoConfig { reader_memory: ByteSize(64 << 10), max_readers: 8, ..VideoConfig::default() };
+    let rig = Rig::new(config);
+    rig.send("cam", &seconds(3, 100)).await.unwrap();
+    let camera = rig.media.camera("cam").unwrap();
+    let what = Select::showing(i64::MIN, i64::MAX);
+    let place = async || rig.media.inner.readers.place_soon().await.unwrap();
+    // Two large ones have half of the memory each, though they want more; for a third there is no room.
+    let (mut first, mut second, mut third) = (place().await, place().await, place().await);
+    assert_eq!(camera.selected(what, 1 << 20, &mut first).await.unwrap().len(), 3);
+    assert_eq!(camera.selected(what, 1 << 20, &mut second).await.unwrap().len(), 3);
+    assert!(camera.selected(what, 0, &mut third).await.is_err());
+    // An answer takes what it is until it is sent: there is room again for small ones.
+    let unread = first.keep(shape::json_response("x".repeat(1000)));
+    assert!(camera.selected(what, 0, &mut third).await.is_ok());
+    drop(third);
+    let mut fourth = place().await;
+    assert!(fourth.hold(32 << 10).await.is_err(), "the unread answer is in the memory still");
+    drop(unread);
+    assert!(fourth.hold(32 << 10).await.is_ok());
+    let newest = camera.archive.index().await.unwrap().last().copied().unwrap();
+    let mut room = std::pin::pin!(fourth.room_for(&newest));
+    assert!(
+        tokio::time::timeout(Duration::from_millis(50), &mut room).await.is_err(),
+        "a stream's next fragment waits for room"
+    );
+    drop(second);
+    assert!(room.await.is_ok());
 }
 
 /// Sent again together with what is dropped: all that could be kept is there, and the producer hears so.

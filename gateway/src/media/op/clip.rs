@@ -29,7 +29,9 @@ pub async fn get_clip(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
     let now_ms = call.media.inner.clock.now().wall_ms as i64;
     let (by, from, to) = clip_range(&request.clip_fragment_selector, now_ms)?;
     check_retention(call, &camera)?;
-    let found = camera.archive.select(Select { by, from_ms: from, to_ms: to, showing: false }).await?;
+    let mut place = call.media.inner.readers.place_soon().await?;
+    let what = Select { by, from_ms: from, to_ms: to, showing: false };
+    let found = camera.selected(what, size_of::<Entry>(), &mut place).await?;
     let mut once = Once::new(by);
     let entries: Vec<Entry> = found.into_iter().map(|(_, entry)| entry).filter(|entry| once.is_new(entry)).collect();
     if entries.is_empty() {
@@ -41,7 +43,7 @@ pub async fn get_clip(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
             entries.len()
         )));
     }
-    let mut response = Response::new(clip::start(call.media, camera, entries).await?);
+    let mut response = Response::new(clip::start(camera, entries, place).await?);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("video/mp4"));
     Ok(response)
 }

@@ -9,15 +9,14 @@ use crate::media::Media;
 use crate::media::ack::{fragment_number, parse_fragment_number};
 use crate::media::archive::{FragmentError, Stored};
 use crate::media::index::{By, Entry};
+use crate::media::readers::Place;
 use crate::media::shape::{Kind, Moment, Refusal, StreamRef, read};
 use crate::media::stream::Camera;
-use bytes::{Bytes, BytesMut};
 use headwater_video::matroska;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 use serde::Deserialize;
 use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
 
 /// Most fragments of one list.
 const LIST_MAX: usize = 1_000;
@@ -85,7 +84,7 @@ impl Selector {
 pub async fn get_media(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
     let request: Request = read(call.body)?;
     let camera = call.media.camera(request.stream.name()?)?;
-    let place = call.media.reader_place()?;
+    let place = call.media.inner.readers.place()?;
     let start = request.start_selector.start()?;
     // The record behind which reading begins.
     let after = match start {
@@ -104,7 +103,7 @@ pub async fn get_media(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
 }
 
 /// Sends what is there and then what comes, until the client is gone or the gateway stops.
-async fn follow(media: Media, camera: Arc<Camera>, mut after: u64, to: Stream, _place: OwnedSemaphorePermit) {
+async fn follow(media: Media, camera: Arc<Camera>, mut after: u64, to: Stream, place: Place) {
     let mut stopped = media.stopped();
     while !camera.stream().is_deleted() {
         // First the end: what comes while we look is not waited for.
@@ -113,7 +112,7 @@ async fn follow(media: Media, camera: Arc<Camera>, mut after: u64, to: Stream, _
             Err(_) => return,
             Ok(Some((entry, behind_ms))) => {
                 after = entry.next_number() - 1;
-                if send(&camera, &entry, Some(behind_ms), &to).await.is_err() {
+                if send(&camera, &entry, Some(behind_ms), &to, &place).await.is_err() {
                     return;
                 }
             }
@@ -150,12 +149,11 @@ pub async fn get_media_for_fragment_list(call: &Call<'_>) -> Result<Response<Bod
     // In the order of time, whatever the order asked for: so AWS has it.
     entries.sort_unstable_by_key(|entry| entry.number);
     entries.dedup_by_key(|entry| entry.number);
-    let place = call.media.reader_place()?;
+    let place = call.media.inner.readers.place()?;
     let (stream, body) = Body::stream();
     tokio::spawn(async move {
-        let _place = place;
         for entry in entries {
-            if send(&camera, &entry, None, &stream).await.is_err() {
+            if send(&camera, &entry, None, &stream, &place).await.is_err() {
                 return;
             }
         }
@@ -170,9 +168,16 @@ fn media_response(body: Body) -> Response<Body> {
 }
 
 /// Sends one fragment; one that retention took meanwhile is left out, and its number says so.
-async fn send(camera: &Camera, entry: &Entry, behind_ms: Option<u64>, to: &Stream) -> Result<(), Gone> {
+async fn send(camera: &Camera, entry: &Entry, behind_ms: Option<u64>, to: &Stream, place: &Place) -> Result<(), Gone> {
+    // Others that do not read are given up before that.
+    let mut room = place.room_for(entry).await.map_err(|_| Gone)?;
     match camera.archive.read(entry).await {
-        Ok(stored) => to.send(tagged(entry, &stored, behind_ms)).await,
+        Ok(stored) => {
+            let tagged = tagged(entry, &stored, behind_ms);
+            drop(stored);
+            room.lower(tagged.len());
+            to.send(room.hold(tagged)).await
+        }
         Err(FragmentError::Gone) => Ok(()),
         Err(error) => {
             tracing::warn!(stream = camera.name(), number = entry.number, %error, "a fragment could not be read");
@@ -182,7 +187,7 @@ async fn send(camera: &Camera, entry: &Entry, behind_ms: Option<u64>, to: &Strea
 }
 
 /// Head, tags, clusters.
-fn tagged(entry: &Entry, stored: &Stored, behind_ms: Option<u64>) -> Bytes {
+fn tagged(entry: &Entry, stored: &Stored, behind_ms: Option<u64>) -> Vec<u8> {
     let number = fragment_number(entry.number);
     let seconds = |ms: i64| format!("{}.{:03}", ms.div_euclid(1000), ms.rem_euclid(1000));
     let tag = |name: &str, value: String| (name.to_owned(), value);
@@ -202,9 +207,9 @@ fn tagged(entry: &Entry, stored: &Stored, behind_ms: Option<u64>) -> Bytes {
         ]),
     }
     tags.extend(stored.tags.iter().cloned());
-    let mut bytes = BytesMut::with_capacity(stored.bytes.len() + 1024);
+    let mut bytes = Vec::with_capacity(stored.bytes.len() + 1024);
     bytes.extend_from_slice(&stored.head());
     bytes.extend_from_slice(&matroska::tags(&tags));
     bytes.extend_from_slice(&stored.clusters());
-    bytes.freeze()
+    bytes
 }

@@ -9,6 +9,7 @@ use crate::http::Body;
 use crate::media::archive::{FragmentError, Select};
 use crate::media::index::{By, Entry};
 use crate::media::pictures::{Format, Wanted};
+use crate::media::readers::Place;
 use crate::media::shape::{Kind, Moment, Refusal, SelectorType, StreamRef, answer, read};
 use crate::media::stream::Camera;
 use base64::Engine;
@@ -70,14 +71,16 @@ pub async fn get_images(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
     let wanted = request.wanted()?;
     let (mut at_ms, end_ms, step_ms, most) = request.pace()?;
     check_retention(call, &camera)?;
-    let _place = call.media.reader_place_soon().await?;
+    let mut place = call.media.inner.readers.place_soon().await?;
     let by = By::from(request.image_selector_type);
     let what = Select { by, from_ms: at_ms.saturating_sub(LONGEST_MS), to_ms: end_ms, showing: false };
-    let entries = camera.archive.select(what).await?;
+    let entries = camera.selected(what, 0, &mut place).await?;
+    // The pictures, and the answer made of them.
+    place.hold(entries.len() * size_of::<(u64, Entry)>() + 2 * PAGE_BYTES).await?;
     let began = Instant::now();
     let (mut images, mut bytes) = (Vec::new(), 0);
     while at_ms <= end_ms && images.len() < most && bytes < PAGE_BYTES && began.elapsed() < PAGE_WITHIN {
-        let image = image(call, &camera, &entries, by, at_ms, wanted).await?;
+        let image = image(call, &camera, &entries, by, at_ms, wanted, &place).await?;
         bytes += image.image_content.as_ref().map_or(0, String::len);
         images.push(image);
         at_ms = at_ms.saturating_add(step_ms);
@@ -86,7 +89,7 @@ pub async fn get_images(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
     if at_ms <= end_ms {
         said["NextToken"] = STANDARD.encode(at_ms.to_string()).into();
     }
-    answer(&said)
+    answer(&said).map(|answer| place.keep(answer))
 }
 
 async fn image(
@@ -96,11 +99,13 @@ async fn image(
     by: By,
     at_ms: i64,
     wanted: Wanted,
+    place: &Place,
 ) -> Result<Image, Refusal> {
     let shows = |entry: &Entry| (0..i64::from(entry.duration_ms.max(1))).contains(&at_ms.saturating_sub(by.ms(entry)));
     let found = entries.iter().rev().map(|(_, entry)| *entry).find(shows);
     let failed = |error| Image { time_stamp: Moment(at_ms), error: Some(error), image_content: None };
     let Some(entry) = found else { return Ok(failed("NO_MEDIA")) };
+    let _room = place.room_for(&entry).await?;
     let stored = match camera.archive.read(&entry).await {
         Ok(stored) => stored,
         Err(FragmentError::Gone) => return Ok(failed("NO_MEDIA")),

@@ -91,7 +91,8 @@ async fn url(call: &Call<'_>, protocol: Protocol, page: &str) -> Result<String, 
     let mut session = request.session(protocol, &camera, call.media.issued())?;
     check_retention(call, &camera)?;
     session.from = session.from.max(first_of_live(&session, &*camera.archive.index().await?)?);
-    let shown = crate::media::sessions::shown(&camera, &session, &session.issued).await?;
+    let mut place = call.media.inner.readers.place_soon().await?;
+    let shown = crate::media::sessions::shown(&camera, &session, &session.issued, 0, &mut place).await?;
     let none = || Refusal::new(Kind::NotFound, "There is no fragment of the requested time");
     let head = shown.entries.first().map(|(_, entry)| entry.head_id).ok_or_else(none)?;
     let tracks = camera.tracks(head).await?;
