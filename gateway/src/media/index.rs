@@ -93,6 +93,8 @@ struct Open {
 #[derive(Debug)]
 pub struct Index {
     entries: VecDeque<Entry>,
+    /// Of the entries' fragments together.
+    bytes: u64,
     entries_max: usize,
     /// Fragments that are there still are not in here any more.
     cut: bool,
@@ -105,7 +107,8 @@ pub struct Index {
 
 impl Index {
     pub fn new(entries_max: usize) -> Index {
-        Index { entries: VecDeque::new(), entries_max: entries_max.max(1), cut: false, first: 0, breaks: 0, open: None }
+        let (entries, entries_max) = (VecDeque::new(), entries_max.max(1));
+        Index { entries, bytes: 0, entries_max, cut: false, first: 0, breaks: 0, open: None }
     }
 
     /// How many it may hold from now on.
@@ -168,6 +171,7 @@ impl Index {
             }
         }
         self.breaks = entry.breaks;
+        self.bytes += u64::from(entry.bytes);
         self.entries.push_back(entry);
         if self.entries.len() > self.entries_max {
             self.cut = true;
@@ -185,12 +189,17 @@ impl Index {
     }
 
     fn drop_first(&mut self) {
-        self.entries.pop_front();
+        let gone = self.entries.pop_front();
+        self.bytes -= gone.map_or(0, |entry| u64::from(entry.bytes));
         self.first += 1;
     }
 
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub fn first(&self) -> Option<&Entry> {
@@ -330,7 +339,9 @@ mod tests {
     #[test]
     fn of_a_long_recording_the_newest_part_is_held() {
         let mut index = index(&[(1, 0, 1, 0), (2, 0, 1, 1000), (3, 0, 1, 2000)]);
+        let each = index.bytes() / 3;
         index.resize(2);
+        assert_eq!(index.bytes(), 2 * each);
         assert!(index.is_cut() && index.len() == 2 && index.at(1).is_none() && index.at(2).is_some());
         index.trim(2);
         assert!(!index.is_cut(), "what is not in the index is gone from the disk too");

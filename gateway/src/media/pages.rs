@@ -288,9 +288,9 @@ struct Row {
 }
 
 async fn row(camera: &Camera, now_ms: u64) -> Result<Row, Refusal> {
-    let (fragments, first, last) = {
+    let (fragments, fragment_bytes, first, last) = {
         let index = camera.archive.index().await?;
-        (index.len(), index.first().copied(), index.last().copied())
+        (index.len(), index.bytes(), index.first().copied(), index.last().copied())
     };
     let tracks = match last {
         Some(last) => camera.tracks(last.head_id).await.ok(),
@@ -309,7 +309,8 @@ async fn row(camera: &Camera, now_ms: u64) -> Result<Row, Refusal> {
         fragments,
         oldest_ms: first.map_or(0, |first| first.start_ms),
         newest_ms: last.map_or(0, |last| last.end_ms()),
-        bytes: camera.stream().size_bytes(),
+        // The stream's size is of what was folded into its segments, and the newest may not be.
+        bytes: camera.stream().size_bytes().max(fragment_bytes),
     })
 }
 

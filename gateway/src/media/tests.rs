@@ -460,3 +460,17 @@ async fn what_was_there_already_counts_as_the_last() {
     let again = rig.send("cam", &seconds(3, 100)).await.unwrap();
     assert_eq!((first.fragments, again.fragments, again.last), (3, 0, first.last));
 }
+
+/// The fault: the page said 0 bytes of a camera until the log had folded its first fragments, minutes later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_streams_bytes_are_shown_at_once() {
+    use crate::http::{Guest, Input};
+    let rig = Rig::new(VideoConfig::default());
+    let kept = rig.send("cam", &seconds(3, 100)).await.unwrap();
+    let (head, ()) = http::Request::builder().uri("/video/streams").body(()).unwrap().into_parts();
+    let page = pages::ConsoleDoor(rig.media.clone()).answer(head, Input::Whole(Bytes::new())).await;
+    let page = http_body_util::BodyExt::collect(page.into_body()).await.unwrap().to_bytes();
+    let page: serde_json::Value = serde_json::from_slice(&page).unwrap();
+    let row = &page["streams"][0];
+    assert!(row["bytes"].as_u64().unwrap() >= kept.bytes && kept.bytes > 300, "{row}");
+}
