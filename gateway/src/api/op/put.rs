@@ -9,7 +9,7 @@ use crate::api::check::Checks;
 use crate::api::error::{ApiError, Kind};
 use crate::api::sequence::Sequence;
 use crate::api::shape::{BadBase64, Blob, List, Shape, Text, Whole};
-use crate::log::{Batch, Placement, PushError, Stream};
+use crate::log::{Batch, Placement, PushError, Stream, StreamKind};
 use crate::record::{DATA_BYTES_MAX, HashKey, Header, HeaderId, NewRecord, Producer, ShardIndex, shard_id};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -109,6 +109,13 @@ impl Entry<'_> {
     pub fn push(&self, stream: &Arc<Stream>, batch: &mut Batch, buffer: &mut Vec<u8>) -> Result<(), ApiError> {
         self.check_blob(buffer)?;
         let (producer, headers) = match &self.headwater {
+            // Another Headwater has its fragments and gaps; of anybody else it would be a record that is no fragment.
+            None if stream.settings().kind == StreamKind::Video => {
+                return Err(ApiError::invalid(format!(
+                    "Stream {0} is one of video: send it fragments, by PutMedia or POST /streams/{0}/media.",
+                    stream.name
+                )));
+            }
             None => (None, Vec::new()),
             Some(Shape(extra)) => (extra.producer()?, extra.headers()?),
         };

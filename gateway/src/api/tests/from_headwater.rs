@@ -97,3 +97,24 @@ async fn a_record_of_a_batch_that_the_log_refuses_is_refused_alone_and_said_to_b
     let iterator = client.iterator(oldest("s", 0)).await;
     assert_eq!(client.texts(&iterator).await, ["1", "3"]);
 }
+
+/// The fault: a stream of video took any record, and no sink of video could send what was no fragment.
+#[tokio::test]
+async fn a_stream_of_video_takes_no_records_but_another_headwaters() {
+    let gateway = Gateway::start().await;
+    let settings = StreamSettings { shards: 1, kind: crate::log::StreamKind::Video, ..Default::default() };
+    gateway.log.create_stream(&StreamName::new("cam").unwrap(), settings).unwrap();
+    let mut client = gateway.client().await;
+    let record = json!({"PartitionKey": "k", "Data": "eA=="});
+    let alone = json!({"StreamName": "cam", "PartitionKey": "k", "Data": "eA=="});
+    for (operation, request) in
+        [("PutRecord", alone), ("PutRecords", json!({"StreamName": "cam", "Records": [record]}))]
+    {
+        let refused = client.post(operation, request.to_string()).await;
+        assert_eq!(refused.status, 400, "{operation}");
+        assert!(refused.text().contains("PutMedia or POST /streams/cam/media"), "{}", refused.text());
+    }
+    let headers = json!({"Headers": [[1, "eA=="]]});
+    let relayed = json!({"StreamName": "cam", "PartitionKey": "k", "Data": "eA==", "Headwater": headers});
+    client.call("PutRecord", relayed).await;
+}
