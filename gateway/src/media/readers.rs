@@ -1,8 +1,10 @@
 //! Who reads video, and what their answers take in memory until they are sent.
 //!
 //! Anybody may ask for a week and then not read it. So a reader has a place, of which there are `video.max_readers`, and asks
-//! for room before its answer is made, of the `video.reader_memory` that all of them share. Who wants more than half of it
-//! gets half, and the rest goes uncounted: a long playlist or a large fragment can be had, but no more than two at once.
+//! for room before its answer is made, of the `video.reader_memory` that all of them share. Half of it is for answers, the
+//! other for the fragments of streams and clips: who has the list of a clip and waits for room for its next fragment waits
+//! for nobody who waits for it. Who wants more than half of a half gets that, and the rest goes uncounted: a long playlist or
+//! a large fragment can be had, but no more than two at once.
 
 use super::archive::Select;
 use super::index::Entry;
@@ -19,28 +21,36 @@ use tokio::time::timeout;
 const PLACE_WAIT: Duration = Duration::from_secs(3);
 /// How often a reader asks for room, a second each time: a player soon hears no, GetMedia goes on when others have read.
 const ROOM_TRIES: u32 = 3;
-const PIECE_TRIES: u32 = 30;
+const FRAGMENT_TRIES: u32 = 30;
 /// What a fragment's answer takes, of its size: as it is stored, its pictures, and what is made of them.
 const MADE_OF: usize = 3;
 
 pub struct Readers {
     places: Arc<Semaphore>,
-    memory: Budget,
+    memory: Memory,
+}
+
+/// Of all readers.
+#[derive(Clone)]
+struct Memory {
+    answers: Budget,
+    fragments: Budget,
+    /// What one is charged at the most.
     largest: usize,
 }
 
 /// A reader's place, and its part of the memory.
 pub struct Place {
-    memory: Budget,
-    largest: usize,
+    memory: Memory,
     charge: Charge,
     _place: OwnedSemaphorePermit,
 }
 
 impl Readers {
     pub fn new(most: u32, bytes: u64) -> Readers {
-        let largest = usize::try_from(bytes / 2).unwrap_or(usize::MAX);
-        Readers { places: Arc::new(Semaphore::new(most as usize)), memory: Budget::new(bytes), largest }
+        let (answers, fragments) = (Budget::new(bytes / 2), Budget::new(bytes / 2));
+        let memory = Memory { answers, fragments, largest: usize::try_from(bytes / 4).unwrap_or(usize::MAX) };
+        Readers { places: Arc::new(Semaphore::new(most as usize)), memory }
     }
 
     /// At once or not at all.
@@ -56,7 +66,7 @@ impl Readers {
     }
 
     fn at(&self, place: OwnedSemaphorePermit) -> Place {
-        Place { memory: self.memory.clone(), largest: self.largest, charge: Charge::default(), _place: place }
+        Place { memory: self.memory.clone(), charge: Charge::default(), _place: place }
     }
 }
 
@@ -71,7 +81,7 @@ fn over() -> Refusal {
 impl Place {
     /// Room for an answer of so many bytes in all, what was asked for before included.
     pub async fn hold(&mut self, bytes: usize) -> Result<(), Refusal> {
-        raise(&self.memory, &mut self.charge, bytes.min(self.largest), ROOM_TRIES).await
+        raise(&self.memory.answers, &mut self.charge, bytes.min(self.memory.largest), ROOM_TRIES).await
     }
 
     /// The same for what is made of a fragment.
@@ -79,10 +89,10 @@ impl Place {
         self.hold(cost(entry)).await
     }
 
-    /// Room for one fragment of many, beside what the place has.
+    /// Room for one fragment of many, beside what the place has, until it is sent.
     pub async fn room_for(&self, entry: &Entry) -> Result<Charge, Refusal> {
         let mut charge = Charge::default();
-        raise(&self.memory, &mut charge, cost(entry).min(self.largest), PIECE_TRIES).await?;
+        raise(&self.memory.fragments, &mut charge, cost(entry).min(self.memory.largest), FRAGMENT_TRIES).await?;
         Ok(charge)
     }
 

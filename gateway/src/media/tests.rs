@@ -1,7 +1,7 @@
 //! Fragments through a real log, without sockets: what goes in comes out, whatever its size, and is found again.
 
 use super::archive::Select;
-use super::index::By;
+use super::index::{By, Entry};
 use super::intake::{Intake, Timecodes};
 use super::producer::{Producer, ProducerError};
 use super::*;
@@ -423,13 +423,13 @@ async fn an_answer_keeps_its_place_until_it_is_sent() {
 /// The fault: places bounded how many read at once and not what they took, and a week's playlist is a hundred megabytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_answers_share_one_memory() {
-    let config = VideoConfig { reader_memory: ByteSize(64 << 10), max_readers: 8, ..VideoConfig::default() };
+    let config = VideoConfig { reader_memory: ByteSize(128 << 10), max_readers: 8, ..VideoConfig::default() };
     let rig = Rig::new(config);
     rig.send("cam", &seconds(3, 100)).await.unwrap();
     let camera = rig.media.camera("cam").unwrap();
     let what = Select::showing(i64::MIN, i64::MAX);
     let place = async || rig.media.inner.readers.place_soon().await.unwrap();
-    // Two large ones have half of the memory each, though they want more; for a third there is no room.
+    // Two large ones have half of the answers' memory each, though they want more; for a third there is no room.
     let (mut first, mut second, mut third) = (place().await, place().await, place().await);
     assert_eq!(camera.selected(what, 1 << 20, &mut first).await.unwrap().len(), 3);
     assert_eq!(camera.selected(what, 1 << 20, &mut second).await.unwrap().len(), 3);
@@ -442,14 +442,16 @@ async fn readers_answers_share_one_memory() {
     assert!(fourth.hold(32 << 10).await.is_err(), "the unread answer is in the memory still");
     drop(unread);
     assert!(fourth.hold(32 << 10).await.is_ok());
+    // The answers' memory is taken, and fragments of streams go on; they wait for each other.
     let newest = camera.archive.index().await.unwrap().last().copied().unwrap();
-    let mut room = std::pin::pin!(fourth.room_for(&newest));
-    assert!(
-        tokio::time::timeout(Duration::from_millis(50), &mut room).await.is_err(),
-        "a stream's next fragment waits for room"
-    );
-    drop(second);
-    assert!(room.await.is_ok());
+    let large = Entry { bytes: 1 << 20, ..newest };
+    let (one, other) = (second.room_for(&large).await, fourth.room_for(&large).await);
+    let (one, other) = (one.ok().unwrap(), other.ok().unwrap().hold(vec![0; 10]));
+    let mut next = std::pin::pin!(fourth.room_for(&newest));
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut next).await.is_err());
+    drop(other);
+    assert!(next.await.is_ok());
+    drop(one);
 }
 
 /// Sent again together with what is dropped: all that could be kept is there, and the producer hears so.
