@@ -1,13 +1,16 @@
 //! The body of an answer: bytes that are there, or bytes that come while it is being sent.
 //!
 //! A stream is a bounded queue. Whoever fills it learns from [`Stream::send`] that the client takes nothing for so long that
-//! it is given up, or is gone; a connection with a stream under way is busy, and is not closed for being idle.
+//! it is given up, or is gone. While a stream is being filled its connection is busy, and is not closed for being idle; what
+//! is left in the queue then is an answer like any other, and a client that does not read it loses its connection.
 
 use super::Busy;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
+use std::error::Error;
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -25,14 +28,35 @@ enum Form {
     /// `None` once it was taken.
     Whole(Option<Bytes>),
     Stream {
-        pieces: mpsc::Receiver<io::Result<Bytes>>,
-        busy: Option<Box<Busy>>,
+        pieces: mpsc::Receiver<Bytes>,
+        filling: Arc<Filling>,
     },
 }
 
 /// The end of a streaming body that is filled. The body ends when it is dropped.
 #[derive(Debug)]
-pub struct Stream(mpsc::Sender<io::Result<Bytes>>);
+pub struct Stream {
+    pieces: mpsc::Sender<Bytes>,
+    filling: Arc<Filling>,
+}
+
+/// What the two ends of a stream know of each other.
+#[derive(Debug, Default)]
+struct Filling(Mutex<Fill>);
+
+#[derive(Debug, Default)]
+struct Fill {
+    busy: Option<Busy>,
+    ended: bool,
+    /// Why it ended before it was whole.
+    why: Option<io::Error>,
+}
+
+impl Filling {
+    fn lock(&self) -> MutexGuard<'_, Fill> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the client is gone, or does not read")]
@@ -41,7 +65,8 @@ pub struct Gone;
 impl Body {
     pub fn stream() -> (Stream, Body) {
         let (sender, pieces) = mpsc::channel(PIECES_MAX);
-        (Stream(sender), Body(Form::Stream { pieces, busy: None }))
+        let filling = Arc::new(Filling::default());
+        (Stream { pieces: sender, filling: filling.clone() }, Body(Form::Stream { pieces, filling }))
     }
 
     /// Bytes that are there already.
@@ -68,8 +93,11 @@ impl Body {
 
     /// Bytes that are not sent before they are all there count as an answer made; a stream goes on being one.
     pub(super) fn keep(&mut self, of: Busy) {
-        if let Form::Stream { busy, .. } = &mut self.0 {
-            *busy = Some(Box::new(of));
+        if let Form::Stream { filling, .. } = &self.0 {
+            let mut fill = filling.lock();
+            if !fill.ended {
+                fill.busy = Some(of);
+            }
         }
     }
 }
@@ -83,17 +111,24 @@ impl<T: Into<Bytes>> From<T> for Body {
 impl Stream {
     /// Waits until there is room. Never for long: see [`Gone`].
     pub async fn send(&self, bytes: impl Into<Bytes>) -> Result<(), Gone> {
-        self.0.send_timeout(Ok(bytes.into()), TAKEN_WITHIN).await.map_err(|_| Gone)
+        self.pieces.send_timeout(bytes.into(), TAKEN_WITHIN).await.map_err(|_| Gone)
     }
 
-    /// Ends the body so that the client sees that it is not whole.
-    pub async fn break_off(self, why: io::Error) {
-        let _ = self.0.send_timeout(Err(why), TAKEN_WITHIN).await;
+    /// Ends the body so that the client sees, behind what was sent, that it is not whole.
+    pub fn break_off(self, why: impl Into<Box<dyn Error + Send + Sync>>) {
+        self.filling.lock().why = Some(io::Error::other(why));
     }
 
     /// Returns when nobody wants the rest. Cancel-safe.
     pub async fn gone(&self) {
-        self.0.closed().await;
+        self.pieces.closed().await;
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let mut fill = self.filling.lock();
+        (fill.ended, fill.busy) = (true, None);
     }
 }
 
@@ -104,7 +139,10 @@ impl hyper::body::Body for Body {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match &mut self.get_mut().0 {
             Form::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Form::Stream { pieces, .. } => pieces.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data))),
+            Form::Stream { pieces, filling } => pieces.poll_recv(cx).map(|piece| match piece {
+                Some(piece) => Some(Ok(Frame::data(piece))),
+                None => filling.lock().why.take().map(Err),
+            }),
         }
     }
 

@@ -7,10 +7,27 @@ use hyper_util::rt::TokioExecutor;
 use std::sync::atomic::AtomicUsize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Answers with the length of the body; `/slow` after a while, `/large` with more than sockets buffer.
+/// Answers with the length of the body; `/slow` after a while, `/large` with more than sockets buffer,
+/// `/stream` with as much in pieces that are all there, `/half` with a stream that is broken off.
 struct Echo {
     budget: Budget,
     turned_away: AtomicUsize,
+    /// Of streams, sent or thrown away.
+    pieces: Arc<AtomicUsize>,
+}
+
+struct Counted(Vec<u8>, Arc<AtomicUsize>);
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.1.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl Handler for Echo {
@@ -23,6 +40,17 @@ impl Handler for Echo {
         let (head, body) = request.into_parts();
         match head.uri.path() {
             "/slow" => tokio::time::sleep(Duration::from_millis(300)).await,
+            "/stream" | "/half" => {
+                let (stream, body) = Body::stream();
+                for _ in 0..3 {
+                    let counted = Counted(vec![b'x'; 8 << 20], self.pieces.clone());
+                    stream.send(Bytes::from_owner(counted)).await.unwrap();
+                }
+                if head.uri.path() == "/half" {
+                    stream.break_off("there is no more");
+                }
+                return Response::new(body);
+            }
             "/large" => return Response::new(vec![b'x'; 32 << 20].into()),
             _ => {}
         }
@@ -38,7 +66,7 @@ impl Handler for Echo {
 const SHORT: Limits = Limits { connections_max: 3, head: Duration::from_millis(200), idle: Duration::from_millis(400) };
 
 async fn started(budget: u64) -> (Server, Arc<Echo>) {
-    let echo = Arc::new(Echo { budget: Budget::new(budget), turned_away: AtomicUsize::new(0) });
+    let echo = Arc::new(Echo { budget: Budget::new(budget), turned_away: AtomicUsize::new(0), pieces: Arc::default() });
     let server = Server::start("127.0.0.1:0".parse().unwrap(), SHORT, echo.clone()).await.unwrap();
     (server, echo)
 }
@@ -187,7 +215,8 @@ async fn bytes_hold_their_charge_until_they_are_dropped() {
 // Only one that has sent a request may be idle for long.
 #[tokio::test]
 async fn who_never_asks_has_no_more_time_than_for_a_head() {
-    let echo = Arc::new(Echo { budget: Budget::new(1 << 20), turned_away: AtomicUsize::new(0) });
+    let echo =
+        Arc::new(Echo { budget: Budget::new(1 << 20), turned_away: AtomicUsize::new(0), pieces: Arc::default() });
     let limits = Limits { idle: Duration::from_secs(60), ..SHORT };
     let server = Server::start("127.0.0.1:0".parse().unwrap(), limits, echo).await.unwrap();
     assert_eq!(rest(connect(&server).await).await, "");
@@ -196,4 +225,26 @@ async fn who_never_asks_has_no_more_time_than_for_a_head() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     asked.write_all(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 4\r\n\r\nfour").await.unwrap();
     assert!(rest(asked).await.ends_with("\r\n\r\n4"));
+}
+
+/// The fault: a stream whose filler had given its client up kept the connection busy, and its last pieces, for as long as the
+/// client liked.
+#[tokio::test]
+async fn a_client_that_takes_no_stream_loses_its_connection() {
+    let (server, echo) = started(1 << 20).await;
+    let mut deaf = connect(&server).await;
+    deaf.write_all(b"GET /stream HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let begun = Instant::now();
+    while echo.pieces.load(Ordering::SeqCst) < 3 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?} of 3 pieces are gone", echo.pieces);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_broken_off_does_not_look_whole() {
+    let (server, _) = started(1 << 20).await;
+    let (whole, half) = (post(&server, "/stream", "").await, post(&server, "/half", "").await);
+    assert!(whole.len() > 24 << 20 && whole.ends_with("\r\n0\r\n\r\n"));
+    assert!(half.len() > 24 << 20 && !half.ends_with("\r\n0\r\n\r\n"));
 }

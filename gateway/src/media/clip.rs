@@ -11,8 +11,10 @@ use headwater_video::media::MS;
 use headwater_video::mp4::Clip;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use http::{HeaderValue, Response};
-use std::io;
 use std::sync::Arc;
+
+/// Most fragments of a clip: more than a day of one a second. Their list is in memory until the last of it is sent.
+pub const FRAGMENTS_MAX: usize = 100_000;
 
 /// A file for download; only its head if that is all that is asked for.
 pub async fn respond(
@@ -24,6 +26,11 @@ pub async fn respond(
     let mut place = media.inner.readers.place_soon().await?;
     let found = camera.selected(Select::showing(range.0, range.1), size_of::<Entry>(), &mut place).await?;
     let entries: Vec<Entry> = found.into_iter().map(|(_, entry)| entry).collect();
+    if entries.len() > FRAGMENTS_MAX {
+        let says =
+            format!("A clip has {FRAGMENTS_MAX} fragments at the most, not {}: ask for less time", entries.len());
+        return Err(Refusal::invalid(says));
+    }
     let name = format!("{}-{}.mp4", camera.name(), entries.first().map_or(0, |first| first.start_ms));
     let body = if head_only {
         check(&camera, &entries).await?;
@@ -54,10 +61,11 @@ async fn check(camera: &Camera, entries: &[Entry]) -> Result<(), Refusal> {
 }
 
 /// A body that has all of the fragments, in order.
-pub async fn start(camera: Arc<Camera>, entries: Vec<Entry>, place: Place) -> Result<Body, Refusal> {
+pub async fn start(camera: Arc<Camera>, entries: Vec<Entry>, mut place: Place) -> Result<Body, Refusal> {
     check(&camera, &entries).await?;
     let tracks = camera.tracks(entries.first().map_or(0, |entry| entry.head_id)).await?;
     let (clip, head) = Clip::begin(&tracks)?;
+    place.lower(entries.len() * size_of::<Entry>());
     let (stream, body) = Body::stream();
     tokio::spawn(send(camera, entries, clip, head, stream, place));
     Ok(body)
@@ -69,8 +77,9 @@ fn goes_on(entry: &Entry, next: &Entry) -> bool {
 }
 
 async fn send(camera: Arc<Camera>, entries: Vec<Entry>, mut clip: Clip, head: Vec<u8>, to: Stream, place: Place) {
-    if to.send(head).await.is_err() {
-        return;
+    // Half a clip must not look like a whole one.
+    if let Err(gone) = to.send(head).await {
+        return to.break_off(gone);
     }
     for (at, entry) in entries.iter().enumerate() {
         let next = entries.get(at + 1).filter(|next| goes_on(entry, next)).map(|next| next.start_ms.saturating_mul(MS));
@@ -86,12 +95,11 @@ async fn send(camera: Arc<Camera>, entries: Vec<Entry>, mut clip: Clip, head: Ve
         };
         match part.await {
             Ok(bytes) => {
-                if to.send(bytes).await.is_err() {
-                    return;
+                if let Err(gone) = to.send(bytes).await {
+                    return to.break_off(gone);
                 }
             }
-            // Half a clip must not look like a whole one.
-            Err(error) => return to.break_off(io::Error::other(error)).await,
+            Err(error) => return to.break_off(error),
         }
     }
 }

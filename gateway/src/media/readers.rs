@@ -19,9 +19,10 @@ use tokio::time::timeout;
 
 /// How long a player waits for a place.
 const PLACE_WAIT: Duration = Duration::from_secs(3);
-/// How often a reader asks for room, a second each time: a player soon hears no, GetMedia goes on when others have read.
+/// How often a reader asks for room, a second each time: a player soon hears no, GetMedia and clips go on when others have
+/// read, or have lost their connections for not reading.
 const ROOM_TRIES: u32 = 3;
-const FRAGMENT_TRIES: u32 = 30;
+const FRAGMENT_TRIES: u32 = 150;
 /// What a fragment's answer takes, of its size: as it is stored, its pictures, and what is made of them.
 const MADE_OF: usize = 3;
 
@@ -96,6 +97,11 @@ impl Place {
         Ok(charge)
     }
 
+    /// Gives back what is over `bytes`.
+    pub fn lower(&mut self, bytes: usize) {
+        self.charge.lower(bytes);
+    }
+
     /// An answer that keeps its place until the last byte is sent, and of the memory what it still takes.
     pub fn keep(mut self, answer: Response<Body>) -> Response<Body> {
         self.charge.lower(answer.body().bytes_there());
@@ -119,8 +125,11 @@ async fn raise(memory: &Budget, charge: &mut Charge, bytes: usize, tries: u32) -
 impl Camera {
     /// The fragments of a range, once there is room for them and for `each` bytes that are said of every one.
     pub async fn selected(&self, what: Select, each: usize, place: &mut Place) -> Result<Vec<(u64, Entry)>, Refusal> {
-        let most = self.archive.count(what).await?;
-        place.hold(most * (size_of::<(u64, Entry)>() + each)).await?;
-        Ok(self.archive.select(what).await?)
+        let each = each + size_of::<(u64, Entry)>();
+        place.hold(self.archive.count(what).await? * each).await?;
+        let found = self.archive.select(what).await?;
+        // What is older than the index was counted with all that it might be.
+        place.lower(found.len() * each);
+        Ok(found)
     }
 }

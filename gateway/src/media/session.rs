@@ -182,7 +182,8 @@ impl Session {
         self.broken(shown)
     }
 
-    fn most(&self) -> usize {
+    /// How many fragments a player is told of at once.
+    pub fn most(&self) -> usize {
         usize::from(self.fragments_max).max(1)
     }
 

@@ -181,7 +181,10 @@ pub async fn shown(
 ) -> Result<Shown, Refusal> {
     let Session { mode, by, from, to, .. } = *session;
     match mode {
-        Mode::Live => Ok(session.live(&*camera.archive.index().await?)),
+        Mode::Live => {
+            place.hold(session.most() * (size_of::<(u64, Entry)>() + each)).await?;
+            Ok(session.live(&*camera.archive.index().await?))
+        }
         Mode::Replay | Mode::OnDemand => {
             let what = Select { by, from_ms: from, to_ms: to, showing: false };
             Ok(session.recorded(camera.selected(what, each, place).await?, now))

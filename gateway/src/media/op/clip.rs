@@ -4,16 +4,12 @@ use super::Call;
 use super::sessions::{check_retention, clip_range};
 use crate::http::Body;
 use crate::media::archive::Select;
-use crate::media::clip;
+use crate::media::clip::{self, FRAGMENTS_MAX};
 use crate::media::index::{Entry, Once};
 use crate::media::shape::{FragmentSelector, Kind, Refusal, StreamRef, read};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 use serde::Deserialize;
-
-/// Most fragments of a clip: AWS takes 200 and 100 MB, since it makes the file before it sends it. This is more than a day of
-/// one a second, the longest range there is.
-const FRAGMENTS_MAX: usize = 100_000;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -37,6 +33,7 @@ pub async fn get_clip(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
     if entries.is_empty() {
         return Err(Refusal::new(Kind::NotFound, "There is no fragment that begins in the requested time"));
     }
+    // AWS takes 200 and 100 MB, since it makes the file before it sends it.
     if entries.len() > FRAGMENTS_MAX {
         return Err(Refusal::invalid(format!(
             "A clip has {FRAGMENTS_MAX} fragments at the most, not {}: ask for less time",

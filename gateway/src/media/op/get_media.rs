@@ -109,11 +109,11 @@ async fn follow(media: Media, camera: Arc<Camera>, mut after: u64, to: Stream, p
         // First the end: what comes while we look is not waited for.
         let newest = camera.stream().shard(0).map_or(after, |shard| shard.newest());
         match camera.archive.behind(after).await {
-            Err(_) => return,
+            Err(error) => return to.break_off(error),
             Ok(Some((entry, behind_ms))) => {
                 after = entry.next_number() - 1;
-                if send(&camera, &entry, Some(behind_ms), &to, &place).await.is_err() {
-                    return;
+                if let Err(gone) = send(&camera, &entry, Some(behind_ms), &to, &place).await {
+                    return to.break_off(gone);
                 }
             }
             Ok(None) => tokio::select! {
@@ -153,8 +153,9 @@ pub async fn get_media_for_fragment_list(call: &Call<'_>) -> Result<Response<Bod
     let (stream, body) = Body::stream();
     tokio::spawn(async move {
         for entry in entries {
-            if send(&camera, &entry, None, &stream, &place).await.is_err() {
-                return;
+            // Some of the list must not look like all of it.
+            if let Err(gone) = send(&camera, &entry, None, &stream, &place).await {
+                return stream.break_off(gone);
             }
         }
     });
@@ -169,7 +170,7 @@ fn media_response(body: Body) -> Response<Body> {
 
 /// Sends one fragment; one that retention took meanwhile is left out, and its number says so.
 async fn send(camera: &Camera, entry: &Entry, behind_ms: Option<u64>, to: &Stream, place: &Place) -> Result<(), Gone> {
-    // Others that do not read are given up before that.
+    // Others that do not read have lost their connections before that.
     let mut room = place.room_for(entry).await.map_err(|_| Gone)?;
     match camera.archive.read(entry).await {
         Ok(stored) => {

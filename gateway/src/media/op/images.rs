@@ -24,6 +24,8 @@ const PAGE_MAX: usize = 100;
 const PAGE: usize = 25;
 /// A page of pictures ends behind the one that makes it longer than this, in bytes of base64.
 const PAGE_BYTES: usize = 8 << 20;
+/// What the last picture may take beyond that: see `pictures`.
+const PICTURE_BYTES: usize = 8 << 20;
 /// And behind the one that was decoded after so long.
 const PAGE_WITHIN: Duration = Duration::from_secs(15);
 /// Longest range, in milliseconds, as AWS has it.
@@ -65,6 +67,14 @@ struct Image {
     image_content: Option<String>,
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Page {
+    images: Vec<Image>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_token: Option<String>,
+}
+
 pub async fn get_images(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
     let request: Request = read(call.body)?;
     let camera = call.media.camera(request.stream.name()?)?;
@@ -76,7 +86,7 @@ pub async fn get_images(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
     let what = Select { by, from_ms: at_ms.saturating_sub(LONGEST_MS), to_ms: end_ms, showing: false };
     let entries = camera.selected(what, 0, &mut place).await?;
     // The pictures, and the answer made of them.
-    place.hold(entries.len() * size_of::<(u64, Entry)>() + 2 * PAGE_BYTES).await?;
+    place.hold(entries.len() * size_of::<(u64, Entry)>() + 2 * (PAGE_BYTES + PICTURE_BYTES)).await?;
     let began = Instant::now();
     let (mut images, mut bytes) = (Vec::new(), 0);
     while at_ms <= end_ms && images.len() < most && bytes < PAGE_BYTES && began.elapsed() < PAGE_WITHIN {
@@ -85,11 +95,9 @@ pub async fn get_images(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
         images.push(image);
         at_ms = at_ms.saturating_add(step_ms);
     }
-    let mut said = serde_json::json!({ "Images": images });
-    if at_ms <= end_ms {
-        said["NextToken"] = STANDARD.encode(at_ms.to_string()).into();
-    }
-    answer(&said).map(|answer| place.keep(answer))
+    let next_token = (at_ms <= end_ms).then(|| STANDARD.encode(at_ms.to_string()));
+    let answer = answer(&Page { images, next_token })?;
+    Ok(place.keep(answer))
 }
 
 async fn image(

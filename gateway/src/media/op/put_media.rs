@@ -84,6 +84,8 @@ async fn forward(mut acks: mpsc::Receiver<Ack>, to: Stream) {
             lines.push_str(&more.line());
         }
         if to.send(lines).await.is_err() {
+            // A camera that does not read sends on all the same.
+            while acks.recv().await.is_some() {}
             return;
         }
     }
