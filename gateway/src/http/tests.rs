@@ -42,13 +42,17 @@ impl Handler for Echo {
             "/slow" => tokio::time::sleep(Duration::from_millis(300)).await,
             "/stream" | "/half" => {
                 let (stream, body) = Body::stream();
-                for _ in 0..3 {
-                    let counted = Counted(vec![b'x'; 8 << 20], self.pieces.clone());
-                    stream.send(Bytes::from_owner(counted)).await.unwrap();
-                }
-                if head.uri.path() == "/half" {
-                    stream.break_off("there is no more");
-                }
+                let (half, pieces) = (head.uri.path() == "/half", self.pieces.clone());
+                tokio::spawn(async move {
+                    for _ in 0..3 {
+                        stream.send(Bytes::from_owner(Counted(vec![b'x'; 8 << 20], pieces.clone()))).await.unwrap();
+                    }
+                    // The answer is under way by then.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    if half {
+                        stream.break_off("there is no more");
+                    }
+                });
                 return Response::new(body);
             }
             "/large" => return Response::new(vec![b'x'; 32 << 20].into()),
