@@ -13,8 +13,9 @@ use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use http::{HeaderValue, Response};
 use std::sync::Arc;
 
-/// Most fragments of a clip: more than a day of one a second. Their list is in memory until the last of it is sent.
-pub const FRAGMENTS_MAX: usize = 100_000;
+/// Most fragments of a clip: more than a day of one a second, and their list is in memory until the last of it is sent. AWS takes
+/// 200 and 100 MB, since it makes the file before it sends it.
+const FRAGMENTS_MAX: usize = 100_000;
 
 /// A file for download; only its head if that is all that is asked for.
 pub async fn respond(
@@ -26,11 +27,6 @@ pub async fn respond(
     let mut place = media.inner.readers.place_soon().await?;
     let found = camera.selected(Select::showing(range.0, range.1), size_of::<Entry>(), &mut place).await?;
     let entries: Vec<Entry> = found.into_iter().map(|(_, entry)| entry).collect();
-    if entries.len() > FRAGMENTS_MAX {
-        let says =
-            format!("A clip has {FRAGMENTS_MAX} fragments at the most, not {}: ask for less time", entries.len());
-        return Err(Refusal::invalid(says));
-    }
     let name = format!("{}-{}.mp4", camera.name(), entries.first().map_or(0, |first| first.start_ms));
     let body = if head_only {
         check(&camera, &entries).await?;
@@ -50,6 +46,11 @@ pub async fn respond(
 /// Whether the fragments make one file.
 async fn check(camera: &Camera, entries: &[Entry]) -> Result<(), Refusal> {
     let first = entries.first().ok_or_else(|| Refusal::new(Kind::NotFound, "Nothing is recorded of that time"))?;
+    if entries.len() > FRAGMENTS_MAX {
+        let says =
+            format!("A clip has {FRAGMENTS_MAX} fragments at the most, not {}: ask for less time", entries.len());
+        return Err(Refusal::invalid(says));
+    }
     if let Some(other) = entries.iter().find(|entry| entry.head_id != first.head_id) {
         let says = format!(
             "The camera's settings changed at {} ms: ask for what was before and what came after apart",

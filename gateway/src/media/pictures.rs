@@ -21,7 +21,7 @@ use tokio::time::timeout;
 const AT_ONCE: usize = 1;
 const WITHIN: Duration = Duration::from_secs(20);
 /// Largest picture, in bytes: what GetImages may answer.
-const PICTURE_BYTES_MAX: u64 = 6 << 20;
+pub const PICTURE_BYTES_MAX: u64 = 6 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {

@@ -4,7 +4,7 @@ use super::Call;
 use super::sessions::{check_retention, clip_range};
 use crate::http::Body;
 use crate::media::archive::Select;
-use crate::media::clip::{self, FRAGMENTS_MAX};
+use crate::media::clip;
 use crate::media::index::{Entry, Once};
 use crate::media::shape::{FragmentSelector, Kind, Refusal, StreamRef, read};
 use http::header::CONTENT_TYPE;
@@ -32,13 +32,6 @@ pub async fn get_clip(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
     let entries: Vec<Entry> = found.into_iter().map(|(_, entry)| entry).filter(|entry| once.is_new(entry)).collect();
     if entries.is_empty() {
         return Err(Refusal::new(Kind::NotFound, "There is no fragment that begins in the requested time"));
-    }
-    // AWS takes 200 and 100 MB, since it makes the file before it sends it.
-    if entries.len() > FRAGMENTS_MAX {
-        return Err(Refusal::invalid(format!(
-            "A clip has {FRAGMENTS_MAX} fragments at the most, not {}: ask for less time",
-            entries.len()
-        )));
     }
     let mut response = Response::new(clip::start(camera, entries, place).await?);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("video/mp4"));

@@ -8,7 +8,7 @@ use super::sessions::check_retention;
 use crate::http::Body;
 use crate::media::archive::{FragmentError, Select};
 use crate::media::index::{By, Entry};
-use crate::media::pictures::{Format, Wanted};
+use crate::media::pictures::{Format, PICTURE_BYTES_MAX, Wanted};
 use crate::media::readers::Place;
 use crate::media::shape::{Kind, Moment, Refusal, SelectorType, StreamRef, answer, read};
 use crate::media::stream::Camera;
@@ -24,8 +24,8 @@ const PAGE_MAX: usize = 100;
 const PAGE: usize = 25;
 /// A page of pictures ends behind the one that makes it longer than this, in bytes of base64.
 const PAGE_BYTES: usize = 8 << 20;
-/// What the last picture may take beyond that: see `pictures`.
-const PICTURE_BYTES: usize = 8 << 20;
+/// What the last picture may take beyond that, in base64.
+const PICTURE_BYTES: usize = PICTURE_BYTES_MAX as usize / 3 * 4;
 /// And behind the one that was decoded after so long.
 const PAGE_WITHIN: Duration = Duration::from_secs(15);
 /// Longest range, in milliseconds, as AWS has it.
